@@ -1,0 +1,1 @@
+"""Agent: makes one node match its desired state, again and again."""

@@ -1,0 +1,1 @@
+"""Coordinator: holds the desired state, decides, and tells the agents."""

@@ -1,0 +1,1 @@
+"""gestaltctl, the operator's command line."""

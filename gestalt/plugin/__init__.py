@@ -1,0 +1,1 @@
+"""Driver interfaces, one module per kind, and how drivers are found."""

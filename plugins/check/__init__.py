@@ -1,0 +1,1 @@
+"""Drivers that judge the health of instances."""

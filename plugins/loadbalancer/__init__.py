@@ -1,0 +1,1 @@
+"""Drivers that route requests to instances."""
