@@ -10,7 +10,7 @@ import typing
 from dataclasses import fields, is_dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -39,7 +39,7 @@ def spec_from_wire(message: spec_pb2.AppSpec) -> AppSpec:
 def _document(message: Message) -> dict[str, Any]:
     """Return every field of a message as plain values, zero values included; parts that are not set are left out."""
     document: dict[str, Any] = {}
-    for field in message.DESCRIPTOR.fields:
+    for field in cast(Any, message.DESCRIPTOR).fields:
         content = getattr(message, field.name)
         if field.message_type is None:
             document[field.name] = list(content) if field.label == field.LABEL_REPEATED else content
@@ -65,7 +65,7 @@ def from_wire(message: Message, kind: type[T]) -> T:
     Raises:
         pydantic.ValidationError: a description in it breaks a rule of the schema.
     """
-    return typing.cast(T, _value(message, kind))
+    return cast(T, _value(message, kind))
 
 
 def _fill(message: Message, value: Any) -> None:
@@ -112,8 +112,8 @@ def _value(content: Any, kind: Any) -> Any:
     if kind is AppSpec:
         return spec_from_wire(content)
     if is_dataclass(kind):
-        hints = _hints(typing.cast(type, kind))
-        return typing.cast(Any, kind)(**{item.name: _member(content, item.name, hints[item.name]) for item in fields(kind)})
+        hints = _hints(cast(type, kind))
+        return cast(Any, kind)(**{item.name: _member(content, item.name, hints[item.name]) for item in fields(kind)})
     if isinstance(kind, type) and issubclass(kind, IntEnum):
         return kind(content)
     return content
