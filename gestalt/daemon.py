@@ -1,0 +1,218 @@
+"""The life of a daemon: command line, signals, systemd's signs of life, orderly stop, and a watch on the event loop.
+
+A daemon's `main` is one call:
+
+    def main() -> int:
+        return daemon_command("gestalt-agent", AgentSettings, Path("/etc/gestalt/agent.yaml"), start_agent)
+
+Signal handlers only set a flag; the loop below reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from gestalt import __version__, sd_notify
+from gestalt.config import Settings
+from gestalt.errors import GestaltError, Kind
+from gestalt.log import setup_logging
+from gestalt.settings_file import load_settings
+
+log = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_CONFIG = 78
+"""The settings are wrong; systemd does not restart a daemon that ends so (`RestartPreventExitStatus=78`)."""
+
+STOP_LIMIT = 30.0
+LAG_ALLOWED = 0.05
+_LAG_PERIOD = 0.25
+
+S = TypeVar("S", bound=Settings)
+S_contra = TypeVar("S_contra", bound=Settings, contravariant=True)
+
+
+class Service(ABC, Generic[S_contra]):
+    """A daemon at work."""
+
+    @abstractmethod
+    async def reload(self, settings: S_contra) -> None:
+        """Take over new settings. What cannot change at run time is named in the log; an error keeps the old ones."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """End in order. Called once; cut off after STOP_LIMIT."""
+
+
+class Life:
+    """What a service tells its daemon."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._interval = sd_notify.watchdog_interval()
+        self._pinged = 0.0
+        self.stop_wanted = False
+        self.reload_wanted = False
+        self.dead = ""
+
+    def worked(self) -> None:
+        """A cycle did its work: feed systemd's watchdog. Not to be called by a cycle that failed or by a bare timer."""
+        now = time.monotonic()
+        if self._interval and now - self._pinged >= self._interval / 4:
+            self._pinged = now
+            sd_notify.notify("WATCHDOG=1")
+
+    def die(self, reason: str) -> None:
+        """End the daemon as failed: it cannot do its work any more."""
+        self.dead = self.dead or reason
+        self._changed.set()
+
+    def ask_stop(self) -> None:
+        """End the daemon in order."""
+        self.stop_wanted = True
+        self._changed.set()
+
+    def ask_reload(self) -> None:
+        """Read the settings again."""
+        self.reload_wanted = True
+        self._changed.set()
+
+    async def wait(self) -> None:
+        """Return when one of the flags above was set since the last call."""
+        await self._changed.wait()
+        self._changed.clear()
+
+
+Build = Callable[[S, Life], Awaitable[Service[S]]]
+"""Starts the service; returns when it can do its work. Cancelled when the daemon is to stop before that."""
+
+
+def daemon_command(name: str, kind: type[S], default: Path, build: Build[S], argv: Sequence[str] | None = None) -> int:
+    """Be the daemon `name`: read the command line and the settings, run to the end, return the exit code."""
+    parser = argparse.ArgumentParser(prog=name, description="A daemon of Gestalt; it stays in the foreground.")
+    parser.add_argument("--config", type=Path, default=default, metavar="FILE", help="settings (default: %(default)s)")
+    parser.add_argument("--check-config", action="store_true", help="say whether the settings are good, and end")
+    parser.add_argument("--version", action="version", version=f"{name} {__version__}")
+    options = parser.parse_args(argv)
+
+    def read() -> S:
+        return load_settings(options.config, kind)
+
+    try:
+        settings = read()
+    except GestaltError as error:
+        sys.stderr.write(f"{name}: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        return EXIT_CONFIG
+    if options.check_config:
+        sys.stdout.write(f"{options.config} is good\n")
+        return EXIT_OK
+    setup_logging(_level(settings))
+    return run_daemon(name, lambda life: build(settings, life), read)
+
+
+def run_daemon(name: str, build: Callable[[Life], Awaitable[Service[S]]], read: Callable[[], S]) -> int:
+    """Run a service until it is told to stop or dies; return the exit code. `read` gives the settings anew for a reload."""
+    return asyncio.run(_live(name, build, read))
+
+
+async def _live(name: str, build: Callable[[Life], Awaitable[Service[S]]], read: Callable[[], S]) -> int:
+    life = Life()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, life.ask_stop)
+    loop.add_signal_handler(signal.SIGHUP, life.ask_reload)
+    monitor = asyncio.create_task(watch_loop(), name="loop lag")
+    log.info("%s %s starts", name, __version__)
+    try:
+        service = await _start(build, life)
+        if service is None:
+            log.info("%s was stopped before it was ready", name)
+            return EXIT_OK
+        sd_notify.notify("READY=1")
+        log.info("%s is ready", name)
+        await _serve(service, life, read)
+        return await _stop(name, service, life)
+    except GestaltError as error:
+        log.error("%s cannot go on: %s%s", name, error.message, f" ({error.hint})" if error.hint else "")
+        return EXIT_CONFIG if error.kind is Kind.INVALID else EXIT_FAILED
+    finally:
+        monitor.cancel()
+
+
+async def _start(build: Callable[[Life], Awaitable[Service[S]]], life: Life) -> Service[S] | None:
+    """Return the started service, or None when the daemon was told to stop meanwhile."""
+    starting = asyncio.ensure_future(build(life))
+    while not starting.done():
+        asked = asyncio.ensure_future(life.wait())
+        await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if life.stop_wanted and not starting.done():
+            starting.cancel()
+            await asyncio.wait((starting,))
+            return None if starting.cancelled() else starting.result()
+    return starting.result()
+
+
+async def _serve(service: Service[S], life: Life, read: Callable[[], S]) -> None:
+    while not (life.stop_wanted or life.dead):
+        if life.reload_wanted:
+            life.reload_wanted = False
+            await _reload(service, read)
+        await life.wait()
+
+
+async def _reload(service: Service[S], read: Callable[[], S]) -> None:
+    sd_notify.reloading()
+    try:
+        settings = read()
+        await service.reload(settings)
+    except GestaltError as error:
+        log.error("the settings were not reloaded, the old ones stay: %s", error.message)
+    else:
+        setup_logging(_level(settings))
+        log.info("the settings were reloaded")
+    finally:
+        sd_notify.notify("READY=1")
+
+
+async def _stop(name: str, service: Service[S], life: Life) -> int:
+    """Stop in order within STOP_LIMIT; a second signal cuts it short."""
+    sd_notify.notify("STOPPING=1")
+    log.info("%s stops%s", name, f": {life.dead}" if life.dead else "")
+    stopping = asyncio.ensure_future(service.stop())
+    again = asyncio.ensure_future(life.wait())
+    await asyncio.wait((stopping, again), timeout=STOP_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+    again.cancel()
+    if not stopping.done():
+        stopping.cancel()
+        await asyncio.wait((stopping,), timeout=1)
+        log.error("%s did not stop in order and was cut short", name)
+        return EXIT_FAILED
+    stopping.result()
+    log.info("%s has stopped", name)
+    return EXIT_FAILED if life.dead else EXIT_OK
+
+
+async def watch_loop(allowed: float = LAG_ALLOWED) -> None:
+    """Log whenever the event loop was held up for more than `allowed` seconds, and how much of it was our own work."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due, work = loop.time() + _LAG_PERIOD, time.thread_time()
+        await asyncio.sleep(_LAG_PERIOD)
+        lag = loop.time() - due
+        if lag > allowed:
+            log.warning("the event loop was blocked for %.0f ms (%.0f ms of it by work)", lag * 1000, (time.thread_time() - work) * 1000)
+
+
+def _level(settings: Any) -> str:
+    return str(getattr(settings, "log_level", "info"))

@@ -1,0 +1,257 @@
+"""The cluster's own certificate authority: who is who between daemons, operators and programs.
+
+An identity is the URI `gestalt://<cluster id>/<role>/<name>` among the certificate's alternative names. Everything is
+idempotent on disk: what is there and good is kept; what an interruption left half-made is made again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from gestalt.clock import wall
+from gestalt.errors import GestaltError, Kind
+from gestalt.files import write_atomic
+
+CA_LIFE = timedelta(days=3650)
+LEAF_LIFE = timedelta(days=365)
+RENEW_BEFORE = timedelta(days=30)
+NODE_HOST = "node.gestalt"
+"""The host name in every node's certificate: not `localhost`, so that a node's key cannot pose as a coordinator."""
+
+_CLOCK_SKEW = timedelta(minutes=5)
+_URI = re.compile(r"gestalt://([A-Za-z0-9-]+)/(node|coordinator|user)/([A-Za-z0-9][A-Za-z0-9._@-]*)")
+
+
+class Role(StrEnum):
+    """What a certificate may be used as."""
+
+    NODE = "node"
+    COORDINATOR = "coordinator"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the holder of a certificate is."""
+
+    cluster_id: str
+    role: Role
+    name: str
+
+    @property
+    def uri(self) -> str:
+        return f"gestalt://{self.cluster_id}/{self.role}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its key on disk. `made`: this call made it; otherwise it was there already."""
+
+    certificate: Path
+    key: Path
+    made: bool
+
+
+def identity_of(names: Iterable[str | bytes]) -> Identity:
+    """Return the one identity among a certificate's alternative names.
+
+    Raises:
+        GestaltError: UNAUTHENTICATED, when there is none or more than one.
+    """
+    texts = (name.decode("ascii", "replace") if isinstance(name, bytes) else name for name in names)
+    found = [match for match in map(_URI.fullmatch, texts) if match]
+    if len(found) != 1:
+        raise GestaltError(
+            Kind.UNAUTHENTICATED,
+            f"the certificate holds {len(found) or 'no'} Gestalt identities, one is needed",
+            hint="use a certificate that this cluster issued: see etc/gestalt/client.yaml",
+        )
+    return Identity(found[0][1], Role(found[0][2]), found[0][3])
+
+
+def identity_in(certificate: x509.Certificate) -> Identity:
+    """Return the identity of a certificate.
+
+    Raises:
+        GestaltError: UNAUTHENTICATED, when it holds none.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return identity_of(())
+    return identity_of(names.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+class Authority:
+    """The certificate authority of one cluster, kept in one folder (mode 0700; keys 0600)."""
+
+    def __init__(self, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, *, made: bool) -> None:
+        self.folder = folder
+        self.made = made
+        self._certificate = certificate
+        self._key = key
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "ca.crt"
+
+    @classmethod
+    def ensure(cls, folder: Path, cluster_id: str) -> Authority:
+        """Return the authority in `folder`, making what is missing.
+
+        Raises:
+            GestaltError: CONFLICT, when the folder holds the authority of another cluster or only its certificate.
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key_file, certificate_file = folder / "ca.key", folder / "ca.crt"
+        if certificate_file.exists() and not key_file.exists():
+            raise GestaltError(
+                Kind.CONFLICT,
+                f"{certificate_file} is here, but not its key {key_file}",
+                hint="put the key back; without it no certificate of this cluster can be made",
+            )
+        if not key_file.exists():
+            write_atomic(key_file, _key_bytes(ec.generate_private_key(ec.SECP256R1())), mode=0o600)
+        key = _read_key(key_file)
+        if certificate_file.exists():
+            certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+            _check_authority(certificate, key, cluster_id, certificate_file)
+            return cls(folder, certificate, key, made=False)
+        certificate = _authority_certificate(cluster_id, key)
+        write_atomic(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
+        return cls(folder, certificate, key, made=True)
+
+    def issue(
+        self,
+        identity: Identity,
+        stem: str,
+        *,
+        dns: Iterable[str] = (),
+        addresses: Iterable[str] = (),
+        life: timedelta = LEAF_LIFE,
+        renew_before: timedelta = RENEW_BEFORE,
+    ) -> Pair:
+        """Have `<stem>.crt` and `<stem>.key` in the folder, for `identity`.
+
+        A pair that is whole, ours, for the same names and not about to expire is kept; anything else is replaced.
+        """
+        files = self.folder / f"{stem}.crt", self.folder / f"{stem}.key"
+        names = _alternative_names(identity, dns, addresses)
+        if self._is_good(*files, names, renew_before):
+            return Pair(*files, made=False)
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._sign(identity, names, key.public_key(), life)
+        files[0].unlink(missing_ok=True)
+        write_atomic(files[1], _key_bytes(key), mode=0o600)
+        write_atomic(files[0], certificate.public_bytes(serialization.Encoding.PEM))
+        return Pair(*files, made=True)
+
+    def _is_good(self, certificate_file: Path, key_file: Path, names: x509.SubjectAlternativeName, renew_before: timedelta) -> bool:
+        if not (certificate_file.exists() and key_file.exists()):
+            return False
+        try:
+            certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+            certificate.verify_directly_issued_by(self._certificate)
+            same_names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == names
+            same_key = certificate.public_key() == _read_key(key_file).public_key()
+        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound, GestaltError):
+            return False
+        return same_names and same_key and certificate.not_valid_after_utc - renew_before > wall()
+
+    def _sign(
+        self, identity: Identity, names: x509.SubjectAlternativeName, key: ec.EllipticCurvePublicKey, life: timedelta
+    ) -> x509.Certificate:
+        now = wall()
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if identity.role is not Role.USER:
+            usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(_common_name(f"{identity.role} {identity.name}"))
+            .issuer_name(self._certificate.subject)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(min(now, now + life) - _CLOCK_SKEW)
+            .not_valid_after(now + life)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(names, critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _authority_certificate(cluster_id: str, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    now = wall()
+    name = _common_name(f"Gestalt {cluster_id}")
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_after(now + CA_LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _check_authority(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, cluster_id: str, file: Path) -> None:
+    if certificate.public_key() != key.public_key():
+        raise GestaltError(Kind.CONFLICT, f"{file} and its key do not belong together", hint="put the right key back from a copy")
+    if certificate.subject != _common_name(f"Gestalt {cluster_id}"):
+        raise GestaltError(Kind.CONFLICT, f"{file} belongs to another cluster than {cluster_id}", hint="use another root")
+
+
+def _alternative_names(identity: Identity, dns: Iterable[str], addresses: Iterable[str]) -> x509.SubjectAlternativeName:
+    identity_of([identity.uri])  # refuses names that could not be read back
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
+    names += [x509.DNSName(name) for name in dns]
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+    return x509.SubjectAlternativeName(names)
+
+
+def _key_usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+
+
+def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def _read_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(file.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise GestaltError(Kind.CONFLICT, f"{file} is not an elliptic-curve key", hint="put the right key back from a copy")
+    return key

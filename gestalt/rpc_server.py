@@ -1,0 +1,149 @@
+"""The gRPC server of a daemon: mutual TLS, the standard health service, reflection. Nothing listens in clear."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from gestalt.config import TlsSettings
+from gestalt.errors import GestaltError, Kind
+from gestalt.pki import Identity, identity_of
+
+log = logging.getLogger(__name__)
+
+Register = Callable[[grpc.aio.Server], Sequence[str]]
+"""Adds services to the server; returns their full names ("gestalt.v1.Apps")."""
+
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # two daemons on one port are a mistake to be told, not to be shared
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_receive_message_length", 64 * 1024**2),
+    ("grpc.max_send_message_length", 64 * 1024**2),
+)
+
+
+class RpcServer:
+    """A listening server. Its health says SERVING from `start` to `stop`, unless `set_serving` says otherwise."""
+
+    def __init__(self, server: grpc.aio.Server, health: HealthServicer, services: Sequence[str], port: int) -> None:
+        self._server = server
+        self._health = health
+        self._services = ("", *services)
+        self.port = port
+
+    @classmethod
+    async def start(cls, listen: str, tls: TlsSettings, register: Register) -> RpcServer:
+        """Listen on `listen` ("127.0.0.1:7400"; port 0 = any free one, see `port`).
+
+        Raises:
+            GestaltError: the certificate files cannot be used, or the address is taken.
+        """
+        server = grpc.aio.server(options=_OPTIONS)
+        health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        services = tuple(register(server))
+        reflection.enable_server_reflection((*services, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        try:
+            port = server.add_secure_port(listen, server_credentials(tls))
+        except RuntimeError as error:
+            raise GestaltError(
+                Kind.UNAVAILABLE,
+                f"cannot listen on {listen}: {error}",
+                hint=f"see who uses the address: ss -ltnp 'sport = :{listen.rpartition(':')[2]}'",
+            ) from error
+        await server.start()
+        started = cls(server, health, services, port)
+        await started.set_serving(serving=True)
+        log.info("listening on %s", listen, extra={"port": port})
+        return started
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Tell the health service, for the server and each of its services."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in self._services:
+            await self._health.set(service, status)
+
+    async def stop(self, grace: float = 1.0) -> None:
+        """Refuse new calls at once, give running ones `grace` seconds. Idempotent."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace)
+
+
+def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    """Return credentials that insist on a client certificate of our CA; renewed files count for new connections.
+
+    Raises:
+        GestaltError: a file cannot be read.
+    """
+    files = _TlsFiles(tls)
+    return grpc.dynamic_ssl_server_credentials(files.latest(), files.latest, require_client_authentication=True)
+
+
+def channel_credentials(tls: TlsSettings) -> grpc.ChannelCredentials:
+    """Return the credentials of a client.
+
+    Raises:
+        GestaltError: a file cannot be read.
+    """
+    ca, key, certificate = (_read(file) for file in (tls.ca, tls.key, tls.certificate))
+    return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+def peer_identity(context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
+    """Return who is calling, as its certificate says.
+
+    Raises:
+        GestaltError: UNAUTHENTICATED, when its certificate names no one.
+    """
+    return identity_of(context.auth_context().get("x509_subject_alternative_name", ()))
+
+
+class _TlsFiles:
+    """The PEM files, read again when one of them changed."""
+
+    def __init__(self, tls: TlsSettings) -> None:
+        self._tls = tls
+        self._seen = self._stamp()
+        self._last = self._configuration()
+
+    def latest(self) -> grpc.ServerCertificateConfiguration:
+        """Return what a new connection is to use; files that cannot be read just now leave it as it was."""
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._seen = stamp
+            try:
+                self._last = self._configuration()
+            except GestaltError as error:
+                log.error("the renewed certificate is not used: %s", error.message)
+        return self._last
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        key, certificate = _read(self._tls.key), _read(self._tls.certificate)
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], _read(self._tls.ca))
+
+    def _stamp(self) -> tuple[int, ...]:
+        return tuple(_modified(file) for file in (self._tls.ca, self._tls.certificate, self._tls.key))
+
+
+def _modified(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise GestaltError(Kind.INVALID, f"{file} cannot be read: {error}", hint="see the section tls of the settings") from error
