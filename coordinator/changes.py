@@ -1,0 +1,176 @@
+"""What each verb does to an app's goal: functions from a draft and a request to records in the draft.
+
+They decide only what is *wanted*; how to get there is `reconcile`'s. Nothing here does I/O or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gestalt.errors import Detail, GestaltError, Kind
+from gestalt.spec.schema import AppSpec
+from gestalt.spec.template import template_hash
+
+from .records import App, Task, TaskState, Verb, Version
+from .state import Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asks, when, under which condition, and the random values that a change may need, made beforehand."""
+
+    by: str
+    at: str
+    expected: int
+    task: str
+    uid: str
+
+
+def describe(draft: Draft, verb: Verb | None, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task | None:
+    """Launch or update an app to a description; verb None does whichever fits. None: it is so already.
+
+    Raises:
+        GestaltError: EXISTS for a launch of an app that exists, NOT_FOUND for an update of one that does not,
+            CONFLICT when it is not at the expected revision.
+    """
+    before = draft.app(spec.path)
+    if before is not None and before.deleting:
+        raise GestaltError(
+            Kind.CONFLICT, f"{spec.path} is being deleted", hint=f"wait until it is gone: gestaltctl wait {spec.path} --for gone"
+        )
+    if before is None:
+        if verb is Verb.UPDATE:
+            raise GestaltError(
+                Kind.NOT_FOUND, f"there is no app {spec.path}", hint="create it with `launch`, or use `apply`, which does either"
+            )
+        _expect(spec.path, 0, asked.expected)
+        return _create(draft, spec, warnings, asked)
+    if verb is Verb.LAUNCH:
+        raise GestaltError(Kind.EXISTS, f"{spec.path} exists already", hint="change it with `update`, or use `apply`, which does either")
+    _expect(spec.path, before.revision, asked.expected)
+    return _redescribe(draft, before, spec, warnings, asked)
+
+
+def _create(draft: Draft, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task:
+    app = App(spec.path, asked.uid, 0, 1, 0, 1, spec.instances, asked.at)
+    draft.put_version(Version(spec.path, 1, template_hash(spec), spec, asked.at, asked.by))
+    draft.tell("app.launched", spec.path, f"{asked.by} launched {spec.path} with {spec.instances} instances", spec.path)
+    return _begin(draft, app, Verb.LAUNCH, asked, warnings)
+
+
+def _redescribe(draft: Draft, before: App, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task | None:
+    wanted = draft.version(before.path, before.version)
+    assert wanted is not None, "the wanted version of an app always exists"
+    digest = template_hash(spec)
+    if digest == wanted.hash:
+        if spec.instances == before.count:
+            return None
+        draft.tell("app.scaled", spec.path, f"{asked.by} scaled {spec.path} from {before.count} to {spec.instances}", spec.path)
+        return _begin(draft, replace(before, count=spec.instances), Verb.SCALE, asked, warnings)
+    number = before.last_version + 1
+    draft.put_version(Version(spec.path, number, digest, spec, asked.at, asked.by))
+    draft.tell("app.updated", spec.path, f"{asked.by} updated {spec.path} to version {number}", spec.path)
+    app = replace(before, version=number, last_version=number, count=spec.instances)
+    return _begin(draft, app, Verb.UPDATE, asked, warnings)
+
+
+def scale(draft: Draft, path: str, count: int, asked: Asked) -> Task | None:
+    """Change the number of instances. None: it is so already."""
+    app = _existing(draft, path, asked)
+    if not 0 <= count <= 100_000:
+        raise _invalid("count", f"{count} is not a number of instances", "0 to 100000")
+    if app.count == count:
+        return None
+    draft.tell("app.scaled", path, f"{asked.by} scaled {path} from {app.count} to {count}", path)
+    return _begin(draft, replace(app, count=count), Verb.SCALE, asked)
+
+
+def stop(draft: Draft, path: str, asked: Asked) -> Task | None:
+    """Stop all instances and keep the description. None: it is stopped already."""
+    app = _existing(draft, path, asked)
+    if app.stopped:
+        return None
+    draft.tell("app.stopped", path, f"{asked.by} stopped {path}", path)
+    return _begin(draft, replace(app, stopped=True), Verb.STOP, asked)
+
+
+def start(draft: Draft, path: str, asked: Asked) -> Task | None:
+    """Start a stopped app again. None: it is not stopped."""
+    app = _existing(draft, path, asked)
+    if not app.stopped:
+        return None
+    draft.tell("app.started", path, f"{asked.by} started {path}", path)
+    return _begin(draft, replace(app, stopped=False), Verb.START, asked)
+
+
+def restart(draft: Draft, path: str, asked: Asked) -> Task | None:
+    """Replace all instances, one by one, by new ones of the same version."""
+    app = _existing(draft, path, asked)
+    if app.stopped:
+        raise GestaltError(Kind.REFUSED, f"{path} is stopped", hint=f"start it: gestaltctl start {path}")
+    draft.tell("app.restarted", path, f"{asked.by} restarted {path}", path)
+    return _begin(draft, replace(app, renew_below=app.next_serial), Verb.RESTART, asked)
+
+
+def rollback(draft: Draft, path: str, number: int, asked: Asked) -> Task | None:
+    """Go back to a version; 0 = the newest older one that was the wanted one. Run state stays as it is."""
+    app = _existing(draft, path, asked)
+    target = number or _before(draft, app)
+    if draft.version(path, target) is None:
+        raise _invalid("to_version", f"{path} has no version {target}", f"see `gestaltctl history {path}`")
+    if target == app.version:
+        return None
+    draft.tell("app.rolled-back", path, f"{asked.by} rolled {path} back from version {app.version} to {target}", path)
+    return _begin(draft, replace(app, version=target), Verb.ROLLBACK, asked)
+
+
+def delete(draft: Draft, path: str, asked: Asked) -> Task | None:
+    """Stop all instances, then forget the app. None: that is under way already."""
+    app = _existing(draft, path, asked, deleting=True)
+    if app.deleting:
+        return None
+    draft.tell("app.deleted", path, f"{asked.by} deleted {path}", path)
+    return _begin(draft, replace(app, deleting=True), Verb.DELETE, asked)
+
+
+def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[str] = ()) -> Task:
+    """Put the new goal with a task for it; a task that is under way is superseded: the newest request wins."""
+    running = draft.task(app.task) if app.task else None
+    if running is not None and running.state is TaskState.RUNNING:
+        message = f"superseded by {kind} (task {asked.task})"
+        draft.put_task(replace(running, state=TaskState.SUPERSEDED, message=message, ended_at=asked.at))
+        draft.tell("task.superseded", running.id, f"{running.kind} of {app.path}: {message}", app.path)
+    task = Task(asked.task, kind, app.path, asked.by, asked.at, warnings=tuple(warnings))
+    draft.put_task(task)
+    draft.put_app(replace(app, task=task.id))
+    return task
+
+
+def _existing(draft: Draft, path: str, asked: Asked, *, deleting: bool = False) -> App:
+    app = draft.app(path)
+    if app is None:
+        raise GestaltError(Kind.NOT_FOUND, f"there is no app {path}", hint="`gestaltctl ps` lists what there is")
+    if app.deleting and not deleting:
+        raise GestaltError(Kind.CONFLICT, f"{path} is being deleted", hint=f"wait until it is gone: gestaltctl wait {path} --for gone")
+    _expect(path, app.revision, asked.expected)
+    return app
+
+
+def _expect(path: str, found: int, expected: int) -> None:
+    if expected and expected != found:
+        message = f"{path} is at revision {found}, not {expected}" if found else f"{path} does not exist, revision {expected} was expected"
+        raise GestaltError(Kind.CONFLICT, message, hint=f"look at it again: gestaltctl inspect {path}")
+
+
+def _before(draft: Draft, app: App) -> int:
+    if app.stable and app.stable != app.version:
+        return app.stable
+    for number in range(app.version - 1, 0, -1):
+        if draft.version(app.path, number) is not None:
+            return number
+    raise GestaltError(Kind.REFUSED, f"{app.path} has no version before {app.version}", hint=f"see `gestaltctl history {app.path}`")
+
+
+def _invalid(field: str, problem: str, allowed: str) -> GestaltError:
+    return GestaltError(Kind.INVALID, f"{field}: {problem}; allowed: {allowed}", details=[Detail(field, problem, allowed)])

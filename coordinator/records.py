@@ -1,0 +1,180 @@
+"""The durable documents: what the coordinator decided. Nothing that was merely observed is in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gestalt.model import PortBinding
+from gestalt.spec.schema import AppSpec
+
+
+class TaskState(StrEnum):
+    """Where a task is. All but `running` are final."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+class Verb(StrEnum):
+    """What was asked for."""
+
+    LAUNCH = "launch"
+    UPDATE = "update"
+    SCALE = "scale"
+    STOP = "stop"
+    START = "start"
+    RESTART = "restart"
+    ROLLBACK = "rollback"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """An app's goal and run state. `revision` grows with every change of this document.
+
+    `version` is the one wanted, `stable` the last one that was healthy altogether (0 = none yet), `last_version` the
+    highest ever made. Instances with a serial below `renew_below` are replaced although their version is right.
+    """
+
+    path: str
+    uid: str
+    revision: int
+    version: int
+    stable: int
+    last_version: int
+    count: int
+    created_at: str
+    stopped: bool = False
+    deleting: bool = False
+    next_serial: int = 1
+    renew_below: int = 0
+    task: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def wanted(self) -> int:
+        """How many instances there should be right now."""
+        return 0 if self.stopped or self.deleting else self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An immutable revision of an app's template."""
+
+    app: str
+    number: int
+    hash: str
+    spec: AppSpec
+    created_at: str
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One instance, as decided: `ports` are host ports in the order of the version's ports. `stop`: it is to go."""
+
+    serial: int
+    version: int
+    node: str
+    ports: tuple[int, ...]
+    stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placements:
+    """All instances of one app."""
+
+    app: str
+    instances: tuple[Placed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a task. `state`: pending, running, done, failed or skipped."""
+
+    name: str
+    state: str
+    done: int = 0
+    total: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A tracked operation on one app. `rolling_back` holds the reason once the change is being undone."""
+
+    id: str
+    kind: Verb
+    app: str
+    requested_by: str
+    created_at: str
+    state: TaskState = TaskState.RUNNING
+    message: str = ""
+    ended_at: str = ""
+    steps: tuple[Step, ...] = ()
+    warnings: tuple[str, ...] = ()
+    rolling_back: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of the cluster. `admin`: ready or cordoned."""
+
+    id: str
+    name: str
+    admin: str = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered, kept so that a retry is answered alike. `reply` is the serialised message, base64."""
+
+    request: str
+    content: str
+    reply: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened. `sequence` counts within one epoch."""
+
+    epoch: int
+    sequence: int
+    kind: str
+    subject: str
+    message: str
+    at: str
+    app: str = ""
+
+    @property
+    def token(self) -> str:
+        return f"{self.epoch}.{self.sequence}"
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Who had what changed, or what the leader decided by itself, with the events of the same commit."""
+
+    actor: str
+    action: str
+    request: str
+    at: str
+    events: tuple[Event, ...] = ()
+
+
+def instance_id(app: App, serial: int) -> str:
+    """Return the id of an instance: readable, and never used twice."""
+    return f"{app.name}-{app.uid}-{serial}"
+
+
+def bindings(spec: AppSpec, placed: Placed) -> tuple[PortBinding, ...]:
+    """Return the ports of an instance, container side and host side."""
+    pairs = zip(spec.ports, placed.ports, strict=True)
+    return tuple(PortBinding(port.name, port.container_port or host, host, port.protocol) for port, host in pairs)

@@ -1,0 +1,47 @@
+"""Which services there are and who is behind them: a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gestalt.model import HttpService, Route, Server, TcpService
+from gestalt.spec.schema import Port
+
+from .records import App, Placed, Version, instance_id
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """One instance as routing needs it. `address`: of its node, empty while that is not known."""
+
+    placed: Placed
+    version: Version
+    address: str
+    ready: bool
+
+
+def route(app: App, wanted: Version, instances: Iterable[Routed]) -> tuple[Route, ...]:
+    """Return the routes of one app: the services are those of the wanted version, the servers are all instances.
+
+    An instance of another version serves the port of the same name, if its version has one. Instances that are to stop drain.
+    """
+    routed = sorted(instances, key=lambda item: item.placed.serial)
+    return tuple(_route(app, port, routed) for port in wanted.spec.ports if port.http is not None or port.tcp is not None)
+
+
+def _route(app: App, port: Port, routed: list[Routed]) -> Route:
+    http = HttpService(port.http.hosts, port.http.path_prefix) if port.http else None
+    tcp = TcpService(port.tcp.port) if port.tcp else None
+    servers = tuple(server for item in routed if (server := _server(app, port.name, item)) is not None)
+    return Route(f"{app.path}:{port.name}", app.path, port.name, http, tcp, servers)
+
+
+def _server(app: App, name: str, item: Routed) -> Server | None:
+    if not item.address:
+        return None
+    for port, number in zip(item.version.spec.ports, item.placed.ports, strict=True):
+        if port.name == name:
+            instance = instance_id(app, item.placed.serial)
+            return Server(instance, item.address, number, ready=item.ready and not item.placed.stop, drain=item.placed.stop)
+    return None

@@ -1,0 +1,185 @@
+"""The whole desired state in memory, and drafts: changes that become true only when they are durable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from gestalt.errors import GestaltError, Kind
+
+from .records import Answer, App, Audit, Event, Node, Placements, Task, Version
+from .store.base import Delete, Document, Put
+
+Record = App | Version | Placements | Task | Node | Answer | Audit
+
+KINDS: dict[str, type[Any]] = {
+    "app": App,
+    "version": Version,
+    "placements": Placements,
+    "task": Task,
+    "node": Node,
+    "answer": Answer,
+    "audit": Audit,
+}
+_NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(KINDS[name])
+
+
+def encode(record: Record) -> bytes:
+    """Return a record as JSON."""
+    return _adapter(_NAMES[type(record)]).dump_json(record)
+
+
+def decode(document: Document) -> Record:
+    """Return the record of a stored document."""
+    record: Record = _adapter(document.kind).validate_json(document.value)
+    return record
+
+
+def version_key(path: str, number: int) -> str:
+    return f"{path}@{number:08d}"
+
+
+def audit_key(epoch: int, sequence: int) -> str:
+    return f"{epoch:08d}.{sequence:012d}"
+
+
+@dataclass(slots=True)
+class State:
+    """All records by kind and key. Only `apply` changes it, and only after the store has committed."""
+
+    apps: dict[str, App] = field(default_factory=dict)
+    versions: dict[str, Version] = field(default_factory=dict)
+    placements: dict[str, Placements] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    audits: dict[str, Audit] = field(default_factory=dict)
+
+    def table(self, kind: str) -> dict[str, Any]:
+        """Return the table of a document kind."""
+        table: dict[str, Any] = getattr(self, "placements" if kind == "placements" else kind + "s")
+        return table
+
+    def load(self, documents: tuple[Document, ...]) -> None:
+        """Take over everything that the store holds, in order of the keys."""
+        for document in sorted(documents, key=lambda item: (item.kind, item.key)):
+            self.table(document.kind)[document.key] = decode(document)
+
+    def apply(self, draft: Draft) -> None:
+        """Make a committed draft true."""
+        for (kind, key), record in draft.records.items():
+            if record is None:
+                self.table(kind).pop(key, None)
+            else:
+                self.table(kind)[key] = record
+
+    def version(self, path: str, number: int) -> Version:
+        return self.versions[version_key(path, number)]
+
+    def versions_of(self, path: str) -> list[Version]:
+        """Return the versions of an app, oldest first."""
+        last = self.apps[path].last_version
+        keys = (version_key(path, number) for number in range(1, last + 1))
+        return [self.versions[key] for key in keys if key in self.versions]
+
+    def app(self, path: str) -> App:
+        """Return an app.
+
+        Raises:
+            GestaltError: there is none of this path.
+        """
+        app = self.apps.get(path)
+        if app is None:
+            raise GestaltError(Kind.NOT_FOUND, f"there is no app {path}", hint="`gestaltctl ps` lists what there is")
+        return app
+
+    def placed(self, path: str) -> Placements:
+        return self.placements.get(path) or Placements(path)
+
+    def below(self, prefix: str) -> Iterator[App]:
+        """Yield the app of this path, or all apps below it, sorted by path."""
+        stem = prefix.rstrip("/")
+        for path in sorted(self.apps):
+            if path == stem or path.startswith(stem + "/"):
+                yield self.apps[path]
+
+
+@dataclass(slots=True)
+class Draft:
+    """Changes on top of a state: reads see them at once, nobody else does until they are committed and applied."""
+
+    base: State
+    records: dict[tuple[str, str], Record | None] = field(default_factory=dict)
+    events: list[Callable[[int, int, str], Event]] = field(default_factory=list)
+
+    def _get(self, kind: str, key: str) -> Any:
+        if (kind, key) in self.records:
+            return self.records[kind, key]
+        return self.base.table(kind).get(key)
+
+    def app(self, path: str) -> App | None:
+        found: App | None = self._get("app", path)
+        return found
+
+    def version(self, path: str, number: int) -> Version | None:
+        found: Version | None = self._get("version", version_key(path, number))
+        return found
+
+    def placed(self, path: str) -> Placements:
+        return self._get("placements", path) or Placements(path)
+
+    def task(self, task: str) -> Task | None:
+        found: Task | None = self._get("task", task)
+        return found
+
+    def put_app(self, app: App) -> App:
+        """Put the app with its revision raised, once a draft."""
+        before = self.base.apps.get(app.path)
+        raised = replace(app, revision=(before.revision if before else 0) + 1)
+        if before is None or replace(before, revision=0) != replace(app, revision=0):
+            self.records["app", app.path] = raised
+        return raised
+
+    def put_version(self, version: Version) -> None:
+        self.records["version", version_key(version.app, version.number)] = version
+
+    def put_placements(self, placements: Placements) -> None:
+        self.records["placements", placements.app] = placements
+
+    def put_task(self, task: Task) -> None:
+        self.records["task", task.id] = task
+
+    def put_node(self, node: Node) -> None:
+        self.records["node", node.id] = node
+
+    def put_answer(self, answer: Answer) -> None:
+        self.records["answer", answer.request] = answer
+
+    def put_audit(self, key: str, audit: Audit) -> None:
+        self.records["audit", key] = audit
+
+    def delete(self, kind: str, key: str) -> None:
+        if key in self.base.table(kind):
+            self.records[kind, key] = None
+        else:
+            self.records.pop((kind, key), None)
+
+    def tell(self, kind: str, subject: str, message: str, app: str = "") -> None:
+        """Have an event written with this commit."""
+        self.events.append(lambda epoch, sequence, at: Event(epoch, sequence, kind, subject, message, at, app))
+
+    def changes(self) -> list[Put | Delete]:
+        """Return what the store has to do."""
+        return [Delete(kind, key) if record is None else Put(kind, key, encode(record)) for (kind, key), record in self.records.items()]
+
+    def __bool__(self) -> bool:
+        return bool(self.records)
