@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gestalt.config import CoordinatorSettings
+
 from .base import (
     DOCUMENT_LIMIT,
     Change,
@@ -19,9 +21,11 @@ from .base import (
     StoreFull,
     StoreLocked,
     TooLarge,
+    Unsettled,
     WrongCluster,
     WrongFormat,
 )
+from .sqlite import SqliteStore
 
 __all__ = [
     "DOCUMENT_LIMIT",
@@ -40,6 +44,13 @@ __all__ = [
     "StoreFull",
     "StoreLocked",
     "TooLarge",
+    "Unsettled",
     "WrongCluster",
     "WrongFormat",
+    "store_for",
 ]
+
+
+def store_for(settings: CoordinatorSettings) -> MetaStore:
+    """Return the store that the settings choose, not opened yet."""
+    return SqliteStore(settings.store.path, settings.cluster_id)

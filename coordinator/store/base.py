@@ -138,15 +138,19 @@ class WrongCluster(StoreError):
 
 
 class OutcomeUnknown(StoreError):
-    """The commit with this number was sent, and whether it became durable is not known.
+    """The commit with this number was begun, and whether it became durable is not known.
 
-    Until `last_commit` has answered, the store refuses every further commit with this error. Once it has: `number <= last_commit()`
-    means that the commit took place, and otherwise it never will.
+    The first answer of `last_commit` from then on settles it, and every other commit that was unknown at that time: those with
+    `number <= last_commit()` took place, the others never will. Until then every write is refused as `Unsettled`.
     """
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message, hint="the outcome is read back before anything else is accepted")
         self.number = number
+
+
+class Unsettled(StoreError):
+    """An earlier outcome is unknown and nobody has called `last_commit` since. Nothing changed."""
 
 
 class MetaStore(ABC):
@@ -177,7 +181,9 @@ class MetaStore(ABC):
     async def take_office(self) -> int:
         """Raise the epoch by one, durably, and return it. From this moment every commit with a lower epoch is refused.
 
-        If it raises, the epoch may have been raised all the same: taking office once more is always right.
+        Raises:
+            OutcomeUnknown: it may have been raised. After `last_commit` has answered, taking office once more is right.
+            StoreFull, Unsettled: it was not raised.
         """
 
     @abstractmethod
@@ -199,6 +205,7 @@ class MetaStore(ABC):
             StaleEpoch: `epoch` is not the present one.
             Conflict: a document is not at its expected revision.
             StoreFull: no space.
+            Unsettled: an earlier outcome is unknown.
             OutcomeUnknown: it may have taken place. In all other cases nothing changed.
         """
 
