@@ -1,0 +1,306 @@
+"""A client of the public API: mutual TLS, several coordinators in turn, retries that cannot do a thing twice.
+
+    async with Client(target) as client:
+        reply = await client.call(lambda api: api.apps.List, api_pb2.ListRequest())
+
+Every call that changes something carries a request id, made here when the caller gave none, so that each call may be
+repeated after a lost connection: the coordinator answers the second one like the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+
+from gestalt.clock import monotonic
+from gestalt.errors import GestaltError, Kind
+from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
+from gestalt.rpc import ERROR_METADATA, decode_error
+
+if TYPE_CHECKING:
+    from gestalt.proto.v1.api_pb2_grpc import AppsAsyncStub, ClusterAsyncStub, EventsAsyncStub, NodesAsyncStub, TasksAsyncStub
+
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
+
+_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),  # a coordinator is never behind the proxy of a web browser
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel tries at once, whatever an older one met
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.max_receive_message_length", 64 * 1024**2),
+    ("grpc.max_send_message_length", 64 * 1024**2),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+_LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+_TLS_WORDS = ("handshake", "certificate", "ssl_error", "tls")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the coordinators are and with which PEM files to speak to them."""
+
+    coordinators: Sequence[str]
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+class Api:
+    """The stubs of the public API on one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.apps = cast("AppsAsyncStub", api_pb2_grpc.AppsStub(channel))
+        self.nodes = cast("NodesAsyncStub", api_pb2_grpc.NodesStub(channel))
+        self.tasks = cast("TasksAsyncStub", api_pb2_grpc.TasksStub(channel))
+        self.events = cast("EventsAsyncStub", api_pb2_grpc.EventsStub(channel))
+        self.cluster = cast("ClusterAsyncStub", api_pb2_grpc.ClusterStub(channel))
+
+
+class Client:
+    """One conversation with the coordinators. Used from one event loop, as an asynchronous context manager.
+
+    The first contact fails fast. Once a coordinator was reached, a lost connection is looked for again for `patience`
+    seconds. `on_notice` hears a sentence when the connection is lost and when it is back.
+    """
+
+    def __init__(
+        self, target: Target, *, patience: float = 10.0, connect_limit: float = 3.0, on_notice: Callable[[str], None] | None = None
+    ) -> None:
+        self._target = target
+        self._patience = patience
+        self._connect_limit = connect_limit
+        self._notice = on_notice or (lambda _: None)
+        self._api: Api | None = None
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._contact = False
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._drop()
+
+    async def call(self, pick: Callable[[Api], grpc.aio.UnaryUnaryMultiCallable[Q, A]], request: Q, *, limit: float = 30.0) -> A:
+        """Make a call and return its answer, repeating it with the same request id while the connection is lost.
+
+        Args:
+            pick: which call, `lambda api: api.apps.Get`.
+            request: its message; a missing request id is filled in.
+            limit: seconds for each attempt.
+
+        Raises:
+            GestaltError: what the coordinator answered, or UNAVAILABLE, TIMED_OUT, UNAUTHENTICATED.
+        """
+        _fill_request_id(request)
+        search = _Search(self._patience)
+        while True:
+            api = await self._connected(search)
+            try:
+                return await pick(api)(request, timeout=limit)
+            except grpc.aio.AioRpcError as error:
+                await self._lost_or_raise(error, search)
+
+    async def stream(self, pick: Callable[[Api], grpc.aio.UnaryStreamMultiCallable[Q, A]], request: Q) -> AsyncIterator[A]:
+        """Yield what the coordinator streams, once: nothing is repeated after a lost connection.
+
+        Raises:
+            GestaltError: what the coordinator answered, or UNAVAILABLE, UNAUTHENTICATED.
+        """
+        api = await self._connected(_Search(self._patience))
+        try:
+            async for item in pick(api)(request):
+                yield item
+        except grpc.aio.AioRpcError as error:
+            await self._explain(error)
+            raise decode_error(error) from error
+
+    async def follow_task(self, task_id: str) -> AsyncIterator[model_pb2.Task]:
+        """Yield a task at each of its changes; the last one is its outcome. Goes on across lost connections."""
+        request = api_pb2.GetTaskRequest(id=task_id)
+        async for task in self._follow(lambda api: api.tasks.Watch, request, lambda _: None):
+            request.id = task.id
+            yield task
+            if task.state != "running":
+                return
+
+    async def follow_events(self, request: api_pb2.WatchEventsRequest) -> AsyncIterator[api_pb2.EventBatch]:
+        """Yield batches of events; after a lost connection goes on after the last one that was seen."""
+
+        def resume_after(batch: api_pb2.EventBatch) -> None:
+            if batch.events:
+                request.after = batch.events[-1].token
+
+        async for batch in self._follow(lambda api: api.events.Watch, request, resume_after):
+            yield batch
+
+    async def exec(self, inputs: AsyncIterator[api_pb2.ExecInput]) -> AsyncIterator[api_pb2.ExecOutput]:
+        """Run a command in an instance: the first input is `open`, the last output `exit_code`. Nothing is repeated.
+
+        Raises:
+            GestaltError: what the coordinator answered, or UNAVAILABLE, UNAUTHENTICATED.
+        """
+        api = await self._connected(_Search(self._patience))
+        try:
+            async for output in api.apps.Exec(inputs):
+                yield output
+        except grpc.aio.AioRpcError as error:
+            await self._explain(error)
+            raise decode_error(error) from error
+
+    async def _follow(
+        self, pick: Callable[[Api], grpc.aio.UnaryStreamMultiCallable[Q, A]], request: Q, seen: Callable[[A], None]
+    ) -> AsyncIterator[A]:
+        search = _Search(self._patience)
+        while True:
+            api = await self._connected(search)
+            try:
+                async for item in pick(api)(request):
+                    if search.running:
+                        self._notice("the coordinator answers again")
+                        search = _Search(self._patience)
+                    seen(item)
+                    yield item
+                return
+            except grpc.aio.AioRpcError as error:
+                await self._lost_or_raise(error, search)
+
+    async def _connected(self, search: _Search) -> Api:
+        """Return the stubs of a coordinator that answers, looking for one as long as `search` lasts."""
+        while self._api is None:
+            try:
+                self._api = await self._connect()
+            except GestaltError as error:
+                if not self._contact or error.kind is not Kind.UNAVAILABLE or not await search.again():
+                    raise
+        self._contact = True
+        return self._api
+
+    async def _connect(self) -> Api:
+        if self._credentials is None:
+            self._credentials = _credentials(self._target)
+        problems = []
+        for address in self._target.coordinators:
+            channel = grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
+            if await self._becomes_ready(channel):
+                return Api(channel)
+            problems.append(f"{address}: {await _reason(channel)}")
+            await channel.close(None)
+        raise _unreachable(problems, self._target)
+
+    async def _becomes_ready(self, channel: grpc.aio.Channel) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._connect_limit):
+                while True:
+                    state = channel.get_state(try_to_connect=True)
+                    if state in {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE}:
+                        return state is grpc.ChannelConnectivity.READY
+                    await channel.wait_for_state_change(state)
+        return False
+
+    async def _lost_or_raise(self, error: grpc.aio.AioRpcError, search: _Search) -> None:
+        """Return to try again after a pause; raise what is an answer, or when the time for trying is over."""
+        if error.code() not in _LOST or _is_ours(error):
+            raise decode_error(error) from error
+        await self._explain(error)
+        if not search.running:
+            self._notice("the connection to the coordinator is lost, looking for it again")
+        await self._drop()
+        if not await search.again():
+            raise _unreachable([error.details() or error.code().name], self._target) from error
+
+    async def _explain(self, error: grpc.aio.AioRpcError) -> None:
+        """Raise when our own certificate explains why the coordinator hung up: TLS 1.3 tells only afterwards."""
+        if error.code() is grpc.StatusCode.UNAVAILABLE and not _is_ours(error):
+            from gestalt.client_certificate import check_certificate  # heavy, and only for this message
+
+            check_certificate(self._target.certificate, self._target.key, self._target.ca)
+
+    async def _drop(self) -> None:
+        api, self._api = self._api, None
+        if api is not None:
+            await api.channel.close(None)
+
+
+class _Search:
+    """The time that is spent on finding a lost coordinator again, counted from the first failure."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._end = 0.0
+        self._pause = 0.1
+
+    @property
+    def running(self) -> bool:
+        return self._end > 0
+
+    async def again(self) -> bool:
+        """Wait a little; return false when the time is over."""
+        if not self.running:
+            self._end = monotonic() + self._patience
+        if monotonic() >= self._end:
+            return False
+        await asyncio.sleep(min(self._pause, max(self._end - monotonic(), 0)))
+        self._pause = min(self._pause * 2, 1.0)
+        return True
+
+
+def _fill_request_id(request: Message) -> None:
+    if "request" in request.DESCRIPTOR.fields_by_name:
+        head = cast(Any, request).request
+        head.id = head.id or str(uuid.uuid4())
+
+
+def _is_ours(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a coordinator answered this, rather than the network."""
+    return ERROR_METADATA in dict(cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ()))
+
+
+def _credentials(target: Target) -> grpc.ChannelCredentials:
+    contents = []
+    for file in (target.ca, target.key, target.certificate):
+        try:
+            contents.append(file.read_bytes())
+        except PermissionError as error:
+            hint = "run this as the owner of the file, for example with sudo, or use a context of your own"
+            raise GestaltError(Kind.UNAUTHENTICATED, f"{file} may not be read by this user", hint=hint) from error
+        except OSError as error:
+            hint = "correct the path in the context: gestaltctl context show"
+            raise GestaltError(Kind.INVALID, f"{file} cannot be read: {error.strerror}", hint=hint) from error
+    return grpc.ssl_channel_credentials(*contents)
+
+
+async def _reason(channel: grpc.aio.Channel) -> str:
+    """Return why a channel does not connect, in gRPC's words without its wrapping."""
+    try:
+        await cast(Any, channel).unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=0.5)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return "no answer"
+        return (error.details() or error.code().name).rpartition("last error: ")[2]
+    return "it answers only now"
+
+
+def _unreachable(problems: Sequence[str], target: Target) -> GestaltError:
+    text = "; ".join(problems)
+    if any(word in text.lower() for word in _TLS_WORDS):
+        return GestaltError(
+            Kind.UNAUTHENTICATED,
+            f"no coordinator proved to be of the cluster whose CA is {target.ca}: {text}",
+            hint="use the ca, certificate and key of this cluster: gestaltctl context show",
+        )
+    return GestaltError(
+        Kind.UNAVAILABLE,
+        f"no coordinator answers: {text}",
+        hint="is the coordinator running? gestaltctl appliance status; is the address right? gestaltctl context show",
+    )
