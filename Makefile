@@ -1,11 +1,57 @@
 # Every target sets up what it needs; on a fresh machine run it as root or with sudo.
+SHELL := /bin/bash
 PYTHON ?= .venv/bin/python
+CODE := gestalt agent coordinator plugins tests $(wildcard bench demo) setup.py
+PYTEST_ARGS ?=
 
-.PHONY: setup lint test
-lint:
-	$(PYTHON) -m ruff check gestalt agent coordinator plugins tests bench setup.py
-	$(PYTHON) -m ruff format --check gestalt agent coordinator plugins tests bench setup.py
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup packages docker lint format test soak bench proto demo demo-down clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup:           ## the virtual environment .venv, with the development tools
+	@scripts/setup.sh dev
+
+packages:        ## the system packages that tests need
+	@scripts/install-packages test
+
+docker:          ## a Docker Engine that answers; tests that need one are skipped by name without
+	@scripts/ensure-docker || [ $$? = 3 ]
+
+lint: setup      ## style, types, import rules, generated code
+	$(PYTHON) -m ruff check $(CODE)
+	$(PYTHON) -m ruff format --check $(CODE)
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
-test:
-	$(PYTHON) -m pytest
+	@scripts/proto-check.sh
+
+format: setup    ## put the code into shape
+	$(PYTHON) -m ruff check --fix $(CODE)
+	$(PYTHON) -m ruff format $(CODE)
+
+test: packages setup docker  ## every test (PYTEST_ARGS='-k docker' for some)
+	$(PYTHON) -m pytest $(PYTEST_ARGS) </dev/null
+
+soak: packages setup docker  ## the long random runs
+	GESTALT_SOAK=1 $(PYTHON) -m pytest -m soak --timeout=7200 $(PYTEST_ARGS) </dev/null
+
+bench: packages setup docker  ## the figures of docs/performance.md, measured on this machine
+	$(PYTHON) -m bench
+
+proto: setup     ## the Python code of proto/, anew
+	@scripts/proto.sh
+
+demo:            ## a real application on this machine, from nothing to updated without a failed request
+	@scripts/install-packages demo
+	@scripts/setup.sh run
+	@$(PYTHON) -m demo up
+
+demo-down:       ## remove every trace of the demo
+	@scripts/setup.sh run
+	@$(PYTHON) -m demo down
+
+clean:           ## remove what tools leave in the tree; not .venv, not a running demo
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
