@@ -34,7 +34,7 @@ class View:
 
     @property
     def ready(self) -> bool:
-        return self.observed is not None and self.observed.ready
+        return self.heard and self.observed is not None and self.observed.ready
 
     @property
     def known_bad(self) -> bool:
@@ -161,7 +161,7 @@ def _judge(case: _Case) -> tuple[Outcome, str]:
     for view in case.current:
         if reason := _hopeless(view, case.spec):
             return Outcome.FAILED, reason
-    if case.stalled >= case.spec.update.progress_deadline:
+    if case.stalled >= case.spec.update.progress_deadline and all(view.heard for view in (*case.current, *case.old, *case.leaving)):
         return Outcome.FAILED, f"there was no progress for {case.spec.update.progress_deadline:g} s"
     return Outcome.GOING_ON, ""
 
@@ -189,7 +189,6 @@ def _wake_in(case: _Case, outcome: Outcome) -> float:
     if outcome is not Outcome.GOING_ON:
         return math.inf
     update = case.spec.update
-    times = [update.progress_deadline - case.stalled]
-    for view in case.current:
-        times.append(update.min_healthy_time - view.ready_for if view.ready else update.health_deadline - view.waiting)
-    return max(0.001, min((time for time in times if time > 0), default=0.001))
+    own = [update.min_healthy_time - view.ready_for if view.ready else update.health_deadline - view.waiting for view in case.current]
+    future = [time for time in (update.progress_deadline - case.stalled, *own) if time > 0]
+    return min(future, default=0.001)

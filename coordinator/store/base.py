@@ -83,7 +83,7 @@ class StaleEpoch(StoreError):
     """Another leadership holds the store. Retrying is useless: step down."""
 
     def __init__(self, given: int, current: int) -> None:
-        super().__init__(f"epoch {given} is over: the store is at epoch {current}", hint="ask the present leader")
+        super().__init__(f"epoch {given} does not hold the store, which is at epoch {current}", hint="ask the present leader")
         self.given = given
         self.current = current
 
@@ -202,7 +202,7 @@ class MetaStore(ABC):
         Raises:
             TooLarge: a document exceeds the limit.
             ValueError: a kind or key is empty, longer than `NAME_LIMIT`, or not valid Unicode.
-            StaleEpoch: `epoch` is not the present one.
+            StaleEpoch: `epoch` is not the present one, or nobody ever took office.
             Conflict: a document is not at its expected revision.
             StoreFull: no space.
             Unsettled: an earlier outcome is unknown.

@@ -270,7 +270,7 @@ def _apply_all(connection: sqlite3.Connection, requests: Sequence[Request]) -> l
 
 def _check(connection: sqlite3.Connection, changes: Sequence[Change], epoch: int, current: int) -> None:
     """Refuse before the first write, so that a refusal has nothing to undo."""
-    if epoch != current:
+    if epoch != current or current == 0:
         raise StaleEpoch(epoch, current)
     for change in changes:
         if change.expected is None:

@@ -1,0 +1,143 @@
+"""Carries a decision of `reconcile` into records: placements, the task, a rollback. No I/O, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gestalt.model import Phase
+from gestalt.spec.schema import AppSpec
+
+from .place import Capacity, place
+from .reconcile import Decision, Outcome, View, is_current
+from .records import App, Placed, Placements, Step, Task, TaskState, Verb, instance_id
+from .state import Draft, version_key
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One app at one moment: its goal, the template of the wanted version, all its instances as they are known."""
+
+    app: App
+    spec: AppSpec
+    views: tuple[View, ...]
+    at: str
+
+
+def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity, ...]) -> str:
+    """Put what was decided into the draft; return why wanted instances could not be placed, empty when all are."""
+    placements = draft.placed(case.app.path)
+    kept = tuple(_marked(item, decision) for item in placements.instances if item.serial not in decision.forget)
+    placing = place(case.spec, decision.start, nodes) if decision.start else None
+    added = tuple(
+        Placed(case.app.next_serial + index, case.app.version, choice.node, choice.ports)
+        for index, choice in enumerate(placing.choices if placing else ())
+    )
+    if kept + added != placements.instances:
+        draft.put_placements(Placements(case.app.path, kept + added))
+    app = replace(case.app, next_serial=case.app.next_serial + len(added))
+    _announce(draft, case, decision, len(added))
+    unplaced = placing.reason if placing else ""
+    app = _conclude(draft, app, case, decision, unplaced)
+    if app.deleting and not kept:
+        _erase(draft, app)
+    elif app != case.app:
+        draft.put_app(app)
+    return unplaced
+
+
+def _marked(item: Placed, decision: Decision) -> Placed:
+    return replace(item, stop=True) if item.serial in decision.stop else item
+
+
+def _announce(draft: Draft, case: Case, decision: Decision, added: int) -> None:
+    path = case.app.path
+    if added:
+        draft.tell("app.placed", path, f"placed {added} instance{'s' if added > 1 else ''} of version {case.app.version}", path)
+    for serial in decision.stop:
+        draft.tell("instance.stopping", instance_id(case.app, serial), f"{instance_id(case.app, serial)} is to stop", path)
+
+
+def _conclude(draft: Draft, app: App, case: Case, decision: Decision, unplaced: str) -> App:
+    """Bring the task under way up to date and return the app with what follows for its goal."""
+    task = draft.task(app.task) if app.task else None
+    if task is None or task.state is not TaskState.RUNNING:
+        return _settle(app, decision)
+    if decision.outcome is Outcome.DONE:
+        return _succeed(draft, app, case, task)
+    if decision.outcome is Outcome.FAILED:
+        return _fail(draft, app, case, task, unplaced or decision.reason)
+    return app
+
+
+def _settle(app: App, decision: Decision) -> App:
+    """Note a version as stable also when it became healthy only after its task had been given up."""
+    return replace(app, stable=app.version) if decision.outcome is Outcome.DONE and app.wanted and app.stable != app.version else app
+
+
+def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
+    app = _settle(app, Decision(0, (), (), Outcome.DONE))
+    if task.rolling_back:
+        message = f"rolled back to version {app.version}: {task.rolling_back}"
+        _end(draft, case, task, TaskState.FAILED, message)
+    else:
+        _end(draft, case, task, TaskState.SUCCEEDED, _summary(app, task))
+    return replace(app, task="")
+
+
+def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
+    can_roll_back = case.spec.update.auto_rollback and app.stable not in (0, app.version) and not task.rolling_back
+    if can_roll_back:
+        draft.put_task(replace(task, rolling_back=reason))
+        draft.tell("task.rolling-back", task.id, f"{task.kind} of {app.path} goes back to version {app.stable}: {reason}", app.path)
+        return replace(app, version=app.stable)
+    message = f"{task.rolling_back}; the rollback failed, too: {reason}" if task.rolling_back else reason
+    _end(draft, case, task, TaskState.FAILED, message)
+    return replace(app, task="")
+
+
+def _end(draft: Draft, case: Case, task: Task, state: TaskState, message: str) -> None:
+    ended = replace(task, state=state, message=message, ended_at=case.at)
+    draft.put_task(replace(ended, steps=steps(case, ended)))
+    draft.tell(f"task.{state}", task.id, f"{task.kind} of {task.app} {state}: {message}", task.app)
+
+
+def _summary(app: App, task: Task) -> str:
+    if task.kind is Verb.DELETE:
+        return f"{app.path} is gone"
+    if not app.wanted:
+        return "no instance runs"
+    return f"{app.wanted} instance{'s' if app.wanted > 1 else ''} of version {app.version} {'are' if app.wanted > 1 else 'is'} healthy"
+
+
+def _erase(draft: Draft, app: App) -> None:
+    draft.delete("app", app.path)
+    draft.delete("placements", app.path)
+    for number in range(1, app.last_version + 1):
+        draft.delete("version", version_key(app.path, number))
+    draft.tell("app.gone", app.path, f"{app.path} is gone", app.path)
+
+
+def steps(case: Case, task: Task, unplaced: str = "") -> tuple[Step, ...]:
+    """Return the steps of a task with how far each is, from what is known of the instances."""
+    wanted = case.app.wanted
+    current = [view for view in case.views if not view.placed.stop and is_current(case.app, view.placed)]
+    leaving = sum(view.placed.stop or not is_current(case.app, view.placed) for view in case.views)
+    started = sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in current)
+    result = []
+    if task.rolling_back:
+        result.append(Step("roll back", "running" if task.state is TaskState.RUNNING else "done", 0, 0, task.rolling_back))
+    if wanted:
+        result.append(_step("place", len(current), wanted, task, unplaced))
+        result.append(_step("start", started, wanted, task))
+        result.append(_step("healthy", sum(view.ready for view in current), wanted, task))
+    state = "done" if not leaving else "failed" if task.state is TaskState.FAILED else "running"
+    result.append(Step("stop others" if wanted else "stop", state, 0, leaving, f"{leaving} left" if leaving else ""))
+    return tuple(result)
+
+
+def _step(name: str, done: int, total: int, task: Task, message: str = "") -> Step:
+    if done >= total:
+        return Step(name, "done", total, total)
+    if task.state is TaskState.FAILED:
+        return Step(name, "failed", done, total, message or task.message)
+    return Step(name, "running" if done or name == "place" else "pending", done, total, message)

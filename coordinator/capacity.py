@@ -1,0 +1,64 @@
+"""What is reserved on each node: from the state and what agents report to the values that `place` works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .nodes import NodeView, Tracker
+from .place import Capacity
+from .records import Node
+from .state import State
+
+
+@dataclass(slots=True)
+class _Use:
+    cpu: float = 0.0
+    memory: int = 0
+    ports: set[int] = field(default_factory=set)
+    same_app: int = 0
+
+
+def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...]:
+    """Return all known nodes with what is reserved on them, for placing instances of one app."""
+    uses: dict[str, _Use] = {}
+    for app, placements in state.placements.items():
+        for placed in placements.instances:
+            spec = state.version(app, placed.version).spec
+            use = uses.setdefault(placed.node, _Use())
+            use.cpu += spec.resources.cpu
+            use.memory += spec.resources.memory
+            use.ports.update(placed.ports)
+            use.same_app += app == path and not placed.stop
+    cursors = _cursors(state)
+    return tuple(_capacity(node, tracker.node(node.id, node.name), uses.get(node.id, _Use()), cursors) for node in state.nodes.values())
+
+
+def _cursors(state: State) -> dict[str, int]:
+    """Return by node the port of its newest instance: new ones go on from there, so that a port is not taken again at once."""
+    newest: dict[str, tuple[int, int]] = {}
+    for placements in state.placements.values():
+        for placed in placements.instances:
+            if placed.ports and placed.serial >= newest.get(placed.node, (0, 0))[0]:
+                newest[placed.node] = (placed.serial, max(placed.ports))
+    return {node: port + 1 for node, (_, port) in newest.items()}
+
+
+def _capacity(node: Node, view: NodeView, use: _Use, cursors: dict[str, int]) -> Capacity:
+    why_not = "is cordoned" if node.admin != "ready" else "" if view.heard else "is not connected"
+    facts = view.facts
+    return Capacity(
+        node.id,
+        node.name,
+        ready=not why_not,
+        why_not=why_not,
+        runtimes=frozenset(facts.runtimes),
+        cpu=facts.cpu,
+        memory=facts.memory,
+        cpu_reserved=use.cpu,
+        memory_reserved=use.memory,
+        port_first=facts.port_first or 3000,
+        port_last=facts.port_last or 4000,
+        ports=frozenset(use.ports),
+        port_cursor=cursors.get(node.id, 0),
+        same_app=use.same_app,
+    )

@@ -1,0 +1,161 @@
+"""The loop that brings the cluster nearer to what is wanted: look at an app, decide, commit, have the nodes told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gestalt import clock
+from gestalt.errors import GestaltError
+
+from .advance import Case, advance, steps
+from .capacity import capacities
+from .dispatch import Dispatcher
+from .ledger import Ledger
+from .nodes import Tracker
+from .place import Capacity
+from .reconcile import View, is_current, reconcile
+from .records import App, Step, Task, instance_id
+from .state import Draft
+
+log = logging.getLogger(__name__)
+
+RETRY = 1.0
+"""Seconds until an app is looked at again after the store refused a commit."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the change of one app got, and when it last got further, by the monotonic clock."""
+
+    task: str
+    best: int
+    since: float
+
+
+class Decider:
+    """Owns the decisions. Events only wake it; silence is fine, for time alone wakes it, too, where a deadline is near."""
+
+    def __init__(self, ledger: Ledger, tracker: Tracker, dispatcher: Dispatcher) -> None:
+        self._ledger = ledger
+        self._tracker = tracker
+        self._dispatcher = dispatcher
+        self._dirty: set[str] = set()
+        self._due: dict[str, float] = {}
+        self._progress: dict[str, Progress] = {}
+        self._wake = asyncio.Event()
+        self.unplaced: dict[str, str] = {}
+        ledger.on_commit(self._committed)
+
+    def wake(self, paths: Iterable[str]) -> None:
+        """Have these apps looked at soon."""
+        self._dirty.update(paths)
+        self._wake.set()
+
+    def wake_unplaced(self) -> None:
+        """Have those apps looked at whose instances did not all fit: something about the nodes changed."""
+        self.wake(list(self.unplaced))
+
+    async def run(self) -> None:
+        """Decide for ever. One app at a time, so that a long pass never holds the loop."""
+        self.wake(self._ledger.state.apps)
+        while True:
+            await self._wait()
+            dirty, self._dirty = sorted(self._dirty), set()
+            for path in dirty:
+                await self._look(path)
+                await asyncio.sleep(0)
+
+    async def _wait(self) -> None:
+        self._wake.clear()
+        now = clock.monotonic()
+        self._dirty.update(path for path, due in self._due.items() if due <= now)
+        if self._dirty:
+            return
+        nearest = min(self._due.values(), default=math.inf)
+        try:
+            async with asyncio.timeout(None if math.isinf(nearest) else nearest - now):
+                await self._wake.wait()
+        except TimeoutError:
+            await self._wait()
+
+    async def _look(self, path: str) -> None:
+        self._due.pop(path, None)
+        try:
+            async with self._ledger.draft("leader", "reconcile") as draft:
+                self._decide(draft, path)
+        except GestaltError as error:
+            log.error("%s: decided, but not written: %s", path, error)
+            self._due[path] = clock.monotonic() + RETRY
+
+    def _decide(self, draft: Draft, path: str) -> None:
+        app = draft.app(path)
+        if app is None:
+            self.unplaced.pop(path, None)
+            self._progress.pop(path, None)
+            return
+        case = self.case(app, clock.wall().isoformat())
+        decision = reconcile(app, case.spec, case.views, self._stalled(case))
+        nodes = self.capacities(app) if decision.start else ()
+        reason = advance(draft, case, decision, nodes)
+        if reason:
+            self.unplaced[path] = reason
+        else:
+            self.unplaced.pop(path, None)
+        if app.task and not math.isinf(decision.wake_in):
+            self._due[path] = clock.monotonic() + decision.wake_in
+
+    def case(self, app: App, at: str) -> Case:
+        """Return an app with everything that is known of it now."""
+        state = self._ledger.state
+        views = self._tracker.views(app, state.placed(app.path))
+        return Case(app, state.version(app.path, app.version).spec, views, at)
+
+    def capacities(self, app: App) -> tuple[Capacity, ...]:
+        """Return all nodes with what is reserved on them, as `place` needs them for one app."""
+        return capacities(self._ledger.state, self._tracker, app.path)
+
+    def task_steps(self, task: Task) -> tuple[Step, ...]:
+        """Return the steps of a task as they are now."""
+        app = self._ledger.state.apps.get(task.app)
+        if app is None or app.task != task.id:
+            return task.steps
+        return steps(self.case(app, ""), task, self.unplaced.get(app.path, ""))
+
+    def _stalled(self, case: Case) -> float:
+        now, path = clock.monotonic(), case.app.path
+        score = _score(case.app, case.views)
+        progress = self._progress.get(path)
+        if progress is None or progress.task != case.app.task or score > progress.best:
+            progress = self._progress[path] = Progress(case.app.task, score, now)
+        return now - progress.since
+
+    def _committed(self, draft: Draft) -> None:
+        """A commit is durable: tell the nodes, and look again at every app that it touched."""
+        paths = {key for kind, key in draft.records if kind in ("app", "placements")}
+        for path in paths:
+            self._track(path)
+        if paths:
+            self._dispatcher.refresh_routes(paths)
+            self.wake(paths)
+
+    def _track(self, path: str) -> None:
+        """Begin to watch new instances, and count reports that a stopping one is gone only from now on."""
+        app = self._ledger.state.apps.get(path)
+        for placed in self._ledger.state.placed(path).instances if app is not None else ():
+            if app is not None:
+                self._tracker.watch(instance_id(app, placed.serial), stopping=placed.stop)
+
+
+def _score(app: App, views: tuple[View, ...]) -> int:
+    """Return a number that grows as the change gets on: by each instance that became right and each other one that went."""
+    right = [view for view in views if not view.placed.stop and is_current(app, view.placed)]
+    return (
+        2 * sum(view.ready for view in right)
+        + len(right)
+        - 2 * (len(views) - len(right))
+        - sum(not view.placed.stop for view in views if view not in right)
+    )

@@ -1,0 +1,152 @@
+"""What each node is told: its complete desired state, as a full message first and as differences from then on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from gestalt.model import DesiredInstance, NodeState, Route
+from gestalt.proto.v1 import agent_pb2
+from gestalt.wire import to_wire
+
+from .nodes import Tracker
+from .records import App, Placed, bindings, instance_id
+from .routes import Routed, route
+from .state import State
+
+log = logging.getLogger(__name__)
+
+
+def node_state(state: State, node: str, routes: Mapping[str, Route], epoch: int, revision: int) -> NodeState:
+    """Return everything that a node should run and route.
+
+    Of its own instances the agent knows best whether they are ready: the flag is left out, so that it costs no message.
+    """
+    result = NodeState(epoch, revision)
+    for path, placements in state.placements.items():
+        app = state.apps.get(path)
+        for placed in placements.instances if app is not None else ():
+            if placed.node == node and app is not None:
+                _add(result, state, app, placed)
+    result.routes.update({key: _for_node(item, result.instances) for key, item in routes.items()})
+    return result
+
+
+def _add(result: NodeState, state: State, app: App, placed: Placed) -> None:
+    version = state.version(app.path, placed.version)
+    instance = instance_id(app, placed.serial)
+    result.templates[version.hash] = version.spec
+    result.instances[instance] = DesiredInstance(
+        instance, app.path, placed.version, version.hash, bindings(version.spec, placed), placed.stop
+    )
+
+
+def _for_node(item: Route, own: Mapping[str, DesiredInstance]) -> Route:
+    return replace(item, servers=tuple(replace(server, ready=False) if server.instance in own else server for server in item.servers))
+
+
+def difference(before: NodeState, after: NodeState) -> agent_pb2.NodeDelta | None:
+    """Return what leads from one state to the next, or None when they are the same but for the revision."""
+    put = NodeState(
+        0,
+        0,
+        {key: item for key, item in after.templates.items() if key not in before.templates},
+        {key: item for key, item in after.instances.items() if before.instances.get(key) != item},
+        {key: item for key, item in after.routes.items() if before.routes.get(key) != item},
+    )
+    delta = agent_pb2.NodeDelta(
+        epoch=after.epoch,
+        base=before.revision,
+        revision=after.revision,
+        put=to_wire(put, agent_pb2.NodeState),
+        drop_templates=sorted(before.templates.keys() - after.templates.keys()),
+        drop_instances=sorted(before.instances.keys() - after.instances.keys()),
+        drop_routes=sorted(before.routes.keys() - after.routes.keys()),
+    )
+    changed = put.templates or put.instances or put.routes or delta.drop_templates or delta.drop_instances or delta.drop_routes
+    return delta if changed else None
+
+
+@dataclass(slots=True)
+class Link:
+    """The way to one connected agent. `closed` is set to end its session."""
+
+    node: str
+    address: str
+    outbox: asyncio.Queue[agent_pb2.CoordinatorMessage] = field(default_factory=lambda: asyncio.Queue(maxsize=1000))
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def send(self, message: agent_pb2.CoordinatorMessage) -> None:
+        """Queue a message; an agent that does not read for so long that the queue is full loses its session."""
+        try:
+            self.outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            log.warning("node %s does not read its stream: ending the session", self.node)
+            self.closed.set()
+
+
+class Dispatcher:
+    """Keeps every connected agent told of the newest desired state. Many changes in one turn of the loop become one message."""
+
+    def __init__(self, state: State, tracker: Tracker, epoch: Callable[[], int]) -> None:
+        self._state = state
+        self._tracker = tracker
+        self._epoch = epoch
+        self._links: dict[str, Link] = {}
+        self._told: dict[str, NodeState] = {}
+        self._routes: dict[str, dict[str, Route]] = {}
+        self._pending: asyncio.Handle | None = None
+
+    def link(self, node: str) -> Link | None:
+        return self._links.get(node)
+
+    def attach(self, link: Link) -> None:
+        """Take on an agent and tell it everything."""
+        self._links[link.node] = link
+        self._told.setdefault(link.node, NodeState(self._epoch(), 0))
+        self.refresh_routes(self._state.apps)
+        full = self._next(link.node)
+        self._told[link.node] = full
+        link.send(agent_pb2.CoordinatorMessage(full=to_wire(full, agent_pb2.NodeState)))
+
+    def detach(self, link: Link) -> None:
+        if self._links.get(link.node) is link:
+            del self._links[link.node]
+
+    def refresh_routes(self, paths: Iterable[str]) -> None:
+        """Work out the routes of these apps anew and have all agents told at the end of this turn of the loop."""
+        for path in paths:
+            app = self._state.apps.get(path)
+            if app is None:
+                self._routes.pop(path, None)
+            else:
+                self._routes[path] = {item.key: item for item in self._route(app)}
+        if self._pending is None:
+            self._pending = asyncio.get_running_loop().call_soon(self._flush)
+
+    def _route(self, app: App) -> tuple[Route, ...]:
+        return route(app, self._state.version(app.path, app.version), [self._routed(app, item) for item in self._placed(app)])
+
+    def _placed(self, app: App) -> tuple[Placed, ...]:
+        return self._state.placed(app.path).instances
+
+    def _routed(self, app: App, placed: Placed) -> Routed:
+        sighting = self._tracker.sightings.get(instance_id(app, placed.serial))
+        view = self._tracker.nodes.get(placed.node)
+        ready = sighting is not None and sighting.observed is not None and sighting.observed.ready
+        return Routed(placed, self._state.version(app.path, placed.version), view.address if view else "", ready)
+
+    def _next(self, node: str) -> NodeState:
+        routes = {key: item for table in self._routes.values() for key, item in table.items()}
+        return node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1)
+
+    def _flush(self) -> None:
+        self._pending = None
+        for node, link in self._links.items():
+            after = self._next(node)
+            delta = difference(self._told[node], after)
+            if delta is not None:
+                self._told[node] = after
+                link.send(agent_pb2.CoordinatorMessage(delta=delta))

@@ -1,0 +1,75 @@
+"""What happened, in a bounded ring that watchers follow and resume by token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+
+from gestalt.errors import Detail, GestaltError, Kind
+
+from .records import Event
+
+
+class EventRing:
+    """The newest events. A watcher that fell behind is told of the gap, never blocked for and never silently skipped."""
+
+    def __init__(self, size: int) -> None:
+        self._events: deque[Event] = deque(maxlen=size)
+        self._dropped: tuple[int, int] = (0, 0)
+        self._changed = asyncio.Event()
+
+    def append(self, events: Iterable[Event]) -> None:
+        """Add events in order and wake all watchers."""
+        for event in events:
+            if len(self._events) == self._events.maxlen:
+                self._dropped = _position(self._events[0])
+            self._events.append(event)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    @property
+    def last(self) -> str:
+        return self._events[-1].token if self._events else "0"
+
+    def after(self, token: str) -> tuple[list[Event], bool]:
+        """Return the kept events after a token, and whether some between are no longer kept.
+
+        Raises:
+            GestaltError: the token is malformed.
+        """
+        position = parse_token(token)
+        found = [event for event in self._events if _position(event) > position]
+        return found, position < self._dropped
+
+    async def watch(self, token: str, *, follow: bool) -> AsyncIterator[tuple[list[Event], bool]]:
+        """Yield batches of events after a token, and whether there is a gap before the batch; for ever with `follow`."""
+        while True:
+            changed = self._changed
+            events, gap = self.after(token)
+            if events or gap:
+                token = events[-1].token if events else token
+                yield events, gap
+            if not follow:
+                return
+            if self._changed is changed:
+                await changed.wait()
+
+
+def parse_token(token: str) -> tuple[int, int]:
+    """Return (epoch, sequence) of a token; "0" is before everything.
+
+    Raises:
+        GestaltError: it is not a token.
+    """
+    epoch, dot, sequence = token.partition(".")
+    if token == "0":  # noqa: S105 - a position, not a secret
+        return 0, 0
+    if not (dot and epoch.isascii() and epoch.isdigit() and sequence.isascii() and sequence.isdigit()):
+        detail = Detail("after", f"{token!r} is not an event token", 'a token that an event carried, such as "3.117", or "0"')
+        raise GestaltError(Kind.INVALID, f"after: {detail.problem}; allowed: {detail.allowed}", details=[detail])
+    return int(epoch), int(sequence)
+
+
+def _position(event: Event) -> tuple[int, int]:
+    return event.epoch, event.sequence

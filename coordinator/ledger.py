@@ -1,0 +1,136 @@
+"""The ledger: desired state in memory and in the store, changed only by commits, each with its audit record.
+
+Nobody hears of a change before it is durable. Changes are made one after the other: whoever holds a draft sees the latest state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from gestalt import clock
+from gestalt.errors import GestaltError, Kind
+
+from .events import EventRing
+from .records import Audit, Event, TaskState
+from .state import Draft, State, audit_key
+from .store.base import MetaStore, OutcomeUnknown, StaleEpoch
+
+log = logging.getLogger(__name__)
+
+TRIM = 3
+"""How many old documents of a kind one commit removes at most: more than it adds, so that the number shrinks, but never a burst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How many ended tasks and audit records, and for how many seconds answers are kept."""
+
+    tasks: int
+    audits: int
+    answers: float
+
+
+class Ledger:
+    """Owns the state and the store. `on_commit` is called in the loop after each commit, with the draft that became true."""
+
+    def __init__(self, store: MetaStore, events: EventRing, retention: Retention) -> None:
+        self.state = State()
+        self.events = events
+        self.epoch = 0
+        self.deposed = asyncio.Event()
+        self._store = store
+        self._retention = retention
+        self._lock = asyncio.Lock()
+        self._sequence = 0
+        self._listeners: list[Callable[[Draft], None]] = []
+
+    def on_commit(self, listener: Callable[[Draft], None]) -> None:
+        self._listeners.append(listener)
+
+    async def take_office(self) -> None:
+        """Open the store, raise the epoch and read everything.
+
+        Raises:
+            StoreError: it cannot be used; the sentence says why.
+        """
+        await self._store.open()
+        self.epoch = await self._store.take_office()
+        snapshot = await self._store.load()
+        self.state.load(snapshot.documents)
+        for audit in self.state.audits.values():
+            self.events.append(audit.events)
+        log.info("took office: epoch %d, commit %d, %d documents", self.epoch, snapshot.commit, len(snapshot.documents))
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    @asynccontextmanager
+    async def draft(self, actor: str, action: str, request: str = "") -> AsyncIterator[Draft]:
+        """Hand out a draft and commit it at the end of the block, unless that raised or changed nothing.
+
+        Raises:
+            GestaltError: the store refused; the state is as before.
+        """
+        async with self._lock:
+            draft = Draft(self.state)
+            yield draft
+            if draft:
+                await self._finish(asyncio.ensure_future(self._commit(draft, actor, action, request)))
+
+    def tell(self, kind: str, subject: str, message: str, app: str = "") -> None:
+        """Put an observed event into the ring; it is not durable."""
+        self.events.append([Event(self.epoch, self._next(), kind, subject, message, clock.wall().isoformat(), app)])
+
+    @staticmethod
+    async def _finish(commit: asyncio.Future[None]) -> None:
+        """Wait for the commit even when the caller is cancelled: memory and store must not part."""
+        try:
+            await asyncio.shield(commit)
+        except asyncio.CancelledError:
+            await asyncio.wait([commit])
+            raise
+
+    async def _commit(self, draft: Draft, actor: str, action: str, request: str) -> None:
+        now = clock.wall()
+        at = now.isoformat()
+        events = tuple(make(self.epoch, self._next(), at) for make in draft.events)
+        draft.put_audit(audit_key(self.epoch, self._next()), Audit(actor, action, request, at, events))
+        self._trim(draft, now)
+        await self._write(draft)
+        self.state.apply(draft)
+        self.events.append(events)
+        for listener in self._listeners:
+            listener(draft)
+
+    async def _write(self, draft: Draft) -> None:
+        try:
+            await self._store.commit(draft.changes(), self.epoch)
+        except StaleEpoch:
+            self.deposed.set()
+            raise
+        except OutcomeUnknown as unknown:
+            if await self._store.last_commit() < unknown.number:
+                raise GestaltError(Kind.UNAVAILABLE, "the change was not made: the store failed", hint="try again") from unknown
+
+    def _next(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _trim(self, draft: Draft, now: datetime) -> None:
+        """Remove what is beyond its retention, oldest first; the tables are in order of time."""
+        state, keep = self.state, self._retention
+        for key in list(state.audits)[: min(TRIM, max(0, len(state.audits) - keep.audits))]:
+            draft.delete("audit", key)
+        if len(state.tasks) > keep.tasks:
+            ended = (task for task in state.tasks.values() if task.state is not TaskState.RUNNING)
+            for task in sorted(ended, key=lambda item: item.created_at)[:TRIM]:
+                draft.delete("task", task.id)
+        horizon = (now - timedelta(seconds=keep.answers)).isoformat()
+        for key, answer in list(state.answers.items())[:TRIM]:
+            if answer.at < horizon:
+                draft.delete("answer", key)

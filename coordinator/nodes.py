@@ -1,0 +1,130 @@
+"""What the leader knows of nodes and instances but nobody decided: soft state, reported again to every new leader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from gestalt.model import Observed, Reachability
+from gestalt.proto.v1 import model_pb2
+
+from .reconcile import View
+from .records import App, Placed, Placements, instance_id
+
+
+@dataclass(slots=True)
+class Sighting:
+    """What is known of one instance. Times are of the leader's monotonic clock; `ready_since` None = is not ready."""
+
+    since: float
+    observed: Observed | None = None
+    observed_at: float = 0.0
+    ready_since: float | None = None
+    unready_since: float = 0.0
+    gone: bool = False
+    stopping: bool = False
+
+
+@dataclass(slots=True)
+class NodeView:
+    """What is known of one node. `heard`: its inventory is in and its stream stands."""
+
+    id: str
+    name: str
+    address: str = ""
+    agent_version: str = ""
+    connected: bool = False
+    heard: bool = False
+    last_seen: float = 0.0
+    disconnected_at: float = 0.0
+    facts: model_pb2.Facts = field(default_factory=model_pb2.Facts)
+    problems: tuple[str, ...] = ()
+
+
+class Tracker:
+    """Keeps the soft state. Every method that takes in a report returns the ids of the instances whose state changed."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.nodes: dict[str, NodeView] = {}
+        self.sightings: dict[str, Sighting] = {}
+
+    def node(self, node: str, name: str) -> NodeView:
+        return self.nodes.setdefault(node, NodeView(node, name, disconnected_at=self._now()))
+
+    def sighting(self, instance: str) -> Sighting:
+        if instance not in self.sightings:
+            now = self._now()
+            self.sightings[instance] = Sighting(since=now, unready_since=now)
+        return self.sightings[instance]
+
+    def watch(self, instance: str, *, stopping: bool) -> None:
+        """Begin to watch an instance. A report that it was gone before it was to stop says nothing of what came later."""
+        sighting = self.sighting(instance)
+        if stopping and not sighting.stopping:
+            sighting.stopping, sighting.gone = True, False
+
+    def forget(self, instance: str) -> None:
+        self.sightings.pop(instance, None)
+
+    def connected(self, view: NodeView) -> None:
+        view.connected, view.heard, view.last_seen = True, False, self._now()
+
+    def disconnected(self, view: NodeView) -> None:
+        view.connected, view.heard, view.disconnected_at = False, False, self._now()
+
+    def inventory(self, view: NodeView, placed: Iterable[str], observed: Sequence[Observed]) -> set[str]:
+        """Take in everything that a node has. `placed`: the ids that belong there; what it does not have is gone."""
+        view.heard = True
+        found = {item.instance for item in observed}
+        changed = {instance for instance in placed if self._missing(instance, found)}
+        return changed | self.observed(view, observed, ())
+
+    def observed(self, view: NodeView, observed: Iterable[Observed], gone: Iterable[str]) -> set[str]:
+        """Take in what changed on a node."""
+        view.last_seen = self._now()
+        changed = {item.instance for item in observed if self._see(item)}
+        for instance in gone:
+            sighting = self.sighting(instance)
+            sighting.gone, sighting.observed, sighting.ready_since = True, None, None
+            changed.add(instance)
+        return changed
+
+    def _missing(self, instance: str, found: set[str]) -> bool:
+        sighting = self.sighting(instance)
+        if instance in found:
+            return False
+        sighting.gone, sighting.observed, sighting.ready_since = True, None, None
+        return True
+
+    def _see(self, item: Observed) -> bool:
+        sighting, now = self.sighting(item.instance), self._now()
+        before = sighting.observed
+        if before is not None and (item.attempt, item.phase) < (before.attempt, before.phase):
+            return False
+        sighting.observed, sighting.observed_at, sighting.gone = item, now, False
+        if item.ready and sighting.ready_since is None:
+            sighting.ready_since = now
+        elif not item.ready and sighting.ready_since is not None:
+            sighting.ready_since, sighting.unready_since = None, now
+        return before != item
+
+    def views(self, app: App, placements: Placements) -> tuple[View, ...]:
+        """Return all instances of an app as `reconcile` needs them."""
+        return tuple(self._view(app, placed) for placed in placements.instances)
+
+    def _view(self, app: App, placed: Placed) -> View:
+        sighting, now = self.sighting(instance_id(app, placed.serial)), self._now()
+        node = self.nodes.get(placed.node)
+        ready_for = now - sighting.ready_since if sighting.ready_since is not None else 0.0
+        heard = node is not None and node.heard
+        return View(placed, sighting.observed, heard, heard and sighting.gone, ready_for, now - sighting.unready_since)
+
+    def reachability(self, node: str, unreachable_after: float) -> Reachability:
+        view = self.nodes.get(node)
+        if view is None:
+            return Reachability.UNKNOWN
+        if view.connected:
+            return Reachability.REACHABLE
+        late = self._now() - view.disconnected_at >= unreachable_after
+        return Reachability.UNREACHABLE if late else Reachability.REACHABLE
