@@ -1,0 +1,56 @@
+"""Every test that asks for `store`, `make` or `backend` runs once for each implementation."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gestalt.coordinator.store import MetaStore
+
+from .backends import BACKENDS, CLUSTER
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of one implementation."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def make(backend: str, tmp_path: Path) -> AsyncIterator[Callable[..., MetaStore]]:
+    """Makes handles on the store of this test; all are closed at its end."""
+    made: list[MetaStore] = []
+
+    def new(name: str = "store", cluster_id: str = CLUSTER) -> MetaStore:
+        made.append(BACKENDS[backend](tmp_path / name, cluster_id))
+        return made[-1]
+
+    yield new
+    for store in made:
+        await store.close()
+
+
+@pytest.fixture
+async def store(make: Callable[..., MetaStore]) -> MetaStore:
+    """An open, empty store in which nobody has taken office."""
+    opened = make()
+    await opened.open()
+    return opened
+
+
+@pytest.fixture
+def seeded() -> random.Random:
+    """Randomness that a failure can be repeated with: GESTALT_SEED, else a new seed, always printed."""
+    seed = int(os.environ.get("GESTALT_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"GESTALT_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture
+def soak_seconds() -> float:
+    """How long the random tests go on after their least number of rounds."""
+    return float(os.environ.get("GESTALT_SOAK_SECONDS", "0"))
