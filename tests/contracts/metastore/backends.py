@@ -23,5 +23,10 @@ def sqlite_without_sync(folder: Path, cluster_id: str) -> MetaStore:
     return SqliteStore(folder / "state.db", cluster_id, _synchronous="OFF")
 
 
+def sqlite_with_late_sync(folder: Path, cluster_id: str) -> MetaStore:
+    """Return a store that syncs only when it moves the log into the database: a subtler lie."""
+    return SqliteStore(folder / "state.db", cluster_id, _synchronous="NORMAL")
+
+
 BACKENDS: dict[str, Make] = {"sqlite": sqlite}
-LIARS: dict[str, Make] = {"sqlite-without-sync": sqlite_without_sync}
+LIARS: dict[str, Make] = {"sqlite-without-sync": sqlite_without_sync, "sqlite-with-late-sync": sqlite_with_late_sync}
