@@ -179,7 +179,7 @@ class SqliteFile:
         sync_folder(folder)
 
     def _connect(self) -> None:
-        self._connection = connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
+        self._connection = connection = sqlite3.connect(self._path, timeout=0.5, isolation_level=None)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")

@@ -20,6 +20,7 @@ class Writer:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.pid = process.pid
         self._heard = asyncio.Event()
         self._total = 0
         self._listener = asyncio.create_task(self._listen(), name="writer-listener")
