@@ -99,7 +99,7 @@ class Decider:
             return
         case = self.case(app, clock.wall().isoformat())
         decision = reconcile(app, case.spec, case.views, self._stalled(case))
-        nodes = self.capacities(app) if decision.start else ()
+        nodes = self.capacities(path) if decision.start else ()
         reason = advance(draft, case, decision, nodes)
         if reason:
             self.unplaced[path] = reason
@@ -114,9 +114,9 @@ class Decider:
         views = self._tracker.views(app, state.placed(app.path))
         return Case(app, state.version(app.path, app.version).spec, views, at)
 
-    def capacities(self, app: App) -> tuple[Capacity, ...]:
-        """Return all nodes with what is reserved on them, as `place` needs them for one app."""
-        return capacities(self._ledger.state, self._tracker, app.path)
+    def capacities(self, path: str = "") -> tuple[Capacity, ...]:
+        """Return all nodes with what is reserved on them, as `place` needs them for the app of this path."""
+        return capacities(self._ledger.state, self._tracker, path)
 
     def task_steps(self, task: Task) -> tuple[Step, ...]:
         """Return the steps of a task as they are now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from gestalt.errors import Detail, GestaltError, Kind
 
@@ -32,6 +32,14 @@ class EventRing:
     def last(self) -> str:
         return self._events[-1].token if self._events else "0"
 
+    async def changed(self, limit: float) -> None:
+        """Return at the next event, at the latest after `limit` seconds."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
     def after(self, token: str) -> tuple[list[Event], bool]:
         """Return the kept events after a token, and whether some between are no longer kept.
 
@@ -42,7 +50,7 @@ class EventRing:
         found = [event for event in self._events if _position(event) > position]
         return found, position < self._dropped
 
-    async def watch(self, token: str, *, follow: bool) -> AsyncIterator[tuple[list[Event], bool]]:
+    async def watch(self, token: str, *, follow: bool) -> AsyncGenerator[tuple[list[Event], bool], None]:
         """Yield batches of events after a token, and whether there is a gap before the batch; for ever with `follow`."""
         while True:
             changed = self._changed

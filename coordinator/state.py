@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from gestalt.errors import GestaltError, Kind
 
-from .records import Answer, App, Audit, Event, Node, Placements, Task, Version
+from .records import Answer, App, Audit, Event, Node, Placements, Task, Version, instance_id
 from .store.base import Delete, Document, Put
 
 Record = App | Version | Placements | Task | Node | Answer | Audit
@@ -63,6 +63,8 @@ class State:
     nodes: dict[str, Node] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     audits: dict[str, Audit] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
+    """App path by instance id, derived from the placements."""
 
     def table(self, kind: str) -> dict[str, Any]:
         """Return the table of a document kind."""
@@ -73,14 +75,25 @@ class State:
         """Take over everything that the store holds, in order of the keys."""
         for document in sorted(documents, key=lambda item: (item.kind, item.key)):
             self.table(document.kind)[document.key] = decode(document)
+        for path in self.apps:
+            self.owners.update(dict.fromkeys(self._ids(path), path))
+
+    def _ids(self, path: str) -> list[str]:
+        app = self.apps.get(path)
+        return [instance_id(app, placed.serial) for placed in self.placed(path).instances] if app is not None else []
 
     def apply(self, draft: Draft) -> None:
         """Make a committed draft true."""
+        paths = {key for kind, key in draft.records if kind in ("app", "placements")}
+        for instance in (instance for path in paths for instance in self._ids(path)):
+            self.owners.pop(instance, None)
         for (kind, key), record in draft.records.items():
             if record is None:
                 self.table(kind).pop(key, None)
             else:
                 self.table(kind)[key] = record
+        for path in paths:
+            self.owners.update(dict.fromkeys(self._ids(path), path))
 
     def version(self, path: str, number: int) -> Version:
         return self.versions[version_key(path, number)]

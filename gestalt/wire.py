@@ -33,10 +33,10 @@ def spec_from_wire(message: spec_pb2.AppSpec) -> AppSpec:
     Raises:
         pydantic.ValidationError: the message breaks a rule of the schema.
     """
-    return AppSpec.model_validate(_document(message))
+    return AppSpec.model_validate(spec_document(message))
 
 
-def _document(message: Message) -> dict[str, Any]:
+def spec_document(message: Message) -> dict[str, Any]:
     """Return every field of a message as plain values, zero values included; parts that are not set are left out."""
     document: dict[str, Any] = {}
     for field in cast(Any, message.DESCRIPTOR).fields:
@@ -44,11 +44,11 @@ def _document(message: Message) -> dict[str, Any]:
         if field.message_type is None:
             document[field.name] = list(content) if field.label == field.LABEL_REPEATED else content
         elif field.message_type.GetOptions().map_entry:
-            document[field.name] = {key: _document(item) if isinstance(item, Message) else item for key, item in content.items()}
+            document[field.name] = {key: spec_document(item) if isinstance(item, Message) else item for key, item in content.items()}
         elif field.label == field.LABEL_REPEATED:
-            document[field.name] = [_document(item) for item in content]
+            document[field.name] = [spec_document(item) for item in content]
         elif message.HasField(field.name):
-            document[field.name] = _document(content)
+            document[field.name] = spec_document(content)
     return document
 
 

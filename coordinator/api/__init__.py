@@ -1,0 +1,1 @@
+"""The servicers: from messages to the coordinator and back, nothing else."""

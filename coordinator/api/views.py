@@ -1,0 +1,119 @@
+"""The services that only show: Nodes, Tasks, Events, Cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from gestalt.errors import GestaltError, Kind
+from gestalt.pki import Role
+from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
+
+from ..events import EventRing
+from ..present import Presenter, event
+from ..records import Event, Task, TaskState
+from ..status import Status
+from .guard import Context, caller, streaming, unary
+
+BATCH = 500
+LOOK_AGAIN = 0.5
+"""Seconds between looks at a task's soft progress; durable changes are told at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesServicer(api_pb2_grpc.NodesServicer):
+    cluster_id: str
+    presenter: Presenter
+
+    @unary
+    async def List(self, request: api_pb2.ListNodesRequest, context: Context) -> api_pb2.ListNodesReply:
+        caller(context, self.cluster_id, Role.USER)
+        return api_pb2.ListNodesReply(nodes=self.presenter.nodes())
+
+
+@dataclass(frozen=True, slots=True)
+class TasksServicer(api_pb2_grpc.TasksServicer):
+    cluster_id: str
+    presenter: Presenter
+    events: EventRing
+
+    @unary
+    async def Get(self, request: api_pb2.GetTaskRequest, context: Context) -> model_pb2.Task:
+        caller(context, self.cluster_id, Role.USER)
+        return self.presenter.task(self._find(request.id))
+
+    @unary
+    async def List(self, request: api_pb2.ListTasksRequest, context: Context) -> api_pb2.ListTasksReply:
+        caller(context, self.cluster_id, Role.USER)
+        tasks = sorted(self.presenter.ledger.state.tasks.values(), key=lambda task: task.created_at, reverse=True)
+        chosen = [task for task in tasks if _matches(task, request)][: request.limit or 100]
+        return api_pb2.ListTasksReply(tasks=[self.presenter.task(task) for task in chosen])
+
+    @streaming
+    async def Watch(self, request: api_pb2.GetTaskRequest, context: Context) -> AsyncIterator[model_pb2.Task]:
+        """Send the task whenever it changed, elapsed time apart, until it has ended."""
+        caller(context, self.cluster_id, Role.USER)
+        identity = self._find(request.id).id
+        told = b""
+        while True:
+            message = self.presenter.task(self._find(identity))
+            elapsed, message.elapsed = message.elapsed, 0
+            content = message.SerializeToString(deterministic=True)
+            if content != told:
+                told, message.elapsed = content, elapsed
+                yield message
+            if message.state != TaskState.RUNNING:
+                return
+            await self.events.changed(LOOK_AGAIN)
+
+    def _find(self, text: str) -> Task:
+        tasks = self.presenter.ledger.state.tasks
+        found = [tasks[text]] if text in tasks else [task for key, task in tasks.items() if text and key.startswith(text)]
+        if len(found) != 1:
+            problem = f"{len(found)} tasks begin with {text!r}" if found else f"there is no task {text!r}"
+            raise GestaltError(Kind.NOT_FOUND, problem, hint="`gestaltctl tasks` lists them")
+        return found[0]
+
+
+def _matches(task: Task, request: api_pb2.ListTasksRequest) -> bool:
+    stem = request.app.rstrip("/")
+    below = not stem or task.app == stem or task.app.startswith(stem + "/")
+    return below and (task.state is TaskState.RUNNING or not request.running_only)
+
+
+@dataclass(frozen=True, slots=True)
+class EventsServicer(api_pb2_grpc.EventsServicer):
+    cluster_id: str
+    events: EventRing
+
+    @streaming
+    async def Watch(self, request: api_pb2.WatchEventsRequest, context: Context) -> AsyncIterator[api_pb2.EventBatch]:
+        caller(context, self.cluster_id, Role.USER)
+        after = request.after or self.events.last
+        async with aclosing(self.events.watch(after, follow=request.follow)) as batches:
+            async for events, gap in batches:
+                chosen = [item for item in events if _wanted(item, request)]
+                for start in range(0, len(chosen), BATCH):
+                    yield api_pb2.EventBatch(events=map(event, chosen[start : start + BATCH]), gap=gap and start == 0)
+                    await asyncio.sleep(0)
+                if gap and not chosen:
+                    yield api_pb2.EventBatch(gap=True)
+
+
+def _wanted(item: Event, request: api_pb2.WatchEventsRequest) -> bool:
+    stem = request.app.rstrip("/")
+    below = not stem or item.app == stem or item.app.startswith(stem + "/")
+    return below and (not request.kinds or any(item.kind == kind or item.kind.startswith(kind + ".") for kind in request.kinds))
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterServicer(api_pb2_grpc.ClusterServicer):
+    cluster_id: str
+    status: Status
+
+    @unary
+    async def Status(self, request: api_pb2.StatusRequest, context: Context) -> api_pb2.StatusReply:
+        caller(context, self.cluster_id, Role.USER)
+        return self.status.reply()

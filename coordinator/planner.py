@@ -1,0 +1,91 @@
+"""What a description would change: field by field, instance by instance, without changing anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gestalt.proto.v1 import api_pb2, model_pb2
+from gestalt.spec.load import unhonoured
+from gestalt.spec.load import warnings as spec_warnings
+from gestalt.spec.schema import AppSpec
+from gestalt.spec.template import template_hash
+from gestalt.wire import to_wire
+
+from .decider import Decider
+from .diff import compare
+from .ledger import Ledger
+from .place import Placing, place
+from .reconcile import stops_first
+from .records import App, Placed, instance_id
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Answers what would happen if a description were applied now."""
+
+    ledger: Ledger
+    decider: Decider
+
+    def warnings(self, spec: AppSpec) -> list[str]:
+        """Return what the operator should know before: what is not honoured, and what cannot be placed right now."""
+        found = [*unhonoured(spec), *spec_warnings(spec)]
+        app = self.ledger.state.apps.get(spec.path)
+        placing = self._placing(spec, max(0, spec.instances - (len(self._staying(app)) if app else 0)))
+        if placing.missing:
+            found.append(f"{placing.missing} of {spec.instances} instances cannot be placed now: {placing.reason}")
+        return found
+
+    def plan(self, spec: AppSpec) -> api_pb2.AppPlan:
+        """Return the plan of one app."""
+        app = self.ledger.state.apps.get(spec.path)
+        before = self._described(app) if app else None
+        changes = compare(before, spec)
+        result = api_pb2.AppPlan(
+            app=spec.path,
+            action=self._action(app, spec, before),
+            changes=[to_wire(change, model_pb2.FieldChange) for change in changes],
+            instances=self._instances(app, spec),
+            warnings=self.warnings(spec),
+        )
+        if result.action == "update" and stops_first(spec):
+            result.notes.append("each old instance stops before its replacement starts, because of a fixed host port or exclusiveness")
+        return result
+
+    def _described(self, app: App) -> AppSpec:
+        return self.ledger.state.version(app.path, app.version).spec.model_copy(update={"instances": app.count})
+
+    def _staying(self, app: App) -> list[Placed]:
+        return [item for item in self.ledger.state.placed(app.path).instances if not item.stop]
+
+    def _action(self, app: App | None, spec: AppSpec, before: AppSpec | None) -> str:
+        if app is None or before is None:
+            return "launch"
+        if template_hash(before) != template_hash(spec):
+            return "update"
+        return "scale" if app.count != spec.instances else "none"
+
+    def _placing(self, spec: AppSpec, count: int) -> Placing:
+        return place(spec, count, self.decider.capacities(spec.path))
+
+    def _instances(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
+        staying = self._staying(app) if app is not None else []
+        replaced = app is not None and self._action(app, spec, self._described(app)) == "update"
+        kept = [] if replaced else staying[: spec.instances]
+        placing = self._placing(spec, spec.instances - len(kept))
+        number = (app.last_version if app else 0) + (1 if replaced or app is None else 0)
+        planned = [self._planned(app, item, "keep") for item in kept if app is not None]
+        planned += [
+            api_pb2.PlannedInstance(action="start", node=self._node_name(choice.node), version=number) for choice in placing.choices
+        ]
+        planned += [api_pb2.PlannedInstance(action="cannot place", reason=placing.reason, version=number)] * placing.missing
+        planned += [self._planned(app, item, "stop") for item in staying if item not in kept and app is not None]
+        return planned
+
+    def _planned(self, app: App, item: Placed, action: str) -> api_pb2.PlannedInstance:
+        return api_pb2.PlannedInstance(
+            action=action, instance=instance_id(app, item.serial), node=self._node_name(item.node), version=item.version
+        )
+
+    def _node_name(self, node: str) -> str:
+        found = self.ledger.state.nodes.get(node)
+        return found.name if found else node

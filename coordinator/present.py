@@ -1,0 +1,207 @@
+"""From records and soft state to the messages of the public API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import cast
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gestalt import clock
+from gestalt.model import Phase, Reachability
+from gestalt.proto.v1 import model_pb2, spec_pb2
+from gestalt.wire import spec_to_wire, to_wire
+
+from .decider import Decider
+from .diff import compare
+from .ledger import Ledger
+from .nodes import Sighting, Tracker
+from .reconcile import is_current
+from .records import App, Event, Placed, Task, TaskState, Version, bindings, instance_id
+
+
+def timestamp(text: str) -> Timestamp | None:
+    """Return a stored time as a message; None for an empty one."""
+    if not text:
+        return None
+    result = Timestamp()
+    result.FromDatetime(datetime.fromisoformat(text).replace(tzinfo=None))
+    return result
+
+
+def event(item: Event) -> model_pb2.Event:
+    return model_pb2.Event(
+        token=item.token, kind=item.kind, subject=item.subject, message=item.message, at=timestamp(item.at), app=item.app
+    )
+
+
+def versions(app: App, found: list[Version]) -> list[model_pb2.Version]:
+    """Return the history of an app, newest first, each with what it changed."""
+    result = []
+    before = None
+    for item in found:
+        message = model_pb2.Version(
+            number=item.number,
+            spec=spec_to_wire(item.spec),
+            created_at=timestamp(item.created_at),
+            created_by=item.created_by,
+            current=item.number == app.version,
+            stable=item.number == app.stable,
+        )
+        if before is not None:
+            message.changes.extend(to_wire(change, model_pb2.FieldChange) for change in compare(before, item.spec))
+        before = item.spec
+        result.append(message)
+    return result[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Presenter:
+    """Gives the messages for what the coordinator knows at this moment."""
+
+    ledger: Ledger
+    tracker: Tracker
+    decider: Decider
+    unreachable_after: float
+
+    def app(self, app: App) -> model_pb2.App:
+        state = self.ledger.state
+        spec = state.version(app.path, app.version).spec
+        views = self.tracker.views(app, state.placed(app.path))
+        staying = [view for view in views if not view.placed.stop]
+        word, why = self.health(app)
+        return model_pb2.App(
+            path=app.path,
+            uid=app.uid,
+            revision=app.revision,
+            version=app.version,
+            stable_version=app.stable,
+            count=app.count,
+            stopped=app.stopped,
+            spec=spec_to_wire(spec.model_copy(update={"instances": app.count})),
+            task=app.task,
+            created_at=timestamp(app.created_at),
+            running=sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in staying),
+            healthy=sum(view.observed is not None and view.observed.ready for view in staying),
+            state=word,
+            message=why,
+        )
+
+    def health(self, app: App) -> tuple[str, str]:
+        """Return in one word how an app is, and why in a sentence when it is not well."""
+        state = self.ledger.state
+        views = [view for view in self.tracker.views(app, state.placed(app.path)) if not view.placed.stop]
+        good = sum(view.observed is not None and view.observed.ready for view in views if is_current(app, view.placed))
+        trouble = next((view.observed.reason for view in views if view.observed and not view.observed.ready and view.observed.reason), "")
+        why = self.decider.unplaced.get(app.path) or trouble
+        task = state.tasks.get(app.task)
+        if app.deleting:
+            return "deleting", why
+        if task is not None:
+            return "deploying", f"{task.kind}: {task.rolling_back or why}".rstrip(": ")
+        if app.stopped:
+            return "stopped", ""
+        if good >= app.count:
+            return "running", ""
+        lack = f"{good} of {app.count} instances are healthy" + (f": {why}" if why else "")
+        return ("failed" if not good else "degraded"), lack
+
+    def instances(self, app: App) -> list[model_pb2.Instance]:
+        return [self.instance(app, placed) for placed in self.ledger.state.placed(app.path).instances]
+
+    def instance(self, app: App, placed: Placed) -> model_pb2.Instance:
+        identity = instance_id(app, placed.serial)
+        view = self.tracker.nodes.get(placed.node)
+        spec = self.ledger.state.version(app.path, placed.version).spec
+        return model_pb2.Instance(
+            id=identity,
+            app=app.path,
+            serial=placed.serial,
+            version=placed.version,
+            node=view.name if view else placed.node,
+            ports=[to_wire(item, model_pb2.PortBinding) for item in bindings(spec, placed)],
+            stopping=placed.stop,
+            observed=self._observed(identity),
+            reachability=cast("model_pb2.Reachability.ValueType", self.tracker.reachability(placed.node, self.unreachable_after).value),
+            address=view.address if view else "",
+        )
+
+    def _observed(self, identity: str) -> model_pb2.Observed:
+        sighting = self.tracker.sightings.get(identity)
+        if sighting is None or sighting.observed is None:
+            return model_pb2.Observed(instance=identity, phase=model_pb2.PHASE_PLACED, age=self._since(sighting))
+        now = clock.monotonic()
+        aged = replace(sighting.observed, age=sighting.observed.age + now - sighting.observed_at)
+        return to_wire(aged, model_pb2.Observed)
+
+    @staticmethod
+    def _since(sighting: Sighting | None) -> float:
+        return clock.monotonic() - sighting.since if sighting is not None else 0.0
+
+    def task(self, task: Task) -> model_pb2.Task:
+        steps = self.decider.task_steps(task) if task.state is TaskState.RUNNING else task.steps
+        end = datetime.fromisoformat(task.ended_at) if task.ended_at else clock.wall()
+        message = model_pb2.Task(
+            id=task.id,
+            kind=task.kind,
+            app=task.app,
+            state=task.state,
+            message=task.message or task.rolling_back,
+            requested_by=task.requested_by,
+            created_at=timestamp(task.created_at),
+            ended_at=timestamp(task.ended_at),
+            elapsed=max(0.0, (end - datetime.fromisoformat(task.created_at)).total_seconds()),
+            warnings=task.warnings,
+        )
+        message.steps.extend(to_wire(step, model_pb2.Step) for step in steps)
+        if task.state is TaskState.RUNNING and task.app in self.ledger.state.apps:
+            message.instances.extend(self._progress(self.ledger.state.apps[task.app]))
+        return message
+
+    def _progress(self, app: App) -> list[model_pb2.InstanceProgress]:
+        return [
+            model_pb2.InstanceProgress(
+                instance=item.id,
+                node=item.node,
+                phase=item.observed.phase,
+                health=item.observed.health,
+                message=item.observed.reason,
+                version=item.version,
+            )
+            for item in self.instances(app)
+        ]
+
+    def nodes(self) -> list[model_pb2.Node]:
+        state = self.ledger.state
+        counts: dict[str, int] = {}
+        for placements in state.placements.values():
+            for placed in placements.instances:
+                counts[placed.node] = counts.get(placed.node, 0) + 1
+        allocated = {item.id: item for item in self.decider.capacities()}
+        return [
+            self._node(node.id, counts.get(node.id, 0), allocated[node.id].cpu_reserved, allocated[node.id].memory_reserved)
+            for node in state.nodes.values()
+        ]
+
+    def _node(self, node: str, instances: int, cpu: float, memory: int) -> model_pb2.Node:
+        record = self.ledger.state.nodes[node]
+        view = self.tracker.node(node, record.name)
+        return model_pb2.Node(
+            id=node,
+            name=record.name,
+            state=self.node_state(node),
+            address=view.address,
+            agent_version=view.agent_version,
+            facts=view.facts,
+            instances=instances,
+            allocated=spec_pb2.Resources(cpu=cpu, memory=memory),
+            problems=view.problems,
+            last_seen=clock.monotonic() - view.last_seen if view.last_seen else 0.0,
+        )
+
+    def node_state(self, node: str) -> str:
+        """Return the state of a node in the words of the design."""
+        if self.tracker.reachability(node, self.unreachable_after) is Reachability.UNREACHABLE:
+            return "unreachable"
+        return self.ledger.state.nodes[node].admin

@@ -1,0 +1,49 @@
+"""Is it well, and if not why: the whole cluster on one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gestalt import __version__, clock
+from gestalt.proto.v1 import api_pb2
+
+from .present import Presenter
+from .records import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Answers how the cluster is. `since`: monotonic time of taking office."""
+
+    cluster_id: str
+    mode: str
+    store: str
+    presenter: Presenter
+    since: float
+
+    def reply(self) -> api_pb2.StatusReply:
+        state = self.presenter.ledger.state
+        apps = [self.presenter.app(app) for app in state.apps.values()]
+        nodes = self.presenter.nodes()
+        failed = [f"{app.path} has failed: {app.message}" for app in apps if app.state == "failed"]
+        degraded = [f"{app.path} is degraded: {app.message}" for app in apps if app.state == "degraded"]
+        away = [f"node {node.name} is {node.state}" for node in nodes if node.state == "unreachable"]
+        troubles = [f"node {node.name}: {problem}" for node in nodes for problem in node.problems]
+        if not nodes:
+            away = ["no node has joined: is gestalt-agent running?"]
+        return api_pb2.StatusReply(
+            cluster_id=self.cluster_id,
+            epoch=self.presenter.ledger.epoch,
+            version=__version__,
+            mode=self.mode,
+            state="failed" if failed or not nodes else "degraded" if degraded or away or troubles else "well",
+            problems=[*failed, *away, *degraded, *troubles],
+            apps=len(apps),
+            instances=sum(app.count for app in apps if not app.stopped),
+            healthy=sum(app.healthy for app in apps),
+            nodes=len(nodes),
+            nodes_ready=sum(node.state == "ready" for node in nodes),
+            tasks_running=sum(task.state is TaskState.RUNNING for task in state.tasks.values()),
+            uptime=clock.monotonic() - self.since,
+            store=self.store,
+        )
