@@ -46,7 +46,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["gestalt", "gestalt.*"]),
-    package_data={"gestalt": ["py.typed", "spec/*.json"], "gestalt.proto": ["**/*.proto", "**/*.pyi"]},
+    package_data={"gestalt": ["py.typed", "spec/*.json", "systemd/*.service"], "gestalt.proto": ["**/*.proto", "**/*.pyi"]},
     install_requires=RUNTIME,
     extras_require={"dev": DEVELOPMENT},
     entry_points={

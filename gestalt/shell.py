@@ -1,12 +1,14 @@
-"""The one place that starts short-lived subprocesses: argument lists, a time limit, everything logged."""
+"""The one place that starts subprocesses: argument lists, a time limit for all but detached ones, everything logged."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,21 @@ async def run(
     assert process.returncode is not None
     log.debug("ran %s: exit %d", argv, process.returncode)
     return Completed(tuple(argv), process.returncode, stdout, stderr)
+
+
+def spawn_detached(argv: Sequence[str], output: Path) -> int:
+    """Start a program that outlives us, in its own session, its output appended to a file; return its pid.
+
+    Raises:
+        OSError: the program could not be started.
+    """
+    with output.open("ab") as file:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env=child_environment(), cwd="/"
+        )
+    process.returncode = 0  # it is nobody's child from now on; without this, Popen would wait for it and warn
+    log.debug("started %s: pid %d", argv, process.pid)
+    return process.pid
 
 
 def _kill_group(pid: int) -> None:

@@ -213,6 +213,15 @@ class RuntimeDriver(ABC):
         del in_use
         return 0
 
+    async def purge(self) -> None:
+        """Remove what else carries this cluster's and this node's labels, named volumes with their data included.
+
+        For the end of an appliance: all attempts are removed already. Idempotent.
+
+        Raises:
+            DriverUnavailable: something may be left.
+        """
+
 
 class DriverUnavailable(Exception):
     """The product does not answer. The outcome of the call is unknown; trying again later is right."""
