@@ -18,6 +18,7 @@ RUNTIME = [
     "pydantic>=2.7",
     "pyroute2>=0.9",
     "PyYAML>=6.0",
+    "regex>=2024.4",
     "rich>=13.7",
 ]
 
@@ -34,6 +35,7 @@ DEVELOPMENT = [
     "types-docker",
     "types-psutil",
     "types-PyYAML",
+    "types-regex",
     "grpc-stubs",
 ]
 
