@@ -1,0 +1,1 @@
+"""The commands of gestaltctl, imported one by one when they are run."""

@@ -1,0 +1,149 @@
+"""inspect: everything about an app or an instance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from gestalt.ctl.completing import subject_argument
+from gestalt.ctl.options import connected, examples, output_option
+from gestalt.ctl.output import emit
+from gestalt.ctl.resolve import find
+from gestalt.ctl.session import converse
+from gestalt.ctl.style import clean, one_line, paint, style_of
+from gestalt.errors import GestaltError, Kind
+from gestalt.units import show_duration, show_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gestalt.client import Client
+    from gestalt.proto.v1 import api_pb2, model_pb2, spec_pb2
+
+    Line = tuple[str, str]
+
+
+@click.command(
+    epilog=examples("gestaltctl inspect /shop/main/prod/web", "gestaltctl inspect web-3fa9c1-7", "gestaltctl inspect web -o yaml")
+)
+@subject_argument
+@output_option
+@connected
+def inspect(subject: str, output: str) -> None:
+    """Show everything about an app or an instance.
+
+    An instance that failed is shown with its reason, its exit code and its last log lines. With -o json, an app is
+    {"app", "instances"}, an instance the instance alone.
+    """
+    from gestalt.ctl.shapes import shape
+
+    reply, instance_id = converse(lambda client: _ask(client, subject))
+    if not instance_id:
+        emit(output, lambda: shape(reply), lambda: [reply.app.path], lambda _: _print_app(reply))
+        return
+    instance = next((item for item in reply.instances if item.id == instance_id), None)
+    if instance is None:
+        raise GestaltError(Kind.NOT_FOUND, f"{instance_id} is gone", hint=f"gestaltctl ps {reply.app.path}")
+    emit(output, lambda: shape(instance), lambda: [instance.id], lambda _: _print_instance(instance))
+
+
+async def _ask(client: Client, text: str) -> tuple[api_pb2.AppReply, str]:
+    from gestalt.proto.v1 import api_pb2
+
+    subject = await find(client, text)
+    return await client.call(lambda api: api.apps.Get, api_pb2.GetRequest(app=subject.app)), subject.instance
+
+
+def _print_app(reply: api_pb2.AppReply) -> None:
+    app = reply.app
+    print(paint(app.path, "bold"))
+    _print_lines(_app_lines(app))
+    _print_lines(_spec_lines(app.spec))
+    for instance in sorted(reply.instances, key=lambda item: item.serial):
+        print()
+        _print_instance(instance, brief=True)
+
+
+def _app_lines(app: model_pb2.App) -> Iterator[Line]:
+    from gestalt.ctl import words
+
+    yield "state", paint(app.state, style_of(app.state)) + (f": {one_line(app.message)}" if app.message else "")
+    yield "instances", f"{app.count} wanted, {app.running} running, {app.healthy} healthy" + (", stopped on request" if app.stopped else "")
+    yield (
+        "version",
+        f"{app.version}" + (f", {app.stable_version} is the last stable one" if app.stable_version else ", none was stable yet"),
+    )
+    yield "revision", str(app.revision)
+    if app.task:
+        yield "task", f"{app.task} is under way: gestaltctl tasks {app.task} --watch"
+    yield "created", words.when(app.created_at)
+
+
+def _spec_lines(spec: spec_pb2.AppSpec) -> Iterator[Line]:
+    yield "runtime", spec.runtime
+    if spec.image:
+        yield "image", spec.image
+    command = [*spec.command, *spec.args]
+    if command:
+        yield "command", " ".join(command)
+    limits = spec.resources
+    memory = show_size(limits.memory) if limits.memory else "no limit"
+    yield "resources", f"{limits.cpu:g} cores, memory {memory}"
+    for port in spec.ports:
+        yield "port", f"{port.name} {port.container_port}/{port.protocol}{_service(port)}"
+    for check in spec.checks:
+        yield "check", f"{check.name or check.kind} ({check.kind}, {check.purpose}) every {show_duration(check.interval)}"
+    for key in sorted(spec.env):
+        yield "env", f"{key}={spec.env[key]}"
+
+
+def _service(port: spec_pb2.Port) -> str:
+    if port.HasField("http"):
+        return f" served as http://{', '.join(port.http.hosts) or '*'}{port.http.path_prefix}"
+    if port.HasField("tcp"):
+        return f" served on tcp port {port.tcp.port}"
+    return ""
+
+
+def _print_instance(instance: model_pb2.Instance, *, brief: bool = False) -> None:
+    """Print an instance; `brief`, below its app, leaves out what the app says already."""
+    print(paint(instance.id, "bold"))
+    _print_lines(_instance_lines(instance, brief=brief))
+    if instance.observed.log_tail:
+        print("  last lines before it failed")
+        for line in instance.observed.log_tail:
+            print(f"    {paint('|', 'dim')} {clean(line)}")
+
+
+def _instance_lines(instance: model_pb2.Instance, *, brief: bool) -> Iterator[Line]:
+    from gestalt.ctl import words
+    from gestalt.ctl.shapes import word
+
+    seen = instance.observed
+    if not brief:
+        yield "app", instance.app
+    phase, health = words.phase(instance), words.health(instance)
+    yield "phase", paint(phase, style_of(phase)) + (f" for {words.age(instance)}" if instance.HasField("observed") else "")
+    yield "health", paint(health, style_of(health)) + (", gets requests" if seen.ready else ", gets no requests")
+    if words.why(instance):
+        yield "reason", words.why(instance)
+    if seen.HasField("exit_code"):
+        yield "exit code", f"{seen.exit_code}" + (", killed for lack of memory" if seen.oom_killed else "")
+    yield "node", instance.node or "not placed yet"
+    yield "version", str(instance.version)
+    yield "attempt", f"{seen.attempt}, {seen.restarts} restarts in place"
+    if instance.ports:
+        yield "ports", words.ports(instance, wide=True)
+    if seen.runtime_id and not brief:
+        yield "runtime id", seen.runtime_id
+    for check in seen.checks:
+        said = word(check, "health")
+        yield "check", f"{check.name} {paint(said, style_of(said))}" + (f": {one_line(check.output)}" if check.output else "")
+
+
+def _print_lines(lines: Iterator[Line]) -> None:
+    """Print aligned lines. Texts were written by us or are cleaned here, keeping our own colours."""
+    for name, text in lines:
+        safe = text if "\x1b" in text else clean(text)
+        print(f"  {name:<11}{safe}")

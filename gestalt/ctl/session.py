@@ -1,0 +1,41 @@
+"""From a command to its conversation with the coordinator. gRPC is imported here, when a command needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from . import contexts
+from .options import invocation
+from .report import notice
+
+if TYPE_CHECKING:
+    from gestalt.client import Client
+
+T = TypeVar("T")
+
+
+def converse(work: Callable[[Client], Awaitable[T]], *, patience: float = 10.0) -> T:
+    """Run `work` with a client of the chosen context, to its end.
+
+    Args:
+        work: what to do; it starts without a connection, the first call makes one.
+        patience: seconds for which a lost connection is looked for again.
+
+    Raises:
+        GestaltError: there is no usable context, or what `work` raises.
+    """
+    said = invocation(click.get_current_context())
+    context = contexts.choose(said.config, said.context)
+    from gestalt.client import Client, Target
+
+    target = Target(context.coordinators, context.ca, context.certificate, context.key)
+
+    async def session() -> T:
+        async with Client(target, patience=patience, on_notice=notice) as client:
+            return await work(client)
+
+    return asyncio.run(session())
