@@ -388,17 +388,19 @@ class RuntimeContract:
     async def test_exec_with_a_terminal_knows_its_size(self, runtime: RuntimeDriver) -> None:
         key = self.key()
         await self.launch(runtime, FOREVER, key)
-        request = ExecRequest(("/bin/sh", "-c", "stty size; read line; stty size"), tty=True, rows=11, columns=77)
+        # a product may set the size a moment after the start, as `docker exec -it` does
+        script = 'until [ "$(stty size)" = "11 77" ]; do sleep 0.1; done; echo sized; read line; stty size'
+        request = ExecRequest(("/bin/sh", "-c", script), tty=True, rows=11, columns=77)
         session = await runtime.exec(key, request)
         output = b""
         async with asyncio.timeout(PATIENCE):
             async for is_stderr, data in session.output():
                 assert not is_stderr
                 output += data
-                if output == b"11 77\r\n":
+                if output == b"sized\r\n":
                     await session.resize(33, 99)
                     await session.write(b"\n")
-        assert output.split() == [b"11", b"77", b"33", b"99"]
+        assert output.split() == [b"sized", b"33", b"99"]
         assert await session.wait() == 0
         await session.close()
 
