@@ -1,0 +1,199 @@
+"""The life of a daemon, as systemd and an operator see it: a real process, real signals, a real notify socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gestalt.daemon import watch_loop
+from gestalt.shell import child_environment
+
+LIMIT = 10.0
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from gestalt.config import CoordinatorSettings
+from gestalt.daemon import Life, Service, daemon_command
+from gestalt.errors import GestaltError, Kind
+
+class Sample(Service[CoordinatorSettings]):
+    async def reload(self, settings):
+        print("heartbeat", settings.heartbeat, flush=True)
+    async def stop(self):
+        if "{mode}" == "hangs":
+            print("stopping", flush=True)
+            await asyncio.sleep(3600)
+        print("stopped", flush=True)
+
+async def build(settings, life: Life):
+    print("building", flush=True)
+    if "{mode}" == "slow":
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            print("cancelled", flush=True)
+    if "{mode}" == "invalid":
+        raise GestaltError(Kind.INVALID, "that will never do")
+    if "{mode}" == "unavailable":
+        raise GestaltError(Kind.UNAVAILABLE, "not now")
+    if "{mode}" == "dies":
+        asyncio.get_running_loop().call_later(0.05, life.die, "the disk is gone")
+    life.worked()
+    return Sample()
+
+sys.exit(daemon_command("sample", CoordinatorSettings, Path("/nowhere"), build))
+"""
+SETTINGS = "cluster_id: c\ntls: {ca: /a, certificate: /b, key: /c}\nheartbeat: 2s\n"
+
+
+class Run:
+    """A daemon that runs, and what it told the service manager."""
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket, config: Path) -> None:
+        self.process = process
+        self.channel = channel
+        self.config = config
+
+    async def says(self, line: str) -> None:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(LIMIT):
+            seen = await self.process.stdout.readline()
+        assert seen.decode().strip() == line
+
+    async def notified(self) -> list[str]:
+        async with asyncio.timeout(LIMIT):
+            return (await asyncio.get_running_loop().sock_recv(self.channel, 4096)).decode().splitlines()
+
+    async def ends(self) -> tuple[int, str]:
+        async with asyncio.timeout(LIMIT):
+            _, errors = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, errors.decode()
+
+
+@contextlib.asynccontextmanager
+async def daemon(folder: Path, mode: str, *arguments: str) -> AsyncIterator[Run]:
+    config = folder / "sample.yaml"
+    if not config.exists():
+        config.write_text(SETTINGS, encoding="utf-8")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
+        channel.bind(str(folder / "notify"))
+        environment = {**child_environment(), "NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "4000000"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM.replace("{mode}", mode), "--config", str(config), *arguments,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment,
+        )  # fmt: skip
+        try:
+            yield Run(process, channel, config)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def test_ready_reload_stop(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "plain") as run:
+        await run.says("building")
+        assert await run.notified() == ["WATCHDOG=1"]
+        assert await run.notified() == ["READY=1"]
+        run.config.write_text(SETTINGS.replace("2s", "3s"), encoding="utf-8")
+        run.process.send_signal(signal.SIGHUP)
+        reloading = await run.notified()
+        assert reloading[0] == "RELOADING=1"
+        assert abs(int(reloading[1].removeprefix("MONOTONIC_USEC=")) / 1e6 - time.monotonic()) < LIMIT
+        await run.says("heartbeat 3.0")
+        assert await run.notified() == ["READY=1"]
+        run.process.send_signal(signal.SIGTERM)
+        assert await run.notified() == ["STOPPING=1"]
+        await run.says("stopped")
+        assert (await run.ends())[0] == 0
+
+
+async def test_a_bad_reload_keeps_the_old_settings(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "plain") as run:
+        await run.says("building")
+        run.config.write_text(SETTINGS + "heartbeet: 1\n", encoding="utf-8")
+        run.process.send_signal(signal.SIGHUP)
+        told = [await run.notified() for _ in range(4)]
+        assert [lines[0] for lines in told] == ["WATCHDOG=1", "READY=1", "RELOADING=1", "READY=1"]
+        run.process.send_signal(signal.SIGINT)
+        await run.says("stopped")
+        code, errors = await run.ends()
+        assert code == 0
+        assert "the old ones stay" in errors
+        assert "did you mean 'heartbeat'?" in errors
+
+
+async def test_a_signal_while_it_starts_ends_it_in_order(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "slow") as run:
+        await run.says("building")
+        run.process.send_signal(signal.SIGTERM)
+        await run.says("cancelled")
+        assert (await run.ends())[0] == 0
+
+
+@pytest.mark.parametrize(("mode", "code", "words"), [("invalid", 78, "that will never do"), ("unavailable", 1, "not now")])
+async def test_a_start_that_fails_tells_why(tmp_path: Path, mode: str, code: int, words: str) -> None:
+    async with daemon(tmp_path, mode) as run:
+        ended, errors = await run.ends()
+        assert ended == code
+        assert words in errors
+        assert "Traceback" not in errors
+
+
+async def test_a_service_that_cannot_go_on_stops_in_order_and_fails(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "dies") as run:
+        code, errors = await run.ends()
+        assert code == 1
+        assert "the disk is gone" in errors
+
+
+async def test_a_second_signal_cuts_a_hanging_stop_short(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "hangs") as run:
+        await run.says("building")
+        run.process.send_signal(signal.SIGTERM)
+        await run.says("stopping")
+        run.process.send_signal(signal.SIGTERM)
+        code, errors = await run.ends()
+        assert code == 1
+        assert "cut short" in errors
+
+
+async def test_check_config_says_what_is_wrong_and_starts_nothing(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "plain", "--check-config") as run:
+        assert (await run.ends())[0] == 0
+    (tmp_path / "notify").unlink()
+    (tmp_path / "sample.yaml").write_text("cluster: c\n", encoding="utf-8")
+    async with daemon(tmp_path, "plain", "--check-config") as run:
+        code, errors = await run.ends()
+        assert code == 78
+        assert "sample.yaml:1: cluster: is not a setting; did you mean 'cluster_id'?" in errors
+
+
+async def test_a_blocked_loop_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = asyncio.create_task(watch_loop())
+    deadline = time.monotonic() + LIMIT
+    try:
+        with caplog.at_level(logging.WARNING):
+            while not caplog.records:
+                assert time.monotonic() < deadline, "a loop that is blocked again and again was never reported"
+                time.sleep(0.2)  # noqa: ASYNC251 - this is the fault
+                await asyncio.sleep(0.01)
+    finally:
+        monitor.cancel()
+    assert "blocked for" in caplog.text
+
+
+def test_children_do_not_inherit_what_systemd_meant_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.setenv(name, "1")
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(child_environment())
