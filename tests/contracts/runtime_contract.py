@@ -389,7 +389,7 @@ class RuntimeContract:
         key = self.key()
         await self.launch(runtime, FOREVER, key)
         # a product may set the size a moment after the start, as `docker exec -it` does
-        script = 'until [ "$(stty size)" = "11 77" ]; do sleep 0.1; done; echo sized; read line; stty size'
+        script = 'until [ "$(stty size 2>/dev/null)" = "11 77" ]; do sleep 0.1; done; echo sized; read line; stty size'
         request = ExecRequest(("/bin/sh", "-c", script), tty=True, rows=11, columns=77)
         session = await runtime.exec(key, request)
         output = b""
