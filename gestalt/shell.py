@@ -99,6 +99,31 @@ def spawn_detached(argv: Sequence[str], output: Path) -> int:
     return process.pid
 
 
+async def spawn(
+    argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, pass_fds: Sequence[int] = ()
+) -> asyncio.subprocess.Process:
+    """Start a program that the caller talks to, in its own session; the caller waits for it and ends it (`kill_group`).
+
+    Args:
+        argv: program and arguments.
+        stdin: a descriptor, `asyncio.subprocess.PIPE` or `DEVNULL`; `stdout` and `stderr` alike.
+        pass_fds: descriptors that it inherits besides these three.
+
+    Raises:
+        OSError: the program could not be started.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, env=child_environment(), start_new_session=True
+    )
+    log.debug("started %s: pid %d", argv, process.pid)
+    return process
+
+
+def kill_group(process: asyncio.subprocess.Process) -> None:
+    """Kill what `spawn` started, with all that it started in its session's first group."""
+    _kill_group(process.pid)
+
+
 def _kill_group(pid: int) -> None:
     try:
         os.killpg(pid, 9)

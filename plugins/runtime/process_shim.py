@@ -17,7 +17,8 @@ Files in FOLDER (`request` is there before the shim, all else is its own):
     log.000001 …          `<RFC 3339 time> <stdout|stderr> <F|P> <text>`, P for a part of a line; the format of CRI
 """
 
-# ruff: noqa: PTH - pathlib would cost a megabyte a process
+# pathlib would cost a megabyte a process:
+# ruff: noqa: PTH104, PTH108, PTH110, PTH116, PTH123, PTH208
 from __future__ import annotations
 
 import ctypes
@@ -481,8 +482,9 @@ def start(folder: str) -> None:
         os.close(reader)
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
+        errors = os.open(f"{folder}/shim.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for target, source in enumerate((null, null, errors)):
+            os.dup2(source, target)
 
         def tell(outcome: str) -> None:
             os.write(writer, outcome.encode(errors="replace"))
