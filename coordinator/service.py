@@ -19,7 +19,7 @@ from .api.apps import AppsServicer, change_reply
 from .api.views import ClusterServicer, EventsServicer, NodesServicer, TasksServicer
 from .bulk import Switchboard
 from .decider import Decider
-from .dispatch import Dispatcher
+from .dispatch import Dispatcher, Link
 from .events import EventRing
 from .ledger import Ledger, Retention
 from .nodes import Tracker
@@ -69,6 +69,10 @@ class CoordinatorService(Service[CoordinatorSettings]):
     def port(self) -> int:
         """The port that it listens on."""
         return self._server.port if self._server is not None else 0
+
+    def link(self, node: str) -> Link | None:
+        """Return the way to a connected agent."""
+        return self._dispatcher.link(node)
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -38,7 +38,8 @@ class SqliteStore(MetaStore):
         self._path = path
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: deque[_Waiting] = deque()
-        self._writer: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def open(self) -> None:
         if self._thread is not None:
@@ -54,8 +55,7 @@ class SqliteStore(MetaStore):
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
-        if self._writer is not None:
-            await asyncio.wait([self._writer])
+        await self._idle.wait()
         try:
             await asyncio.get_running_loop().run_in_executor(thread, self._file.close)
         finally:
@@ -71,10 +71,12 @@ class SqliteStore(MetaStore):
         check_changes(changes)
         if self._thread is None:
             raise StoreError(f"{self._path} is not open")
-        waiting = _Waiting(tuple(changes), epoch, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(tuple(changes), epoch, loop.create_future())
         self._waiting.append(waiting)
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write(self._thread), name="store-writer")
+        if self._idle.is_set():
+            self._idle.clear()
+            loop.call_soon(self._write, loop, self._thread)  # not at once: whoever commits in this turn of the loop comes along
         return await waiting.outcome
 
     async def last_commit(self) -> int:
@@ -85,22 +87,25 @@ class SqliteStore(MetaStore):
             raise StoreError(f"{self._path} is not open")
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
 
-    async def _write(self, thread: ThreadPoolExecutor) -> None:
-        """Write batches until nobody waits. Never raises: each waiter gets its own outcome."""
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            requests = [(waiting.changes, waiting.epoch) for waiting in batch]
-            try:
-                outcomes: Sequence[Committed | Exception] = await loop.run_in_executor(thread, self._file.commit_all, requests)
-            except Exception as error:  # noqa: BLE001 - it belongs to the waiters, who would otherwise wait for ever
-                outcomes = [error] * len(batch)
+    def _write(self, loop: asyncio.AbstractEventLoop, thread: ThreadPoolExecutor) -> None:
+        """Write the next batch; its end writes the one after it, until nobody waits."""
+        if not self._waiting:
+            self._idle.set()
+            return
+        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        written = loop.run_in_executor(thread, self._file.commit_all, [(waiting.changes, waiting.epoch) for waiting in batch])
+
+        def answer(written: asyncio.Future[list[Committed | StoreError]]) -> None:
+            error = written.exception()
+            outcomes = written.result() if error is None else [error] * len(batch)
             for waiting, outcome in zip(batch, outcomes, strict=True):
                 _answer(waiting.outcome, outcome)
-        self._writer = None
+            loop.call_soon(self._write, loop, thread)
+
+        written.add_done_callback(answer)
 
 
-def _answer(future: asyncio.Future[Committed], outcome: Committed | Exception) -> None:
+def _answer(future: asyncio.Future[Committed], outcome: Committed | BaseException) -> None:
     if future.done():  # its caller was cancelled
         return
     if isinstance(outcome, Committed):

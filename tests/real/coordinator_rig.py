@@ -1,0 +1,128 @@
+"""A real coordinator in this process, with real certificates and a real store, and what talks to it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tests.real.simulated_agent import SimulatedAgent
+from tests.unit.coordinator.world import PATH, spec
+
+from gestalt.config import CoordinatorSettings, StoreSettings, TlsSettings
+from gestalt.coordinator.service import CoordinatorService, build
+from gestalt.daemon import Life
+from gestalt.errors import GestaltError
+from gestalt.pki import Authority, Identity, Role
+from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
+from gestalt.rpc import decode_error
+from gestalt.rpc_server import channel_credentials
+from gestalt.wire import spec_to_wire
+
+
+@dataclass
+class Rig:
+    """Starts and restarts a coordinator on one folder; hands out certificates, stubs and simulated agents."""
+
+    folder: Path
+    cluster_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    node_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    settings: dict[str, Any] = field(default_factory=dict)
+    agents: list[SimulatedAgent] = field(default_factory=list)
+    channels: list[grpc.aio.Channel] = field(default_factory=list)
+    service: CoordinatorService | None = None
+    port: int = 0
+
+    def tls(self, role: Role, name: str, *, life: timedelta = timedelta(days=1), cluster: str = "", authority: str = "pki") -> TlsSettings:
+        """Return certificate files of an identity, made by the authority in that folder."""
+        signer = Authority.ensure(self.folder / authority, cluster or self.cluster_id)
+        identity = Identity(cluster or self.cluster_id, role, name)
+        renew = timedelta(0) if life > timedelta(0) else timedelta(days=-10_000)
+        pair = signer.issue(
+            identity, f"{role}-{name}-{life.total_seconds():g}", dns=["localhost"], addresses=["127.0.0.1"], life=life, renew_before=renew
+        )
+        return TlsSettings(ca=self.folder / "pki" / "ca.crt", certificate=pair.certificate, key=pair.key)
+
+    async def up(self) -> None:
+        settings = CoordinatorSettings(
+            cluster_id=self.cluster_id,
+            tls=self.tls(Role.COORDINATOR, "one"),
+            listen=f"127.0.0.1:{self.port}",
+            store=StoreSettings(path=self.folder / "state.db"),
+            **({"heartbeat": 0.5, "unreachable_after": 0.5} | self.settings),
+        )
+        self.service = await build(settings, Life())
+        self.port = self.service.port
+
+    async def down(self) -> None:
+        for agent in self.agents:
+            await agent.stop()
+        self.agents.clear()
+        for channel in self.channels:
+            await channel.close()
+        self.channels.clear()
+        if self.service is not None:
+            await self.service.stop()
+            self.service = None
+
+    def channel(self, tls: TlsSettings | None = None) -> grpc.aio.Channel:
+        credentials = channel_credentials(tls or self.tls(Role.USER, "alice"))
+        channel = grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials)
+        self.channels.append(channel)
+        return channel
+
+    def apps(self, tls: TlsSettings | None = None) -> api_pb2_grpc.AppsStub:
+        return api_pb2_grpc.AppsStub(self.channel(tls))
+
+    def tasks(self) -> api_pb2_grpc.TasksStub:
+        return api_pb2_grpc.TasksStub(self.channel())
+
+    async def agent(self, **fields: Any) -> SimulatedAgent:
+        node_id = fields.pop("node_id", self.node_id)
+        tls = fields.pop("tls", None) or self.tls(Role.NODE, node_id)
+        agent = SimulatedAgent(self.port, tls, self.cluster_id, node_id, **fields)
+        await agent.start()
+        self.agents.append(agent)
+        return agent
+
+    async def launch(self, instances: int = 3, image: str = "web:1", identity: str = "", **fields: Any) -> api_pb2.ChangeReply:
+        message = spec_to_wire(spec(image, instances, **fields))
+        reply: api_pb2.ChangeReply = await self.apps().Apply(
+            api_pb2.LaunchRequest(request=api_pb2.Request(id=identity), apps=[message]), timeout=10
+        )
+        return reply
+
+    async def outcome(self, reply: api_pb2.ChangeReply) -> model_pb2.Task:
+        """Watch the task of a reply to its end."""
+        last = model_pb2.Task()
+        async for last in self.tasks().Watch(api_pb2.GetTaskRequest(id=reply.tasks[0].id), timeout=20):
+            pass
+        return last
+
+    async def get(self) -> api_pb2.AppReply:
+        reply: api_pb2.AppReply = await self.apps().Get(api_pb2.GetRequest(app=PATH), timeout=10)
+        return reply
+
+
+async def eventually(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+    """Wait until a condition holds; fails with what was waited for and how it stands."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{what} within {seconds:g} s: {condition()!r}") from None
+
+
+async def refused(call: Any) -> GestaltError:
+    """Return the error that a call ends with."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return decode_error(error)
+    raise AssertionError("the call succeeded")

@@ -1,0 +1,164 @@
+"""The ledger on a real store: what is acknowledged is durable, what is not changed nothing, requests count once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.unit.coordinator.world import PATH, spec
+
+from gestalt.coordinator import changes
+from gestalt.coordinator.events import EventRing
+from gestalt.coordinator.ledger import Ledger, Retention
+from gestalt.coordinator.records import Task
+from gestalt.coordinator.requests import Call, Outcome, Requests
+from gestalt.coordinator.state import Draft
+from gestalt.coordinator.store.base import Committed, MetaStore, StaleEpoch, StoreFull
+from gestalt.coordinator.store.sqlite import SqliteStore
+from gestalt.errors import GestaltError, Kind
+from gestalt.proto.v1 import api_pb2, model_pb2
+
+CLUSTER = "6e8f3f5e-0000-4000-8000-000000000001"
+
+
+def new_ledger(store: MetaStore, **retention: float) -> Ledger:
+    keep = {"tasks": 100, "audits": 100, "answers": 3600.0} | retention
+    return Ledger(store, EventRing(100), Retention(int(keep["tasks"]), int(keep["audits"]), keep["answers"]))
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "state.db", CLUSTER)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def ledger(store: SqliteStore) -> Ledger:
+    ledger = new_ledger(store)
+    await ledger.take_office()
+    return ledger
+
+
+def work(draft: Draft, asked: changes.Asked) -> Task | None:
+    return changes.describe(draft, None, spec(), (), asked)
+
+
+def call(identity: str = "r1", count: int = 3) -> Call:
+    message = api_pb2.ScaleRequest(request=api_pb2.Request(id=identity), app=PATH, count=count)
+    return Call("alice", "scale", message, message.request)
+
+
+def requests(ledger: Ledger) -> Requests:
+    def reply(outcome: Outcome) -> api_pb2.ChangeReply:
+        return api_pb2.ChangeReply(tasks=[model_pb2.Task(id=task.id) for task in outcome.tasks], unchanged=outcome.unchanged)
+
+    return Requests(ledger, reply)
+
+
+async def test_everything_is_found_again_by_the_next_leader(store: SqliteStore, ledger: Ledger) -> None:
+    await requests(ledger).change(call(), {PATH: work})
+    await store.close()
+    successor = new_ledger(store)
+    await successor.take_office()
+    assert successor.epoch == ledger.epoch + 1
+    assert successor.state == ledger.state
+    assert successor.events.after("0")[0] == ledger.events.after("0")[0]
+    (audit,) = successor.state.audits.values()
+    assert (audit.actor, audit.request, audit.action) == ("alice", "r1", f"scale {PATH}")
+
+
+async def test_a_repeated_request_is_answered_alike_and_done_once(ledger: Ledger) -> None:
+    first = await requests(ledger).change(call(), {PATH: work})
+    again = await requests(ledger).change(call(), {PATH: work})
+    assert again == first
+    assert len(ledger.state.tasks) == 1
+
+
+async def test_many_retries_at_once_do_it_once(ledger: Ledger) -> None:
+    replies = await asyncio.gather(*(requests(ledger).change(call(), {PATH: work}) for _ in range(10)))
+    assert len({reply.SerializeToString() for reply in replies}) == 1
+    assert len(ledger.state.tasks) == 1
+
+
+async def test_a_request_id_used_for_something_else_is_refused(ledger: Ledger) -> None:
+    await requests(ledger).change(call(), {PATH: work})
+    with pytest.raises(GestaltError) as caught:
+        await requests(ledger).change(call(count=4), {PATH: work})
+    assert caught.value.kind is Kind.EXISTS
+
+
+async def test_a_draft_that_raises_leaves_nothing(ledger: Ledger) -> None:
+    def broken(draft: Draft, asked: changes.Asked) -> Task | None:
+        work(draft, asked)
+        raise GestaltError(Kind.REFUSED, "no")
+
+    with pytest.raises(GestaltError, match="no"):
+        await requests(ledger).change(call(), {PATH: broken})
+    assert not ledger.state.apps
+    assert ledger.events.last == "0"
+
+
+class FullOnce(SqliteStore):
+    """A real store whose disk is full for the first commit."""
+
+    full = True
+
+    async def commit(self, changes: object, epoch: int) -> Committed:
+        if self.full:
+            self.full = False
+            raise StoreFull("no space left on the disk")
+        return await super().commit(changes, epoch)  # type: ignore[arg-type]
+
+
+async def test_a_full_disk_refuses_the_change_and_the_next_one_succeeds(tmp_path: Path) -> None:
+    store = FullOnce(tmp_path / "state.db", CLUSTER)
+    ledger = new_ledger(store)
+    await ledger.take_office()
+    with pytest.raises(GestaltError, match="no space"):
+        await requests(ledger).change(call(), {PATH: work})
+    assert not ledger.state.apps
+    assert not ledger.state.answers
+    await requests(ledger).change(call(), {PATH: work})
+    assert PATH in ledger.state.apps
+    await ledger.close()
+
+
+async def test_a_deposed_leader_knows_it(store: SqliteStore, ledger: Ledger) -> None:
+    await store.take_office()
+    with pytest.raises(StaleEpoch):
+        await requests(ledger).change(call(), {PATH: work})
+    assert ledger.deposed.is_set()
+    assert not ledger.state.apps
+
+
+async def test_a_caller_that_goes_away_leaves_memory_and_store_alike(store: SqliteStore, ledger: Ledger) -> None:
+    for number in range(20):
+        task = asyncio.create_task(requests(ledger).change(call(f"r{number}"), {f"{PATH}{number}": _launch(f"{PATH}{number}")}))
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await store.close()
+    successor = new_ledger(store)
+    await successor.take_office()
+    assert successor.state == ledger.state
+
+
+def _launch(path: str) -> object:
+    def launch(draft: Draft, asked: changes.Asked) -> Task | None:
+        return changes.describe(draft, None, spec().model_copy(update={"path": path}), (), asked)
+
+    return launch
+
+
+async def test_old_records_are_trimmed_a_few_at_a_time(store: SqliteStore) -> None:
+    ledger = new_ledger(store, audits=5, answers=0.0)
+    await ledger.take_office()
+    await requests(ledger).change(call("first"), {PATH: work})
+    for number in range(30):
+        await requests(ledger).change(call(f"r{number}"), {PATH: lambda draft, asked, n=number: changes.scale(draft, PATH, n + 10, asked)})
+    assert len(ledger.state.audits) <= 6
+    assert len(ledger.state.answers) <= 3

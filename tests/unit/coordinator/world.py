@@ -1,0 +1,170 @@
+"""A model of the world around the pure core: records in memory, an agent that does as told or misbehaves as told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from gestalt.coordinator import changes
+from gestalt.coordinator.advance import Case, advance
+from gestalt.coordinator.nodes import Tracker
+from gestalt.coordinator.place import Capacity
+from gestalt.coordinator.reconcile import Decision, reconcile
+from gestalt.coordinator.records import App, Node, Placed, Task, instance_id
+from gestalt.coordinator.state import Draft, State, decode, encode
+from gestalt.coordinator.store.base import Document
+from gestalt.model import Health, Observed, Phase
+from gestalt.spec.schema import AppSpec, HttpService, Port, Update
+
+PATH = "/org/ws/env/web"
+AT = "2026-01-01T00:00:00+00:00"
+
+
+def spec(image: str = "web:1", instances: int = 3, **fields: object) -> AppSpec:
+    port = Port(name="http", container_port=80, http=HttpService())
+    return AppSpec.model_validate({"path": PATH, "image": image, "instances": instances, "ports": [port.model_dump()], **fields})
+
+
+def node(name: str = "n1", **fields: object) -> Capacity:
+    base = Capacity(name, name, ready=True, runtimes=frozenset({"docker", "process"}), cpu=64, memory=64 * 1024**3)
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+@dataclass
+class World:
+    """One node, one app, a clock. `broken`: images whose instances never become ready."""
+
+    broken: frozenset[str] = frozenset()
+    now: float = 1000.0
+    progressed: float = 1000.0
+    capacities: tuple[Capacity, ...] = (node(),)
+    state: State = field(default_factory=State)
+    log: list[str] = field(default_factory=list)
+    asked: int = 0
+    running: dict[str, Observed] = field(default_factory=dict)
+    best: int = -10_000
+    task: str = ""
+
+    def __post_init__(self) -> None:
+        self.tracker = Tracker(lambda: self.now)
+        self.view = self.tracker.node("n1", "n1")
+        self.tracker.connected(self.view)
+        self.tracker.inventory(self.view, (), ())
+        self.state.nodes["n1"] = Node("n1", "n1")
+
+    def ask(self, change: object, *arguments: object, expected: int = 0) -> Task | None:
+        """Carry out one verb of `changes`."""
+        self.asked += 1
+        draft = Draft(self.state)
+        asked = changes.Asked("tester", AT, expected, f"task{self.asked}", f"{self.asked:06x}")
+        task: Task | None = change(draft, *arguments, asked)  # type: ignore[operator]
+        self._apply(draft)
+        return task
+
+    def apply(self, description: AppSpec) -> Task | None:
+        return self.ask(changes.describe, None, description, ())
+
+    def _apply(self, draft: Draft) -> None:
+        self.state.apply(draft)
+        app = self.state.apps.get(PATH)
+        for placed in self.placed:
+            assert app is not None
+            self.tracker.watch(instance_id(app, placed.serial), stopping=placed.stop)
+
+    @property
+    def app(self) -> App:
+        return self.state.apps[PATH]
+
+    @property
+    def placed(self) -> tuple[Placed, ...]:
+        return self.state.placed(PATH).instances
+
+    @property
+    def last_task(self) -> Task:
+        return list(self.state.tasks.values())[-1]
+
+    def ready(self) -> list[Placed]:
+        return [item for item in self.placed if not item.stop and self._observed(item).ready]
+
+    def _observed(self, item: Placed) -> Observed:
+        sighting = self.tracker.sightings.get(instance_id(self.app, item.serial))
+        return (sighting and sighting.observed) or Observed("", 0, Phase.PENDING)
+
+    def decide(self) -> Decision | None:
+        """Let the coordinator take one look."""
+        app = self.state.apps.get(PATH)
+        if app is None:
+            return None
+        draft = Draft(self.state)
+        views = self.tracker.views(app, self.state.placed(PATH))
+        template = self.state.version(PATH, app.version).spec
+        decision = reconcile(app, template, views, self._stalled(app))
+        used = {port for item in self.placed for port in item.ports}
+        advance(draft, Case(app, template, views, AT), decision, tuple(replace(item, ports=frozenset(used)) for item in self.capacities))
+        self._apply(draft)
+        return decision
+
+    def _stalled(self, app: App) -> float:
+        score = len(self.ready()) - len([item for item in self.placed if item.version != app.version])
+        if app.task != self.task or score > self.best:
+            self.task, self.best, self.progressed = app.task, score, self.now
+        return self.now - self.progressed
+
+    def agent_step(self, which: int = 0) -> None:
+        """Let the agent do one thing: start, make ready, or end one instance; `which` chooses among what is to be done."""
+        jobs = [item for item in self.placed if self._job(item)]
+        if jobs:
+            self._do(jobs[which % len(jobs)])
+
+    def _job(self, item: Placed) -> bool:
+        seen = self.running.get(instance_id(self.app, item.serial))
+        if item.stop or seen is None:
+            return True
+        return not seen.ready and not self._is_broken(item)
+
+    def _is_broken(self, item: Placed) -> bool:
+        return self.state.version(PATH, item.version).spec.image in self.broken
+
+    def _do(self, item: Placed) -> None:
+        identity = instance_id(self.app, item.serial)
+        if item.stop:
+            self.running.pop(identity, None)
+            self.tracker.observed(self.view, (), [identity])
+            return
+        ready = identity in self.running and not self._is_broken(item)
+        seen = Observed(identity, 1, Phase.RUNNING, Health.HEALTHY if ready else Health.UNKNOWN, ready, "" if ready else "starting")
+        self.running[identity] = seen
+        self.tracker.observed(self.view, [seen], ())
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    def restart_coordinator(self) -> None:
+        """A new leader: durable state through its encoding and back, soft state reported again by the agent."""
+        state = State()
+        for kind in ("app", "version", "placements", "task", "node"):
+            for key, record in self.state.table(kind).items():
+                state.table(kind)[key] = decode(Document(kind, key, encode(record), 1))
+        self.state = state
+        self.tracker = Tracker(lambda: self.now)
+        self.view = self.tracker.node("n1", "n1")
+        self.progressed, self.best = self.now, -10_000
+        if PATH in self.state.apps:
+            for item in self.placed:
+                self.tracker.watch(instance_id(self.app, item.serial), stopping=item.stop)
+            self.tracker.connected(self.view)
+            ids = [instance_id(self.app, item.serial) for item in self.placed]
+            self.tracker.inventory(self.view, ids, [self.running[identity] for identity in ids if identity in self.running])
+
+    def settle(self, limit: int = 1000) -> None:
+        """Let both sides go on until nothing changes any more."""
+        for _ in range(limit):
+            before = (self.state.apps.get(PATH), self.placed, dict(self.running))
+            self.decide()
+            if PATH in self.state.apps:
+                self.agent_step()
+            if before == (self.state.apps.get(PATH), self.placed, self.running):
+                return
+        raise AssertionError(f"no end after {limit} steps: {self.placed}")
+
+
+__all__ = ["AT", "PATH", "Update", "World", "node", "spec"]
