@@ -42,7 +42,9 @@ ENTRIES = {
     "nodes": Entry(f"{_HERE}.listing", "nodes", "List the nodes.", _LOOK),
     "logs": Entry(f"{_HERE}.logs", "logs", "Show what an app or an instance wrote.", _INSIDE),
     "exec": Entry(f"{_HERE}.execute", "execute", "Run a command inside an instance.", _INSIDE),
-    "appliance": Entry("gestalt.ctl.appliance", "appliance", "Set up and run the appliance on this machine.", _SETUP),
+    "appliance": Entry(
+        "gestalt.ctl.appliance", "appliance", "Set up and run the appliance on this machine: one node that is a whole Gestalt.", _SETUP
+    ),
     "context": Entry(f"{_HERE}.context", "context", "Choose the cluster to talk to.", _SETUP),
     "completion": Entry(f"{_HERE}.completion", "completion", "Print the completion script of a shell.", _SETUP),
     "version": Entry(f"{_HERE}.version", "version", "Show the versions of gestaltctl and of the coordinator.", _SETUP),

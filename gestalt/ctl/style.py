@@ -40,8 +40,8 @@ def style_of(word: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return `text` without control characters: what an app or a user wrote must not steer the terminal."""
-    return _CONTROL.sub("?", text.replace("\t", " "))
+    """Return `text` as one line without control characters: what an app or a user wrote must not steer the terminal."""
+    return _CONTROL.sub("?", text.replace("\t", " ").replace("\n", " "))
 
 
 def one_line(text: str, limit: int = 0) -> str:

@@ -11,7 +11,8 @@ from gestalt.ctl.options import connected, examples, output_option
 from gestalt.ctl.output import emit
 from gestalt.ctl.resolve import find
 from gestalt.ctl.session import converse
-from gestalt.ctl.style import clean, one_line, paint, style_of
+from gestalt.ctl.shapes import shape, word
+from gestalt.ctl.style import clean, paint, style_of
 from gestalt.errors import GestaltError, Kind
 from gestalt.units import show_duration, show_size
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from gestalt.client import Client
     from gestalt.proto.v1 import api_pb2, model_pb2, spec_pb2
 
-    Line = tuple[str, str]
+    Line = tuple[str, str, str]  # name, a state that has a colour, text
 
 
 @click.command(
@@ -36,8 +37,6 @@ def inspect(subject: str, output: str) -> None:
     An instance that failed is shown with its reason, its exit code and its last log lines. With -o json, an app is
     {"app", "instances"}, an instance the instance alone.
     """
-    from gestalt.ctl.shapes import shape
-
     reply, instance_id = converse(lambda client: _ask(client, subject))
     if not instance_id:
         emit(output, lambda: shape(reply), lambda: [reply.app.path], lambda _: _print_app(reply))
@@ -68,34 +67,34 @@ def _print_app(reply: api_pb2.AppReply) -> None:
 def _app_lines(app: model_pb2.App) -> Iterator[Line]:
     from gestalt.ctl import words
 
-    yield "state", paint(app.state, style_of(app.state)) + (f": {one_line(app.message)}" if app.message else "")
-    yield "instances", f"{app.count} wanted, {app.running} running, {app.healthy} healthy" + (", stopped on request" if app.stopped else "")
+    yield "state", app.state, f": {app.message}" if app.message else ""
     yield (
-        "version",
-        f"{app.version}" + (f", {app.stable_version} is the last stable one" if app.stable_version else ", none was stable yet"),
+        "instances",
+        "",
+        f"{app.count} wanted, {app.running} running, {app.healthy} healthy" + (", stopped on request" if app.stopped else ""),
     )
-    yield "revision", str(app.revision)
+    stable = f"{app.stable_version} is the last stable one" if app.stable_version else "none was stable yet"
+    yield "version", "", f"{app.version}, {stable}"
+    yield "revision", "", str(app.revision)
     if app.task:
-        yield "task", f"{app.task} is under way: gestaltctl tasks {app.task} --watch"
-    yield "created", words.when(app.created_at)
+        yield "task", "", f"{app.task} is under way: gestaltctl tasks {app.task} --watch"
+    yield "created", "", words.when(app.created_at)
 
 
 def _spec_lines(spec: spec_pb2.AppSpec) -> Iterator[Line]:
-    yield "runtime", spec.runtime
+    yield "runtime", "", spec.runtime
     if spec.image:
-        yield "image", spec.image
-    command = [*spec.command, *spec.args]
-    if command:
-        yield "command", " ".join(command)
-    limits = spec.resources
-    memory = show_size(limits.memory) if limits.memory else "no limit"
-    yield "resources", f"{limits.cpu:g} cores, memory {memory}"
+        yield "image", "", spec.image
+    if spec.command or spec.args:
+        yield "command", "", " ".join([*spec.command, *spec.args])
+    memory = show_size(spec.resources.memory) if spec.resources.memory else "no limit"
+    yield "resources", "", f"{spec.resources.cpu:g} cores, memory {memory}"
     for port in spec.ports:
-        yield "port", f"{port.name} {port.container_port}/{port.protocol}{_service(port)}"
+        yield "port", "", f"{port.name} {port.container_port}/{port.protocol}{_service(port)}"
     for check in spec.checks:
-        yield "check", f"{check.name or check.kind} ({check.kind}, {check.purpose}) every {show_duration(check.interval)}"
+        yield "check", "", f"{check.name or check.kind} ({check.kind}, {check.purpose}) every {show_duration(check.interval)}"
     for key in sorted(spec.env):
-        yield "env", f"{key}={spec.env[key]}"
+        yield "env", "", f"{key}={spec.env[key]}"
 
 
 def _service(port: spec_pb2.Port) -> str:
@@ -118,32 +117,28 @@ def _print_instance(instance: model_pb2.Instance, *, brief: bool = False) -> Non
 
 def _instance_lines(instance: model_pb2.Instance, *, brief: bool) -> Iterator[Line]:
     from gestalt.ctl import words
-    from gestalt.ctl.shapes import word
 
     seen = instance.observed
     if not brief:
-        yield "app", instance.app
-    phase, health = words.phase(instance), words.health(instance)
-    yield "phase", paint(phase, style_of(phase)) + (f" for {words.age(instance)}" if instance.HasField("observed") else "")
-    yield "health", paint(health, style_of(health)) + (", gets requests" if seen.ready else ", gets no requests")
+        yield "app", "", instance.app
+    yield "phase", words.phase(instance), f" for {words.age(instance)}" if words.age(instance) else ""
+    yield "health", words.health(instance), ", gets requests" if seen.ready else ", gets no requests"
     if words.why(instance):
-        yield "reason", words.why(instance)
+        yield "reason", "", words.why(instance)
     if seen.HasField("exit_code"):
-        yield "exit code", f"{seen.exit_code}" + (", killed for lack of memory" if seen.oom_killed else "")
-    yield "node", instance.node or "not placed yet"
-    yield "version", str(instance.version)
-    yield "attempt", f"{seen.attempt}, {seen.restarts} restarts in place"
+        yield "exit code", "", f"{seen.exit_code}" + (", killed for lack of memory" if seen.oom_killed else "")
+    yield "node", "", instance.node or "not placed yet"
+    yield "version", "", str(instance.version)
+    yield "attempt", "", f"{seen.attempt}, {seen.restarts} restarts in place"
     if instance.ports:
-        yield "ports", words.ports(instance, wide=True)
+        yield "ports", "", words.ports(instance, wide=True)
     if seen.runtime_id and not brief:
-        yield "runtime id", seen.runtime_id
+        yield "runtime id", "", seen.runtime_id
     for check in seen.checks:
-        said = word(check, "health")
-        yield "check", f"{check.name} {paint(said, style_of(said))}" + (f": {one_line(check.output)}" if check.output else "")
+        yield f"check {check.name}", word(check, "health"), f": {check.output}" if check.output else ""
 
 
 def _print_lines(lines: Iterator[Line]) -> None:
-    """Print aligned lines. Texts were written by us or are cleaned here, keeping our own colours."""
-    for name, text in lines:
-        safe = text if "\x1b" in text else clean(text)
-        print(f"  {name:<11}{safe}")
+    """Print aligned lines; nothing in them can steer the terminal."""
+    for name, state, text in lines:
+        print(f"  {clean(name):<11}{paint(clean(state), style_of(state))}{clean(text)}")

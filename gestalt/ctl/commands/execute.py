@@ -52,12 +52,15 @@ def execute(subject: str, command: tuple[str, ...], *, interactive: bool, tty: b
     if tty and not (interactive and sys.stdin and sys.stdin.isatty()):
         raise click.UsageError("-t needs -i and a terminal as standard input")
     variables = _variables(environment)
+    words = command[1:] if command[0] == "--" else command
+    if not words:
+        raise click.UsageError("after -- comes the command")
 
     async def work(client: Client) -> int:
         from gestalt.proto.v1 import api_pb2
 
         instance = await _choose(client, await find(client, subject))
-        opening = api_pb2.ExecInput.Open(instance=instance, command=command, tty=tty, env=variables, user=user)
+        opening = api_pb2.ExecInput.Open(instance=instance, command=words, tty=tty, env=variables, user=user)
         with terminal.raw_mode(sys.stdin.fileno()) if tty else nullcontext():
             return await _run(client, opening, interactive=interactive)
 

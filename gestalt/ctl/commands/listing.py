@@ -18,20 +18,47 @@ if TYPE_CHECKING:
     from gestalt.proto.v1 import api_pb2, model_pb2
 
 _PS = (
-    Column("INSTANCE"), Column("APP"), Column("VERSION", right=True), Column("NODE"), Column("PHASE", state=True),
-    Column("HEALTH", state=True),    Column("RESTARTS", right=True), Column("AGE", right=True), Column("PORTS"), Column("REASON", fold=True),
-    Column("ATTEMPT", right=True, wide=True), Column("READY", wide=True), Column("RUNTIME ID", wide=True),
-)  # fmt: skip
-_APPS = (
-    Column("APP"), Column("STATE", state=True), Column("HEALTHY", right=True), Column("VERSION", right=True),
-    Column("STABLE", right=True, wide=True),    Column("REVISION", right=True, wide=True), Column("RUNTIME", wide=True), Column("IMAGE"), Column("AGE", right=True),
+    Column("INSTANCE"),
+    Column("APP"),
+    Column("VERSION", right=True),
+    Column("NODE"),
+    Column("PHASE", state=True),
+    Column("HEALTH", state=True),
+    Column("RESTARTS", right=True),
+    Column("AGE", right=True),
+    Column("PORTS"),
     Column("REASON", fold=True),
-)  # fmt: skip
+    Column("ATTEMPT", right=True, wide=True),
+    Column("READY", wide=True),
+    Column("RUNTIME ID", wide=True),
+)
+_APPS = (
+    Column("APP"),
+    Column("STATE", state=True),
+    Column("HEALTHY", right=True),
+    Column("VERSION", right=True),
+    Column("STABLE", right=True, wide=True),
+    Column("REVISION", right=True, wide=True),
+    Column("RUNTIME", wide=True),
+    Column("IMAGE"),
+    Column("AGE", right=True),
+    Column("REASON", fold=True),
+)
 _NODES = (
-    Column("NODE"), Column("STATE", state=True), Column("INSTANCES", right=True), Column("CPU", right=True), Column("MEMORY", right=True),
-    Column("LOAD", right=True), Column("ADDRESS"), Column("SEEN", right=True), Column("RUNTIMES", wide=True), Column("VERSION", wide=True),
-    Column("OS", wide=True), Column("ID", wide=True), Column("PROBLEMS", fold=True),
-)  # fmt: skip
+    Column("NODE"),
+    Column("STATE", state=True),
+    Column("INSTANCES", right=True),
+    Column("CPU", right=True),
+    Column("MEMORY", right=True),
+    Column("LOAD", right=True),
+    Column("ADDRESS"),
+    Column("SEEN", right=True),
+    Column("RUNTIMES", wide=True),
+    Column("VERSION", wide=True),
+    Column("OS", wide=True),
+    Column("ID", wide=True),
+    Column("PROBLEMS", fold=True),
+)
 
 
 @click.command(
