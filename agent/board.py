@@ -1,0 +1,123 @@
+"""What the agent tells the coordinator: the observation of every instance, what is gone, and the problems of the node.
+
+Workers put, the session takes. Only the latest value counts; ages and back-offs are worked out when they are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from gestalt.clock import boottime, monotonic
+from gestalt.model import Observed
+from gestalt.proto.v1 import agent_pb2, model_pb2
+from gestalt.wire import to_wire
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    observed: Observed
+    since: float
+    retry_at: float
+
+    def wire(self) -> model_pb2.Observed:
+        back_off = max(self.retry_at - boottime(), 0.0) if self.retry_at else 0.0
+        return to_wire(replace(self.observed, age=monotonic() - self.since, back_off=back_off), model_pb2.Observed)
+
+
+class Board:
+    """The one place where observations lie. Not thread-safe: the loop alone uses it."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._gone: set[str] = set()
+        self._problems: dict[str, tuple[str, ...]] = {}
+        self._changed: set[str] = set()
+        self._problems_changed = False
+        self._wake: Callable[[], None] = _nothing
+        self._facts_changed = False
+        self.facts = model_pb2.Facts()
+
+    def put(self, observed: Observed, retry_at: float = 0.0) -> bool:
+        """Set the observation of an instance; return whether it says anything new."""
+        before = self._entries.get(observed.instance)
+        if before is not None and before.observed == observed and before.retry_at == retry_at:
+            return False
+        same_phase = before is not None and (before.observed.attempt, before.observed.phase) == (observed.attempt, observed.phase)
+        since = before.since if before is not None and same_phase else monotonic()
+        self._entries[observed.instance] = _Entry(observed, since, retry_at)
+        self._gone.discard(observed.instance)
+        self._touch(observed.instance)
+        return True
+
+    def get(self, instance: str) -> Observed | None:
+        entry = self._entries.get(instance)
+        return entry.observed if entry else None
+
+    def gone(self, instance: str) -> None:
+        """Nothing of it is left on the node. Told again in every session until `drop`."""
+        self._entries.pop(instance, None)
+        self._gone.add(instance)
+        self._touch(instance)
+
+    def drop(self, instance: str) -> None:
+        """The coordinator does not ask for it any more."""
+        self._entries.pop(instance, None)
+        self._gone.discard(instance)
+
+    def set_problems(self, source: str, problems: Sequence[str]) -> None:
+        """Replace the problems that `source` told of before."""
+        if self._problems.get(source, ()) != tuple(problems):
+            self._problems[source] = tuple(problems)
+            self._problems_changed = True
+            self._wake()
+
+    def set_facts(self, facts: model_pb2.Facts) -> None:
+        """Replace what is known of the machine."""
+        self.facts, self._facts_changed = facts, True
+        self._wake()
+
+    def take_facts(self) -> model_pb2.Facts | None:
+        """Return the facts if they were set since the last call."""
+        changed, self._facts_changed = self._facts_changed, False
+        return self.facts if changed else None
+
+    def problems(self) -> tuple[str, ...]:
+        return tuple(problem for source in sorted(self._problems) for problem in self._problems[source])
+
+    def observations(self) -> tuple[Observed, ...]:
+        return tuple(entry.observed for entry in self._entries.values())
+
+    def attach(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called at every change, until `detach`."""
+        self._wake = wake
+
+    def detach(self) -> None:
+        self._wake = _nothing
+
+    def inventory(self) -> agent_pb2.Inventory:
+        """Return everything; what is gone follows with the next change."""
+        self._changed = set(self._gone)
+        self._problems_changed = False
+        return agent_pb2.Inventory(instances=[entry.wire() for entry in self._entries.values()], problems=self.problems())
+
+    def take(self) -> agent_pb2.ObservedChange | None:
+        """Return what changed since the last call, or None."""
+        if not self._changed and not self._problems_changed:
+            return None
+        change = agent_pb2.ObservedChange(
+            instances=[self._entries[item].wire() for item in sorted(self._changed & self._entries.keys())],
+            gone=sorted(self._changed & self._gone),
+            problems=self.problems() if self._problems_changed else (),
+            problems_changed=self._problems_changed,
+        )
+        self._changed, self._problems_changed = set(), False
+        return change
+
+    def _touch(self, instance: str) -> None:
+        self._changed.add(instance)
+        self._wake()
+
+
+def _nothing() -> None:
+    """Nobody listens."""

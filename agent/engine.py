@@ -1,0 +1,117 @@
+"""The agent as a whole: managers that each keep one thing right, gone through in order, again and again.
+
+Between two rounds events do the work; a round finds what events missed. A manager that fails is reported and tried again
+in the next round; it does not stop the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gestalt.config import AgentSettings
+from gestalt.daemon import Life, Service
+from gestalt.errors import GestaltError
+from gestalt.plugin.runtime import DriverUnavailable, RuntimeDriver
+
+from .board import Board
+
+log = logging.getLogger(__name__)
+
+CYCLE_MAX = 30.0
+
+
+class Manager(Protocol):
+    """Keeps one thing right. `ensure` is idempotent, does no more than is needed, and raises what people should know of."""
+
+    name: str
+
+    async def ensure(self) -> None: ...
+
+    async def close(self) -> None:
+        """Let go. What was started for applications goes on running."""
+
+
+class DriverKeeper:
+    """Keeps one runtime driver started."""
+
+    def __init__(self, name: str, driver: RuntimeDriver) -> None:
+        self.name = f"driver {name}"
+        self._driver = driver
+        self._started = False
+
+    async def ensure(self) -> None:
+        if not self._started:
+            await self._driver.start()
+            self._started = True
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+
+class Engine(Service[AgentSettings]):
+    """Goes through the managers: started in order, let go in reverse."""
+
+    def __init__(
+        self, settings: AgentSettings, managers: Sequence[Manager], board: Board, life: Life, summaries: Sequence[Callable[[], str]] = ()
+    ) -> None:
+        self._settings = settings
+        self._managers = tuple(managers)
+        self._board = board
+        self._life = life
+        self._summaries = tuple(summaries)
+        self._sentence = ""
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Go through all managers once, then keep doing so."""
+        await self.cycle()
+        self._task = asyncio.create_task(self._run(), name="engine")
+
+    async def cycle(self) -> None:
+        """Give every manager its turn, and say in one sentence how things are."""
+        failed = [manager.name for manager in self._managers if not await self._ensure(manager)]
+        parts = [*(summary() for summary in self._summaries), f"failed: {', '.join(failed)}" if failed else ""]
+        sentence = "; ".join(part for part in parts if part)
+        log.log(logging.DEBUG if sentence == self._sentence else logging.INFO, "%s", sentence)
+        self._sentence = sentence
+        self._life.worked()
+
+    async def reload(self, settings: AgentSettings) -> None:
+        """Take over what can change while we run: how often a round is made."""
+        before = self._settings.model_dump()
+        changed = {name for name, value in settings.model_dump().items() if value != before[name]}
+        if fixed := changed - {"resync", "log_level"}:
+            log.warning("these settings count after a restart of the agent: %s", ", ".join(sorted(fixed)))
+        self._settings = self._settings.model_copy(update={"resync": settings.resync, "log_level": settings.log_level})
+
+    async def stop(self) -> None:
+        """Let go of everything. Instances and the load balancer go on running."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        for manager in reversed(self._managers):
+            try:
+                await manager.close()
+            except Exception:  # the others are to be let go, too
+                log.exception("%s could not be let go", manager.name)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._settings.resync, CYCLE_MAX))
+            await self.cycle()
+
+    async def _ensure(self, manager: Manager) -> bool:
+        problem = ""
+        try:
+            await manager.ensure()
+        except (DriverUnavailable, GestaltError, OSError) as error:
+            problem = f"{manager.name}: {error}"
+            log.warning("%s", problem)
+        except Exception as error:  # one manager's fault must not stop the others
+            log.exception("%s failed", manager.name)
+            problem = f"{manager.name} failed ({type(error).__name__}), see the log of the agent"
+        self._board.set_problems(f"manager {manager.name}", (problem,) if problem else ())
+        return not problem

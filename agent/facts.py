@@ -1,0 +1,109 @@
+"""What kind of machine this is and how it does, gathered cheaply and off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from gestalt import __version__
+from gestalt.clock import boot_id, monotonic
+from gestalt.config import AgentSettings
+from gestalt.plugin.runtime import DriverUnavailable, RuntimeDriver
+from gestalt.proto.v1 import model_pb2
+
+from .board import Board
+
+log = logging.getLogger(__name__)
+
+TELL_EVERY = 60.0
+_COARSE = 256 * 1024**2
+_AF_INET = int(socket.AF_INET)
+_SCOPE_GLOBAL = 0
+
+
+class FactsKeeper:
+    """Gathers the facts each cycle; tells them when they changed by more than noise, and once a minute."""
+
+    name = "facts"
+
+    def __init__(self, settings: AgentSettings, drivers: Mapping[str, RuntimeDriver], board: Board) -> None:
+        self._settings = settings
+        self._drivers = drivers
+        self._board = board
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gestalt-facts")
+        self._told = b""
+        self._told_at = 0.0
+
+    async def ensure(self) -> None:
+        facts = await asyncio.get_running_loop().run_in_executor(self._thread, host_facts, self._settings)
+        for name, driver in self._drivers.items():
+            try:
+                about = await driver.probe()
+            except DriverUnavailable as error:
+                log.debug("no facts about %s: %s", name, error)
+                continue
+            facts.runtimes.append(name)
+            facts.attributes.update({f"runtime.{name}.{key}": value for key, value in about.items()})
+        coarse = _rounded(facts)
+        if coarse != self._told or monotonic() - self._told_at >= TELL_EVERY:
+            self._told, self._told_at = coarse, monotonic()
+            self._board.set_facts(facts)
+
+    async def close(self) -> None:
+        self._thread.shutdown(wait=False)
+
+
+def host_facts(settings: AgentSettings) -> model_pb2.Facts:
+    """Return the facts of the machine. Blocks for some milliseconds."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    disk = os.statvfs(settings.data_dir)
+    return model_pb2.Facts(
+        hostname=platform.node(),
+        os=_os_name(),
+        kernel=platform.release(),
+        architecture=platform.machine(),
+        cpu=float(len(os.sched_getaffinity(0))),
+        memory=memory.total,
+        memory_available=memory.available,
+        disk=disk.f_blocks * disk.f_frsize,
+        disk_free=disk.f_bavail * disk.f_frsize,
+        boot_id=boot_id(),
+        load=os.getloadavg()[0],
+        addresses=addresses(),
+        port_first=settings.port_first,
+        port_last=settings.port_last,
+        attributes={"agent.version": __version__},
+    )
+
+
+def addresses() -> list[str]:
+    """Return the addresses by which other machines may reach this one: global ones of interfaces that are up."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        found = route.get_addr(family=_AF_INET, scope=_SCOPE_GLOBAL)
+        return sorted({str(item.get_attr("IFA_ADDRESS")) for item in found})
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        return "Linux"
+
+
+def _rounded(facts: model_pb2.Facts) -> bytes:
+    """Return the facts without what always moves a little."""
+    coarse = model_pb2.Facts()
+    coarse.CopyFrom(facts)
+    coarse.memory_available -= coarse.memory_available % _COARSE
+    coarse.disk_free -= coarse.disk_free % _COARSE
+    coarse.load = round(coarse.load)
+    return coarse.SerializeToString(deterministic=True)

@@ -1,0 +1,101 @@
+"""What the agent knows of one instance, and what its workers share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gestalt.config import AgentSettings
+from gestalt.model import DesiredInstance
+from gestalt.plugin.runtime import AttemptKey, AttemptState, AttemptStatus, RuntimeDriver
+from gestalt.spec.schema import AppSpec, Restart
+from gestalt.spec.schema import Stop as StopRules
+
+from .board import Board
+from .plan import Goal
+from .records import InstanceRecord, RecordStore
+
+_NO_RESTART = Restart(policy="never")
+_DEFAULT_STOP = StopRules()
+
+
+class Traffic(Protocol):
+    """What a worker needs of the load balancer. Only `wait_drained` may take time."""
+
+    def set_local(self, instance: str, ready: bool) -> None:
+        """Say whether an instance of this node gets requests; known better here than by the coordinator."""
+
+    def forget_local(self, instance: str) -> None:
+        """The instance is gone."""
+
+    async def wait_drained(self, instance: str, limit: float) -> None:
+        """Return when it has no connections any more, after `limit` seconds at the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all workers of a node share. `launch_slots` bounds launches, `exec_slots` the commands of checks."""
+
+    settings: AgentSettings
+    drivers: Mapping[str, RuntimeDriver]
+    records: RecordStore
+    board: Board
+    traffic: Traffic
+    launch_slots: asyncio.Semaphore
+    exec_slots: asyncio.Semaphore
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is wanted of an instance. `why`: why it is kept as it is."""
+
+    goal: Goal = Goal.KEEP
+    desired: DesiredInstance | None = None
+    spec: AppSpec | None = None
+    why: str = ""
+
+    @property
+    def restart(self) -> Restart:
+        return self.spec.restart if self.spec else _NO_RESTART
+
+    @property
+    def stop(self) -> StopRules:
+        return self.spec.stop if self.spec else _DEFAULT_STOP
+
+
+@dataclass(slots=True)
+class LocalInstance:
+    """One instance as its worker knows it.
+
+    `attempts` is None until the runtime answered for the first time. `unsure`: attempts to look at again. `restarting`: why
+    the running attempt is being restarted. `gone`: nothing is left of it.
+    """
+
+    record: InstanceRecord
+    target: Target = field(default_factory=Target)
+    attempts: dict[int, AttemptStatus] | None = None
+    unsure: set[int] = field(default_factory=set)
+    restarting: str = ""
+    gone: bool = False
+
+    def key(self, attempt: int) -> AttemptKey:
+        return AttemptKey(self.record.instance, attempt)
+
+    def running_attempt(self) -> int:
+        """Return the attempt that runs, as far as is known, or 0."""
+        if self.attempts is None:
+            return self.record.attempt if self.record.started and self.record.ended < self.record.attempt else 0
+        return max((number for number, item in self.attempts.items() if item.state is AttemptState.RUNNING), default=0)
+
+    def last_attempt(self) -> int:
+        """Return the attempt that runs, else the last of which something is left, or 0."""
+        return self.running_attempt() or max(self.attempts or (), default=0)
+
+    def doubt(self) -> None:
+        """Look at everything again before the next step."""
+        if self.attempts is not None:
+            self.unsure.update(self.attempts)
+            if self.record.attempt:
+                self.unsure.add(self.record.attempt)

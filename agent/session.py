@@ -1,0 +1,245 @@
+"""The stream to the leading coordinator. Any doubt about a session ends the whole session; the next one tells everything anew.
+
+Without a coordinator the agent goes on with what it was told last; nothing here stops anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any, cast
+
+import grpc
+
+from gestalt import __version__
+from gestalt.clock import monotonic
+from gestalt.config import AgentSettings
+from gestalt.errors import GestaltError
+from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc
+from gestalt.rpc import decode_error
+from gestalt.rpc_server import channel_credentials
+
+from .board import Board
+from .bulk import Bulk
+from .desired import Desired, DesiredStore, SessionDoubt
+from .stream import END, Call, Calls
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = 1
+COALESCE = 0.02
+WELCOME_LIMIT = 10.0
+BACK_OFF_FIRST = 0.2
+BACK_OFF_MAX = 3.0
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 64 * 1024**2),
+    ("grpc.max_send_message_length", 64 * 1024**2),
+    ("grpc.enable_retries", 0),
+)
+
+Apply = Callable[[Desired], Awaitable[None]]
+"""Hands a desired state to those who act on it; returns when they took it over."""
+
+
+class Session:
+    """Keeps a session with whichever coordinator leads."""
+
+    name = "session"
+
+    def __init__(self, settings: AgentSettings, desired: DesiredStore, board: Board, apply: Apply, bulk: Bulk) -> None:
+        self._settings = settings
+        self._desired = desired
+        self._board = board
+        self._apply = apply
+        self._bulk = bulk
+        self._task: asyncio.Task[None] | None = None
+        self._complaint = ""
+        self.connected = False
+
+    async def ensure(self) -> None:
+        """Have the session going, or trying. Idempotent."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="session")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    def summary(self) -> str:
+        return "connected" if self.connected else "no coordinator"
+
+    async def _run(self) -> None:
+        failures = 0
+        for turn in count():
+            address = self._settings.coordinators[turn % len(self._settings.coordinators)]
+            welcomed = await self._attempt(address)
+            failures = 0 if welcomed else failures + 1
+            pause = min(BACK_OFF_FIRST * 2 ** min(failures // len(self._settings.coordinators), 10), BACK_OFF_MAX)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load, guards nothing)
+
+    async def _attempt(self, address: str) -> bool:
+        """Hold one session to its end; return whether the coordinator had welcomed us."""
+        conversation = Conversation(self._settings, self._desired, self._board, self._apply, self._bulk)
+        try:
+            await conversation.hold(address, self._welcomed)
+            self._complain(f"the coordinator {address} ended the session")
+        except grpc.aio.AioRpcError as error:
+            self._complain(f"coordinator {address}: {decode_error(error).message}")
+        except (SessionDoubt, GestaltError) as error:
+            self._complain(f"coordinator {address}: {error}")
+        except OSError as error:
+            self._complain(f"what the coordinator wants cannot be written to {self._settings.data_dir}: {error}")
+        except TimeoutError:
+            self._complain(f"the coordinator {address} does not answer")
+        except Exception:  # whatever it is, it ends this session only
+            log.exception("the session with %s failed", address)
+        finally:
+            self.connected = False
+        return conversation.welcomed
+
+    def _welcomed(self, address: str) -> None:
+        self.connected, self._complaint = True, ""
+        log.info("in session with the coordinator %s", address, extra={"epoch": self._desired.epoch})
+
+    def _complain(self, complaint: str) -> None:
+        """Say why there is no session, once for as long as it stays the same."""
+        level = logging.DEBUG if complaint == self._complaint else logging.WARNING
+        log.log(level, "%s; what was told last goes on", complaint)
+        self._complaint = complaint
+
+
+class Conversation:
+    """One session: two tasks, one that reads and one that writes; the end of either ends both."""
+
+    def __init__(self, settings: AgentSettings, desired: DesiredStore, board: Board, apply: Apply, bulk: Bulk) -> None:
+        self._settings = settings
+        self._desired = desired
+        self._board = board
+        self._apply = apply
+        self._bulk = bulk
+        self._wake = asyncio.Event()
+        self._ack: agent_pb2.Ack | None = None
+        self.welcomed = False
+
+    async def hold(self, address: str, welcomed: Callable[[str], None]) -> None:
+        """Talk to a coordinator until one of us ends it.
+
+        Raises:
+            SessionDoubt: what it says cannot be.
+            grpc.aio.AioRpcError: it cannot be reached, or refuses us.
+            OSError: what it wants cannot be made durable.
+            TimeoutError: it does not greet us.
+        """
+        async with grpc.aio.secure_channel(address, channel_credentials(self._settings.tls), _OPTIONS) as channel:
+            stub = cast(Calls, agent_pb2_grpc.AgentsStub(channel))
+            call = stub.Session()
+            async with asyncio.timeout(WELCOME_LIMIT):
+                await call.write(agent_pb2.AgentMessage(hello=self._hello()))
+                greeting = await call.read()
+            await self._greeted(greeting)
+            welcomed(address)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    writer = group.create_task(self._write(call, greeting.welcome.heartbeat), name="session writer")
+                    group.create_task(self._read(call, stub, writer), name="session reader")
+            except* SessionDoubt as errors:
+                raise errors.exceptions[0] from None
+            except* (grpc.aio.AioRpcError, OSError) as errors:
+                raise errors.exceptions[0] from None
+            finally:
+                self._board.detach()
+                await self._bulk.hang_up()
+                call.cancel()
+
+    def _hello(self) -> agent_pb2.Hello:
+        return agent_pb2.Hello(
+            node_id=self._settings.node_id,
+            node_name=self._settings.node_name,
+            agent_version=__version__,
+            protocol=PROTOCOL,
+            highest_epoch=self._desired.epoch,
+            address=self._settings.address,
+            facts=self._board.facts,
+            cluster_id=self._settings.cluster_id,
+        )
+
+    async def _greeted(self, greeting: Any) -> None:
+        if greeting is END:
+            raise SessionDoubt("it ended the session without a greeting")
+        if greeting.WhichOneof("kind") != "welcome":
+            raise SessionDoubt("it did not greet us first")
+        if greeting.welcome.cluster_id != self._settings.cluster_id:
+            raise SessionDoubt(f"it belongs to the cluster {greeting.welcome.cluster_id!r}")
+        await self._desired.welcome(greeting.welcome.epoch)
+        self.welcomed = True
+
+    async def _write(self, call: Call, heartbeat: float) -> None:
+        """Tell everything, then what changes: at once when it is quiet, at most every COALESCE seconds when it is not."""
+        period = heartbeat if heartbeat > 0 else 1.0
+        self._board.attach(self._wake.set)
+        await self._send(call, agent_pb2.AgentMessage(inventory=self._board.inventory()))
+        while True:
+            written = monotonic()
+            try:
+                async with asyncio.timeout(period):
+                    await self._wake.wait()
+            except TimeoutError:
+                await self._send(call, agent_pb2.AgentMessage(heartbeat=agent_pb2.Heartbeat()))
+                continue
+            await asyncio.sleep(max(written + COALESCE - monotonic(), 0.0))
+            self._wake.clear()
+            for message in self._news():
+                await self._send(call, message)
+
+    async def _send(self, call: Call, message: agent_pb2.AgentMessage) -> None:
+        """Write; a stream that has ended says why to the reader."""
+        try:
+            await call.write(message)
+        except asyncio.InvalidStateError:
+            log.debug("the stream ended while something was written")
+
+    def _news(self) -> list[agent_pb2.AgentMessage]:
+        news = []
+        if (change := self._board.take()) is not None:
+            news.append(agent_pb2.AgentMessage(observed=change))
+        if (facts := self._board.take_facts()) is not None:
+            news.append(agent_pb2.AgentMessage(facts=facts))
+        if self._ack is not None:
+            news.append(agent_pb2.AgentMessage(ack=self._ack))
+            self._ack = None
+        return news
+
+    async def _read(self, call: Call, stub: Calls, writer: asyncio.Task[None]) -> None:
+        while (message := await call.read()) is not END:
+            match message.WhichOneof("kind"):
+                case "full":
+                    await self._take(await self._desired.full(message.full))
+                case "delta":
+                    await self._take(await self._desired.delta(message.delta))
+                case "open":
+                    self._bulk.open(stub, message.open)
+                case kind:
+                    raise SessionDoubt(f"it said {kind!r}, which we do not understand now")
+        status = await call.code()
+        if status is not grpc.StatusCode.OK:
+            raise SessionDoubt(f"it ended the session: {await call.details() or status.name}")
+        writer.cancel()
+
+    async def _take(self, desired: Desired) -> None:
+        state = desired.state
+        before = self._ack.applied if self._ack else 0
+        self._acknowledge(agent_pb2.Ack(epoch=state.epoch, received=state.revision, applied=before))
+        await self._apply(desired)
+        self._acknowledge(agent_pb2.Ack(epoch=state.epoch, received=state.revision, applied=state.revision))
+
+    def _acknowledge(self, ack: agent_pb2.Ack) -> None:
+        self._ack = ack
+        self._wake.set()

@@ -1,0 +1,202 @@
+"""The owner of one instance: looks, asks the plan for the next step, has it carried out, and looks again.
+
+All that happens to an instance happens in its one task, so order needs no locks. Events, checks and new wishes only set
+flags and wake it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gestalt.clock import boottime
+from gestalt.plugin.runtime import AttemptStatus, DriverUnavailable
+
+from .hands import Hands
+from .local import LocalInstance, Surroundings, Target
+from .observe import assume, observe, retry_at
+from .plan import Action, Count, Forget, Goal, Situation, Stop, Wait, plan
+from .records import InstanceRecord
+from .watch import CheckWatch
+
+log = logging.getLogger(__name__)
+
+_RETRY_FIRST = 0.5
+_RETRY_MAX = 10.0
+_SHORTEST_REST = 0.001
+
+
+class Worker:
+    """Takes care of one instance until `close`."""
+
+    def __init__(self, record: InstanceRecord, around: Surroundings) -> None:
+        self.local = LocalInstance(record)
+        self._around = around
+        self._hands = Hands(self.local, around, self._say)
+        self._checks = CheckWatch(record.instance, around.settings.address, around.exec_slots, self._checks_changed)
+        self._wake = asyncio.Event()
+        self._retry = _RETRY_FIRST
+        self._trouble = ""
+        self._told: tuple[Situation, Action] | None = None
+        self._done: tuple[Situation, Action] | None = None
+        self._task = asyncio.create_task(self._run(), name=f"instance {record.instance}")
+
+    def aim(self, target: Target) -> None:
+        """Take over what is wanted now."""
+        if target == self.local.target:
+            return
+        self.local.target = target
+        if target.goal is Goal.RUN:
+            self.local.gone = False
+        else:
+            self._hands.interrupt()
+        self._wake.set()
+
+    def touch(self, attempt: int) -> None:
+        """An attempt may have changed."""
+        self.local.unsure.add(attempt)
+        self._wake.set()
+
+    def compare(self, listed: Mapping[int, AttemptStatus]) -> None:
+        """Take note of what the runtime listed. The list may be older than our last step: what differs is looked at by itself."""
+        if self.local.attempts is None:
+            self.local.attempts = dict(listed)
+            self._wake.set()
+            return
+        for attempt in listed.keys() | self.local.attempts.keys():
+            if listed.get(attempt) != self.local.attempts.get(attempt):
+                self.touch(attempt)
+
+    async def close(self) -> None:
+        """Let go; what runs goes on running."""
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        await self._checks.stop()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                pause = await self._step()
+            except (DriverUnavailable, OSError) as error:
+                pause = self._put_off(str(error))
+            except Exception:  # a fault of ours or of a driver must not end the care for this instance
+                log.exception("a step failed", extra={"instance": self.local.record.instance})
+                pause = self._put_off("a step failed, see the log of the agent")
+            if pause is None or pause > 0:
+                await self._rest(pause)
+
+    async def _rest(self, pause: float | None) -> None:
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _put_off(self, why: str) -> float:
+        """Nobody knows how the step ended: look at everything again, a little later."""
+        if self._trouble != why:
+            log.warning("put off: %s", why, extra={"instance": self.local.record.instance})
+        self._trouble = why
+        self._say(why)
+        self.local.doubt()
+        pause, self._retry = self._retry, min(self._retry * 2, _RETRY_MAX)
+        return pause
+
+    async def _step(self) -> float | None:
+        """Do one thing. Return how long to rest: 0 = look again at once, None = until something changes."""
+        local = self.local
+        await self._tend_checks()
+        if local.attempts is None:
+            why = f"{local.record.runtime} has not answered yet"
+            self._around.board.put(assume(local.record, self._checks.report, why))
+            return None
+        if await self._look(local.attempts):
+            await self._tend_checks()
+        situation = self._situation(local.attempts)
+        action = plan(situation)
+        if local.gone:
+            return None
+        self._told = situation, action
+        self._say("")
+        if isinstance(action, Wait):
+            self._retry, self._trouble = _RETRY_FIRST, ""
+            return None if action.until is None else max(action.until - boottime(), _SHORTEST_REST)
+        log.debug("next: %s", action, extra={"instance": local.record.instance})
+        if self._is_stuck(situation, action):
+            return self._put_off(f"{type(action).__name__.lower()} had no effect on attempt {local.last_attempt()}")
+        if isinstance(action, Stop) and self._checks.attempt == action.attempt:
+            await self._checks.stop()
+        await self._hands.act(action)
+        return 0.0
+
+    def _is_stuck(self, situation: Situation, action: Action) -> bool:
+        """A step that changed nothing would be done over and over: such a loop is slowed down."""
+        step = replace(situation, now=0.0), action
+        stuck, self._done = step == self._done, step
+        return stuck
+
+    async def _look(self, attempts: dict[int, AttemptStatus]) -> bool:
+        """Look at what may have changed; return whether there was anything."""
+        looked = False
+        while self.local.unsure:
+            attempt = next(iter(self.local.unsure))
+            self.local.unsure.discard(attempt)
+            try:
+                status = await self._hands.driver.inspect(self.local.key(attempt))
+            except BaseException:
+                self.local.unsure.add(attempt)
+                raise
+            looked = True
+            if status is None:
+                attempts.pop(attempt, None)
+            else:
+                attempts[attempt] = status
+                self.local.gone = False
+        return looked
+
+    async def _tend_checks(self) -> None:
+        """Watch the attempt that runs; one that is to go is not watched anew."""
+        local = self.local
+        attempt = local.running_attempt()
+        if attempt == 0 or local.restarting:
+            if self._checks.attempt:
+                await self._checks.stop()
+                self._around.traffic.set_local(local.record.instance, False)
+        elif local.target.goal in (Goal.RUN, Goal.KEEP):
+            known = local.record.started and local.record.attempt == attempt
+            age = boottime() - local.record.started_at if known else 0.0
+            await self._checks.watch(attempt, local.target, self._hands.driver, age, local.record.checks if known else ())
+
+    def _checks_changed(self) -> None:
+        local, report = self.local, self._checks.report
+        self._around.traffic.set_local(local.record.instance, report.ready)
+        if [(item.name, item.health) for item in report.statuses] != [(item.name, item.health) for item in local.record.checks]:
+            local.record = replace(local.record, checks=report.statuses)
+            self._around.records.note(local.record)
+        self._wake.set()
+
+    def _situation(self, attempts: Mapping[int, AttemptStatus]) -> Situation:
+        target = self.local.target
+        return Situation(
+            goal=target.goal,
+            record=self.local.record,
+            attempts=tuple(attempts[number] for number in sorted(attempts)),
+            now=boottime(),
+            template=target.desired.template if target.desired else "",
+            restart=target.restart,
+            complaint=self._checks.report.complaint,
+            well_since=self._checks.well_since,
+        )
+
+    def _say(self, activity: str) -> None:
+        """Tell the coordinator where the instance is and what is being done."""
+        if self._told is None:
+            return
+        situation, action = self._told
+        if isinstance(action, Count | Forget) or self.local.gone:
+            return
+        told = observe(situation, action, self._checks.report, activity or self.local.target.why)
+        self._around.board.put(told, retry_at(situation, action))
