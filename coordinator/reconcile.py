@@ -41,6 +41,11 @@ class View:
         """It is known not to serve: unknown is not unhealthy."""
         return self.heard and not self.ready
 
+    def is_misplaced(self, spec: AppSpec) -> bool:
+        """It can never start there: someone else holds a port that the coordinator chose for it."""
+        fixed = {port.host_port for port in spec.ports}
+        return self.heard and self.observed is not None and self.observed.port_taken not in {0} | fixed
+
 
 class Outcome(Enum):
     """How the change under way stands."""
@@ -74,7 +79,8 @@ def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) 
         views: all its instances, whatever their version.
         stalled: seconds since the change last made progress.
     """
-    live = [view for view in views if not view.placed.stop]
+    live = [view for view in views if not view.placed.stop and not view.is_misplaced(spec)]
+    misplaced = [view.placed.serial for view in views if not view.placed.stop and view.is_misplaced(spec)]
     case = _Case(
         app,
         spec,
@@ -84,7 +90,7 @@ def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) 
         stalled=stalled,
     )
     forget = tuple(view.placed.serial for view in views if view.placed.stop and view.gone)
-    stop = tuple(view.placed.serial for view in _to_stop(case))
+    stop = (*misplaced, *(view.placed.serial for view in _to_stop(case)))
     outcome, reason = _judge(case)
     return Decision(_to_start(case), stop, forget, outcome, reason, _wake_in(case, outcome))
 

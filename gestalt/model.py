@@ -61,7 +61,10 @@ class CheckStatus:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What an agent saw of one instance. `age` is seconds in this phase, `back_off` seconds until the next attempt."""
+    """What an agent saw of one instance. `age` is seconds in this phase, `back_off` seconds until the next attempt.
+
+    `port_taken`: one of its host ports that someone else holds, so that it cannot start there; 0 = none.
+    """
 
     instance: str
     attempt: int
@@ -78,6 +81,7 @@ class Observed:
     runtime_id: str = ""
     checks: tuple[CheckStatus, ...] = ()
     back_off: float = 0.0
+    port_taken: int = 0
 
 
 @dataclass(frozen=True, slots=True)

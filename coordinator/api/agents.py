@@ -21,6 +21,7 @@ from ..dispatch import Dispatcher, Link
 from ..ledger import Ledger
 from ..nodes import NodeView, Tracker
 from ..records import Node, instance_id
+from ..transitions import transitions
 from .guard import Context, abort, caller, streaming
 
 log = logging.getLogger(__name__)
@@ -169,12 +170,20 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
     def _observed(self, change: agent_pb2.ObservedChange, view: NodeView) -> None:
         owners = self.ledger.state.owners
         gone = [instance for instance in change.gone if instance in owners]
-        changed = self.tracker.observed(view, self._own(change.instances, view), gone)
+        reports = self._own(change.instances, view)
+        self._tell(reports)
+        changed = self.tracker.observed(view, reports, gone)
         if change.problems_changed:
             view.problems = tuple(change.problems)
         paths = {owners[instance] for instance in changed}
         self.dispatcher.refresh_routes(paths)
         self.decider.wake(paths)
+
+    def _tell(self, reports: Iterable[Observed]) -> None:
+        for report in reports:
+            path = self.ledger.state.owners[report.instance]
+            for kind, sentence in transitions(self.tracker.sighting(report.instance).observed, report):
+                self.ledger.tell(kind, report.instance, sentence, path)
 
     def _own(self, messages: Iterable[model_pb2.Observed], view: NodeView) -> list[Observed]:
         """Return reports on instances that are placed on this node; an agent has no say in any other."""

@@ -231,6 +231,14 @@ class LaunchRefused(Exception):
     """It does not work so, and trying again without a change will not help. The sentence is for the operator."""
 
 
+class PortTaken(LaunchRefused):
+    """Someone else holds a host port of it. On another port it may well work."""
+
+    def __init__(self, message: str, port: int) -> None:
+        super().__init__(message)
+        self.port = port
+
+
 ExecRunner = Callable[[Sequence[str], float], Awaitable[tuple[int, bytes]]]
 """Runs a command inside an instance: (argv, limit in seconds) -> (exit code, output)."""
 

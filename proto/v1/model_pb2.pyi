@@ -131,6 +131,7 @@ class Observed(google.protobuf.message.Message):
     RUNTIME_ID_FIELD_NUMBER: builtins.int
     CHECKS_FIELD_NUMBER: builtins.int
     BACK_OFF_FIELD_NUMBER: builtins.int
+    PORT_TAKEN_FIELD_NUMBER: builtins.int
     instance: builtins.str
     attempt: builtins.int
     phase: global___Phase.ValueType
@@ -150,6 +151,8 @@ class Observed(google.protobuf.message.Message):
     """container id or unit name"""
     back_off: builtins.float
     """seconds until the next attempt, 0 = none is waiting"""
+    port_taken: builtins.int
+    """a host port of it that someone else holds, 0 = none"""
     @property
     def log_tail(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """the last lines before a failure, at most 20"""
@@ -174,9 +177,10 @@ class Observed(google.protobuf.message.Message):
         runtime_id: builtins.str = ...,
         checks: collections.abc.Iterable[global___CheckStatus] | None = ...,
         back_off: builtins.float = ...,
+        port_taken: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "age", b"age", "attempt", b"attempt", "back_off", b"back_off", "checks", b"checks", "crash_loop", b"crash_loop", "exit_code", b"exit_code", "health", b"health", "instance", b"instance", "log_tail", b"log_tail", "oom_killed", b"oom_killed", "phase", b"phase", "ready", b"ready", "reason", b"reason", "restarts", b"restarts", "runtime_id", b"runtime_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "age", b"age", "attempt", b"attempt", "back_off", b"back_off", "checks", b"checks", "crash_loop", b"crash_loop", "exit_code", b"exit_code", "health", b"health", "instance", b"instance", "log_tail", b"log_tail", "oom_killed", b"oom_killed", "phase", b"phase", "port_taken", b"port_taken", "ready", b"ready", "reason", b"reason", "restarts", b"restarts", "runtime_id", b"runtime_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_exit_code", b"_exit_code"]) -> typing.Literal["exit_code"] | None: ...
 
 global___Observed = Observed

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.coordinator.world import PATH, World, spec
 
 from gestalt.coordinator import changes
 from gestalt.coordinator.records import TaskState, Verb
 from gestalt.errors import GestaltError, Kind
+from gestalt.model import Observed, Phase
+from tests.unit.coordinator.world import PATH, World, spec
 
 
 def launched(instances: int = 3, **fields: object) -> World:
@@ -209,6 +212,28 @@ def test_an_agent_that_was_not_heard_has_nothing_stopped() -> None:
     for _ in range(5):
         world.decide()
     assert not any(item.stop for item in world.placed)
+
+
+def test_an_instance_whose_port_someone_else_holds_is_replaced_by_one_on_another_port() -> None:
+    world = launched(2)
+    first, second = world.placed
+    seen = world.running[f"web-{world.app.uid}-1"]
+    world.tracker.observed(world.view, [replace(seen, attempt=2, phase=Phase.FAILED, ready=False, port_taken=first.ports[0])], ())
+    world.settle()
+    assert first.serial not in {item.serial for item in world.placed}
+    assert second in world.placed
+    assert len(world.ready()) == 2
+    assert first.ports[0] not in {port for item in world.placed for port in item.ports}
+
+
+def test_a_fixed_port_that_someone_else_holds_is_waited_for() -> None:
+    world = World()
+    world.apply(spec(instances=1, ports=[{"name": "http", "container_port": 80, "host_port": 3500}]))
+    world.decide()
+    seen = Observed(f"web-{world.app.uid}-1", 1, Phase.FAILED, reason="port 3500 is taken", port_taken=3500)
+    world.tracker.observed(world.view, [seen], ())
+    world.decide()
+    assert [(item.serial, item.stop) for item in world.placed] == [(1, False)]
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(["decide", "agent", "agent", "restart", "time"]), st.integers(0, 9)), max_size=60)

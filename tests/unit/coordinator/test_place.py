@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.coordinator.world import node, spec
 
 from gestalt.coordinator.place import Capacity, obstacle, place
+from tests.unit.coordinator.world import node, spec
 
 
 def test_instances_spread_over_nodes() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.unit.coordinator.world import PATH, World, spec
 
 from gestalt.coordinator.diff import compare
 from gestalt.coordinator.dispatch import difference, node_state
@@ -17,6 +16,7 @@ from gestalt.errors import GestaltError
 from gestalt.model import NodeState, Server
 from gestalt.proto.v1 import agent_pb2
 from gestalt.wire import from_wire
+from tests.unit.coordinator.world import PATH, World, spec
 
 
 @pytest.mark.parametrize(("text", "whole", "up", "down"), [("1", 10, 1, 1), ("25%", 10, 3, 2), ("0", 10, 0, 0), ("100%", 3, 3, 3)])

@@ -99,7 +99,12 @@ class World:
         template = self.state.version(PATH, app.version).spec
         decision = reconcile(app, template, views, self._stalled(app))
         used = {port for item in self.placed for port in item.ports}
-        advance(draft, Case(app, template, views, AT), decision, tuple(replace(item, ports=frozenset(used)) for item in self.capacities))
+        advance(
+            draft,
+            Case(app, template, views, AT),
+            decision,
+            tuple(replace(item, ports=frozenset(used), port_cursor=max(used, default=0) + 1) for item in self.capacities),
+        )
         self._apply(draft)
         return decision
 
