@@ -91,6 +91,14 @@ class Engine:
     async def remove_image(self, image: str) -> None:
         await self._found(lambda client: client.remove_image(image))
 
+    async def volumes(self, labels: Mapping[str, str]) -> list[str]:
+        """Return the names of all volumes that carry all these labels."""
+        filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        return await self._call(lambda client: [str(volume["Name"]) for volume in client.volumes(filters)["Volumes"] or ()])
+
+    async def remove_volume(self, name: str) -> None:
+        await self._found(lambda client: client.remove_volume(name))
+
     async def exec_create(self, container: str, document: Mapping[str, Any]) -> str:
         return await self._call(lambda client: str(client.exec_create(container, **document)["Id"]))
 
