@@ -234,7 +234,7 @@ class SqliteFile:
         return result
 
     def _end(self, connection: sqlite3.Connection) -> None:
-        number = self._number(connection)
+        number = self._number(connection)  # while it can still be read
         try:
             connection.execute("COMMIT")
         except (sqlite3.Error, MemoryError) as error:

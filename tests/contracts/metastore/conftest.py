@@ -14,6 +14,17 @@ from gestalt.coordinator.store import MetaStore
 from .backends import BACKENDS, CLUSTER
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that can soak run longer than the limit of a usual test."""
+    for item in items:
+        if "soak_seconds" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(120 + _soak_seconds()))
+
+
+def _soak_seconds() -> float:
+    return float(os.environ.get("GESTALT_SOAK_SECONDS", "0"))
+
+
 @pytest.fixture(params=sorted(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> str:
     """The name of one implementation."""
@@ -52,5 +63,5 @@ def seeded() -> random.Random:
 
 @pytest.fixture
 def soak_seconds() -> float:
-    """How long the random tests go on after their least number of rounds."""
-    return float(os.environ.get("GESTALT_SOAK_SECONDS", "0"))
+    """How long the random tests go on, all together, after their least number of rounds."""
+    return _soak_seconds()

@@ -6,6 +6,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from .backends import BACKENDS, CLUSTER
 from .child import Writer
 from .writer import verify
@@ -13,6 +15,7 @@ from .writer import verify
 _ROUNDS = 12
 
 
+@pytest.mark.soak
 async def test_kill_9_loses_and_halves_nothing(backend: str, tmp_path: Path, seeded: random.Random, soak_seconds: float) -> None:
     end = time.monotonic() + soak_seconds / 3
     rounds = 0

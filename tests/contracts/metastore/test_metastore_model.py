@@ -6,6 +6,8 @@ import random
 import time
 from collections.abc import Callable
 
+import pytest
+
 from gestalt.coordinator.store import Change, Conflict, Delete, MetaStore, Put, StaleEpoch
 
 Contents = dict[tuple[str, str], tuple[bytes, int]]
@@ -65,6 +67,7 @@ async def step(store: MetaStore, model: Model, seeded: random.Random) -> None:
         assert outcome == (refusal or model.number), f"{changes} under {epoch}"
 
 
+@pytest.mark.soak
 async def test_random_life_matches_the_model(make: Callable[..., MetaStore], seeded: random.Random, soak_seconds: float) -> None:
     end = time.monotonic() + soak_seconds / 3
     lives = 0

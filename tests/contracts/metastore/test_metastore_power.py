@@ -88,6 +88,7 @@ async def _examine(disks: LoopDisks, backend: str, cut: Cut) -> list[str]:
     return complaints
 
 
+@pytest.mark.soak
 async def test_power_cut_loses_and_halves_nothing(disks: LoopDisks, backend: str, seeded: random.Random, soak_seconds: float) -> None:
     end = time.monotonic() + soak_seconds / 3
     assert await cut_power(disks, backend, seeded, _CUTS) == []
