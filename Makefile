@@ -24,6 +24,7 @@ lint: setup      ## style, types, import rules, generated code
 	$(PYTHON) -m ruff check $(CODE)
 	$(PYTHON) -m ruff format --check $(CODE)
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy demo
 	.venv/bin/lint-imports
 	@scripts/proto-check.sh
 
