@@ -66,7 +66,7 @@ class Worker:
             self._wake.set()
             return
         for attempt in listed.keys() | self.local.attempts.keys():
-            if listed.get(attempt) != self.local.attempts.get(attempt):
+            if _essence(listed.get(attempt)) != _essence(self.local.attempts.get(attempt)):
                 self.touch(attempt)
 
     async def close(self) -> None:
@@ -200,3 +200,8 @@ class Worker:
             return
         told = observe(situation, action, self._checks.report, activity or self.local.target.why)
         self._around.board.put(told, retry_at(situation, action))
+
+
+def _essence(status: AttemptStatus | None) -> tuple[object, ...]:
+    """Return what a list and a closer look must agree on; a list may know less of the rest."""
+    return (status.state, status.runtime_id, status.template, status.exit_code) if status else ()
