@@ -18,7 +18,7 @@ from gestalt.errors import GestaltError, Kind
 from .events import EventRing
 from .records import Audit, Event, TaskState
 from .state import Draft, State, audit_key
-from .store.base import MetaStore, OutcomeUnknown, StaleEpoch
+from .store.base import MetaStore, OutcomeUnknown, StaleEpoch, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +114,17 @@ class Ledger:
             self.deposed.set()
             raise
         except OutcomeUnknown as unknown:
-            if await self._store.last_commit() < unknown.number:
-                raise GestaltError(Kind.UNAVAILABLE, "the change was not made: the store failed", hint="try again") from unknown
+            await self._settle(unknown)
+
+    async def _settle(self, unknown: OutcomeUnknown) -> None:
+        """Read back whether a commit took place. While that is not known either, memory may be wrong: step down."""
+        try:
+            last = await self._store.last_commit()
+        except StoreError:
+            self.deposed.set()
+            raise
+        if last < unknown.number:
+            raise GestaltError(Kind.UNAVAILABLE, "the change was not made: the store failed", hint="try again") from unknown
 
     def _next(self) -> int:
         self._sequence += 1

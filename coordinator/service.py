@@ -27,7 +27,7 @@ from .planner import Planner
 from .present import Presenter
 from .requests import Requests
 from .status import Status
-from .store.sqlite import SqliteStore
+from .store import store_for
 from .streams import Streams
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class CoordinatorService(Service[CoordinatorSettings]):
         self._settings = settings
         self._life = life
         self._events = EventRing(settings.event_ring)
-        store = SqliteStore(settings.store.path, settings.cluster_id)
+        store = store_for(settings)
         self._ledger = Ledger(store, self._events, Retention(settings.task_retention, AUDITS, settings.request_retention))
         self._tracker = Tracker(clock.monotonic)
         self._dispatcher = Dispatcher(self._ledger.state, self._tracker, lambda: self._ledger.epoch)
@@ -94,7 +94,7 @@ class CoordinatorService(Service[CoordinatorSettings]):
                     await self._ledger.deposed.wait()
             except TimeoutError:
                 continue
-        self._life.die("another coordinator has taken office")
+        self._life.die("another coordinator has taken office, or the store does not say what it holds")
 
     def _register(self, server: grpc.aio.Server) -> Sequence[str]:
         cluster, settings = self._settings.cluster_id, self._settings

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.unit.coordinator.world import PATH, spec
 
 from gestalt.coordinator import changes
 from gestalt.coordinator.events import EventRing
@@ -15,10 +14,11 @@ from gestalt.coordinator.ledger import Ledger, Retention
 from gestalt.coordinator.records import Task
 from gestalt.coordinator.requests import Call, Outcome, Requests
 from gestalt.coordinator.state import Draft
-from gestalt.coordinator.store.base import Committed, MetaStore, StaleEpoch, StoreFull
+from gestalt.coordinator.store.base import Change, Committed, MetaStore, OutcomeUnknown, StaleEpoch, StoreError, StoreFull
 from gestalt.coordinator.store.sqlite import SqliteStore
 from gestalt.errors import GestaltError, Kind
 from gestalt.proto.v1 import api_pb2, model_pb2
+from tests.unit.coordinator.world import PATH, spec
 
 CLUSTER = "6e8f3f5e-0000-4000-8000-000000000001"
 
@@ -106,11 +106,11 @@ class FullOnce(SqliteStore):
 
     full = True
 
-    async def commit(self, changes: object, epoch: int) -> Committed:
+    async def commit(self, changes: Sequence[Change], epoch: int) -> Committed:
         if self.full:
             self.full = False
             raise StoreFull("no space left on the disk")
-        return await super().commit(changes, epoch)  # type: ignore[arg-type]
+        return await super().commit(changes, epoch)
 
 
 async def test_a_full_disk_refuses_the_change_and_the_next_one_succeeds(tmp_path: Path) -> None:
@@ -123,6 +123,52 @@ async def test_a_full_disk_refuses_the_change_and_the_next_one_succeeds(tmp_path
     assert not ledger.state.answers
     await requests(ledger).change(call(), {PATH: work})
     assert PATH in ledger.state.apps
+    await ledger.close()
+
+
+class AnswerLost(SqliteStore):
+    """A real store that commits, or does not, and then loses the answer."""
+
+    arrives = True
+    readable = True
+
+    async def commit(self, changes: Sequence[Change], epoch: int) -> Committed:
+        number = await super().last_commit() + 1
+        if self.arrives:
+            await super().commit(changes, epoch)
+        raise OutcomeUnknown("the connection broke", number)
+
+    async def last_commit(self) -> int:
+        if not self.readable:
+            raise StoreError("still no connection")
+        return await super().last_commit()
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_lost_answer_is_read_back(tmp_path: Path, arrives: bool) -> None:
+    store = AnswerLost(tmp_path / "state.db", CLUSTER)
+    store.arrives = arrives
+    ledger = new_ledger(store)
+    await ledger.take_office()
+    if arrives:
+        await requests(ledger).change(call(), {PATH: work})
+    else:
+        with pytest.raises(GestaltError, match="the change was not made"):
+            await requests(ledger).change(call(), {PATH: work})
+    assert (PATH in ledger.state.apps) == arrives
+    assert not ledger.deposed.is_set()
+    await ledger.close()
+
+
+async def test_an_answer_that_cannot_be_read_back_ends_the_leadership(tmp_path: Path) -> None:
+    store = AnswerLost(tmp_path / "state.db", CLUSTER)
+    store.readable = False
+    ledger = new_ledger(store)
+    await ledger.take_office()
+    with pytest.raises(StoreError):
+        async with ledger.draft("tester", "anything") as draft:
+            work(draft, changes.Asked("tester", "2026-01-01T00:00:00+00:00", 0, "t", "uid123"))
+    assert ledger.deposed.is_set()
     await ledger.close()
 
 
