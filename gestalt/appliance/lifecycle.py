@@ -12,7 +12,7 @@ from gestalt.appliance.supervisor import Daemon, Supervisor, daemons_of, supervi
 from gestalt.client import Client, Target
 from gestalt.clock import monotonic
 from gestalt.config import AgentSettings, CoordinatorSettings
-from gestalt.errors import GestaltError, Kind
+from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.proto.v1 import api_pb2, model_pb2
 from gestalt.settings_file import load_settings
 
@@ -88,15 +88,17 @@ async def _wait(supervisor: Supervisor, daemon: Daemon, goal: str, reached: Call
     """Return when `reached` returns no obstacle any more."""
     while obstacle := await reached():
         if not (await supervisor.state(daemon)).pid:
-            raise GestaltError(Kind.FAILED, f"{daemon.name} ended: {await supervisor.last_words(daemon)}")
+            raise await _failure(supervisor, daemon, Kind.FAILED, "ended; the last it said")
         if monotonic() > deadline:
-            words = await supervisor.last_words(daemon)
-            raise GestaltError(
-                Kind.TIMED_OUT,
-                f"waited in vain until {daemon.name} {goal}: {obstacle}\n{words}",
-                hint="it goes on starting; look again with: gestaltctl appliance status",
+            raise await _failure(
+                supervisor, daemon, Kind.TIMED_OUT, f"was waited for in vain until it {goal}: {obstacle}; the last it said"
             )
         await asyncio.sleep(_PAUSE)
+
+
+async def _failure(supervisor: Supervisor, daemon: Daemon, kind: Kind, what: str) -> GestaltError:
+    lines = [Detail("", line) for line in await supervisor.last_words(daemon)]
+    return GestaltError(kind, f"{daemon.name} {what}:", details=lines, hint=f"all of it: {supervisor.log_of(daemon)}")
 
 
 async def _serving(client: Client) -> str:

@@ -19,6 +19,7 @@ from gestalt.shell import Completed, run, spawn_detached
 
 STOP_GRACE = 40.0
 _LOG_KEPT = 10 * 1024**2
+_LAST_WORDS = 8
 _UNITS = Path("/etc/systemd/system")
 
 
@@ -44,6 +45,10 @@ class Supervisor(ABC):
     words: str
 
     @abstractmethod
+    def log_of(self, daemon: Daemon) -> str:
+        """Say where its log is read."""
+
+    @abstractmethod
     async def start(self, daemon: Daemon) -> bool:
         """Start it; false when it ran already. Returns before it is ready.
 
@@ -60,8 +65,8 @@ class Supervisor(ABC):
         """Look at it."""
 
     @abstractmethod
-    async def last_words(self, daemon: Daemon) -> str:
-        """Return the end of its log, for an error message."""
+    async def last_words(self, daemon: Daemon) -> list[str]:
+        """Return the end of its log, a line each, for an error message."""
 
     @abstractmethod
     async def remove(self) -> None:
@@ -103,16 +108,18 @@ class DirectSupervisor(Supervisor):
         await processes.end(running, STOP_GRACE)
         return bool(running)
 
+    def log_of(self, daemon: Daemon) -> str:
+        return str(self._log(daemon))
+
     async def state(self, daemon: Daemon) -> DaemonState:
         running = self._find(daemon)
         return DaemonState(running[0].pid, running[0].age) if running else DaemonState()
 
-    async def last_words(self, daemon: Daemon) -> str:
+    async def last_words(self, daemon: Daemon) -> list[str]:
         try:
-            lines = self._log(daemon).read_text(errors="replace").splitlines()[-5:]
+            return self._log(daemon).read_text(errors="replace").splitlines()[-_LAST_WORDS:]
         except OSError as error:
-            return f"its log cannot be read: {error}"
-        return "\n".join([f"the end of {self._log(daemon)}:", *(f"  {line}" for line in lines)])
+            return [f"its log cannot be read: {error}"]
 
     async def remove(self) -> None:
         shutil.rmtree(self._logs, ignore_errors=True)
@@ -128,6 +135,9 @@ class SystemdSupervisor(Supervisor):
     """Units: those of a package where one is installed, else ours in /etc/systemd/system."""
 
     words = "run by systemd"
+
+    def log_of(self, daemon: Daemon) -> str:
+        return f"journalctl -u {daemon.name}"
 
     async def start(self, daemon: Daemon) -> bool:
         if (await self.state(daemon)).pid:
@@ -153,9 +163,9 @@ class SystemdSupervisor(Supervisor):
         pid = int(values.get("MainPID", "0"))
         return DaemonState(pid, monotonic() - int(values["ExecMainStartTimestampMonotonic"]) / 1e6) if pid else DaemonState()
 
-    async def last_words(self, daemon: Daemon) -> str:
-        shown = await run(["journalctl", "--unit", daemon.name, "--lines", "5", "--output", "cat", "--no-pager"], limit=10)
-        return shown.stdout.decode(errors="replace").strip()
+    async def last_words(self, daemon: Daemon) -> list[str]:
+        shown = await run(["journalctl", "--unit", daemon.name, "--lines", str(_LAST_WORDS), "--output", "cat", "--no-pager"], limit=10)
+        return shown.stdout.decode(errors="replace").splitlines()
 
     async def remove(self) -> None:
         for unit in _UNITS.glob("gestalt-*.service"):
