@@ -59,10 +59,10 @@ class ProcessRuntime(RuntimeDriver):
             ShimSupervisor(lambda: self._shim, CgroupTree(), self._threads),
             SystemdSupervisor(lambda: self._shim),
         )
-        by_name = {supervisor.name: supervisor for supervisor in supervisors}
+        self._supervisors = {supervisor.name: supervisor for supervisor in supervisors}
         chosen = settings.process.supervisor
-        self._supervisor = by_name[("systemd" if systemd_runs() else "shim") if chosen == "auto" else chosen]
-        self._store = AttemptStore(settings, by_name, self._threads)
+        self._supervisor = self._supervisors[("systemd" if systemd_runs() else "shim") if chosen == "auto" else chosen]
+        self._store = AttemptStore(settings, self._supervisors, self._threads)
         self._wakes: list[Callable[[AttemptKey | None], None]] = []
         self._ends = EndWatch(self._wake)
         self._changes = FolderWatch()
@@ -103,9 +103,11 @@ class ProcessRuntime(RuntimeDriver):
     async def launch(self, launch: Launch) -> AttemptStatus:
         async with self._locks[launch.key]:
             attempt = await self._store.find(launch.key)
-            if attempt is None or attempt.status.state is AttemptState.CREATED:
-                folder = await self._create(launch) if attempt is None else attempt.folder
+            if attempt is None:
+                folder = await self._create(launch)
                 await self._supervisor.start(folder, launch.spec)
+            elif attempt.status.state is AttemptState.CREATED:
+                await self._supervisors[attempt.records.labels.supervisor].start(attempt.folder, launch.spec)
             attempt = self._watched(await self._settled(launch.key))
             if attempt.records.ended is not None and attempt.records.ended.refused:
                 await self._store.remove(attempt)

@@ -206,6 +206,8 @@ class AttemptFolder:
 
 def folders(root: Path) -> list[AttemptFolder]:
     """Return the folders of all attempts below `root`, anyone's."""
+    if not root.exists():
+        return []
     return [AttemptFolder(path) for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
 
 

@@ -190,7 +190,7 @@ def check_ports(address: str, ports: Iterable[PortBinding]) -> None:
     Raises:
         LaunchRefused: names the port.
     """
-    for port in ports:
+    for port in filter(lambda port: port.host_port, ports):
         kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, kind) as probe:

@@ -89,8 +89,10 @@ def become(request: Request) -> None:
         set_identity(request)
     if request.number("no_new_privileges"):
         check(libc.prctl(SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no-new-privileges could not be set")
-    if os.getppid() == request.number("supervisor"):
+    if request.one("supervisor"):
         check(libc.prctl(SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "the parent-death signal could not be set")
+        if os.getppid() != request.number("supervisor"):  # it died before it could take us along
+            os._exit(1)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, *FORWARDED):
         signal.signal(number, signal.SIG_DFL)
     execute(request)
@@ -185,13 +187,20 @@ def try_write(path: str, text: str) -> None:
         return
 
 
+def reserve(name: str) -> None:
+    """Have the room for a record on the disk, before it may be full."""
+    with open(f".{name}", "wb") as file:
+        file.write(b"\n" * 4096)
+        os.fsync(file.fileno())
+
+
 def record(name: str, fields: list[tuple[str, object]]) -> None:
     """Write a record of `key=value` lines, durably and never half."""
     text = "".join(f"{key}={' '.join(str(value).split())}\n" for key, value in fields)
-    with open(f".{name}", "w", encoding="utf-8", errors="replace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    descriptor = os.open(f".{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.ftruncate(descriptor, os.write(descriptor, text.encode(errors="replace")[:4096]))
+    os.fsync(descriptor)
+    os.close(descriptor)
     os.rename(f".{name}", name)
     descriptor = os.open(".", os.O_RDONLY)
     os.fsync(descriptor)
@@ -285,8 +294,9 @@ class Log:
 
     def __init__(self, max_size: int, max_files: int) -> None:
         self.max_size, self.max_files = max_size, max_files
-        self.number = self.size = self.lost = 0
-        self.file = -1
+        self.batch = min(max_size // 4, 8192)
+        self.number = self.size = 0
+        self.file, self.lost = -1, False
         self.rest = {"stdout": b"", "stderr": b""}
 
     def feed(self, stream: str, data: bytes) -> None:
@@ -296,6 +306,9 @@ class Log:
         out = bytearray()
         for line in lines:
             self.add(out, stream, line, b"F")
+            if len(out) >= self.batch:
+                self.write(out)
+                out.clear()
         while len(self.rest[stream]) > LINE_MAX or (not data and self.rest[stream]):
             self.add(out, stream, self.rest[stream][:LINE_MAX], b"P")
             self.rest[stream] = self.rest[stream][LINE_MAX:]
@@ -311,18 +324,21 @@ class Log:
         out += b"%s.%09dZ %s %s %s\n" % (stamp.encode(), now % 10**9, stream.encode(), tag, line)
 
     def write(self, data: bytearray) -> None:
+        if self.lost:
+            notice = bytearray()
+            self.add(notice, "stderr", b"[gestalt: output was lost here, the disk was full]", b"F")
+            data = notice + data
         try:
-            if self.file < 0 or self.size + len(data) > self.max_size:
+            if self.file < 0 or (self.size and self.size + len(data) > self.max_size):
                 self.rotate()
             written = os.write(self.file, data)
         except OSError:
             written = 0
-        if written == len(data):
+        self.lost = written < len(data)
+        if not self.lost:
             self.size += written
-            return
-        self.lost += 1
-        if self.file >= 0:
-            os.ftruncate(self.file, self.size)
+        elif self.file >= 0:
+            os.ftruncate(self.file, self.size)  # no half line stays
 
     def rotate(self) -> None:
         following = os.open(f"log.{self.number + 1:06d}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
@@ -390,6 +406,7 @@ class Shim:
             os.close(descriptor)
         pids = [("shim", supervisor), ("shim_start", start_time(supervisor)), ("pid", self.main), ("start", start_time(self.main))]
         boot = read_text("/proc/sys/kernel/random/boot_id")
+        reserve("ended")
         record("started", [("boot", boot), *pids, *(("cgroup", folder) for folder in self.cgroups)])
         os.write(go_writer, b"g")
         os.close(go_writer)

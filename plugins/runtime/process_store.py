@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .process_cgroup import kill_session
 from .process_records import AttemptFolder, Fields, Labels, Records, folders, is_left_behind, judge, sweep
 from .process_supervisor import Supervisor, compile_shim
 from .process_threads import Threads
+
+log = logging.getLogger(__name__)
 
 END_LIMIT = 5.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -115,8 +118,8 @@ def _bury(folder: AttemptFolder, records: Records) -> None:
     kill_session(records.started.main.pid, f"GESTALT_INSTANCE={records.labels.instance}")
     try:
         folder.bury()
-    except FileNotFoundError:  # removed meanwhile: nothing is left to record
-        return
+    except OSError as error:  # removed meanwhile, or a full disk: it is judged alike without the record
+        log.warning("the end of %s could not be recorded: %s", folder.name, error)
 
 
 def _delete(folder: AttemptFolder) -> None:

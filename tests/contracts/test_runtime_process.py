@@ -7,7 +7,8 @@ from typing import Any
 from gestalt.config import AgentSettings, ProcessSettings
 from gestalt.plugins.runtime.process import ProcessRuntime
 from gestalt.spec.schema import AppSpec
-from tests.contracts.runtime_contract import RuntimeContract
+
+from .runtime_contract import RuntimeContract
 
 
 class TestProcessRuntimeUnderTheShim(RuntimeContract):

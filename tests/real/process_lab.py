@@ -1,0 +1,115 @@
+"""What tests of the process runtime share: settings, launches, waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from gestalt.config import AgentSettings, ProcessSettings, TlsSettings
+from gestalt.model import PortBinding
+from gestalt.plugin.runtime import AttemptKey, AttemptState, AttemptStatus, Launch, LogOptions
+from gestalt.plugins.runtime.process import ProcessRuntime
+from gestalt.spec.schema import AppSpec
+
+PATIENCE = 15.0
+
+
+def settings_for(folder: Path, **process: Any) -> AgentSettings:
+    """Return the settings of an agent whose node and cluster nobody else has."""
+    nowhere = folder / "none.pem"
+    return AgentSettings(
+        node_id=str(uuid.uuid4()),
+        node_name="lab",
+        cluster_id=str(uuid.uuid4()),
+        coordinators=("127.0.0.1:7400",),
+        tls=TlsSettings(ca=nowhere, certificate=nowhere, key=nowhere),
+        data_dir=folder,
+        run_dir=folder,
+        process=ProcessSettings(**{"supervisor": "shim", **process}),
+    )
+
+
+@asynccontextmanager
+async def driver(settings: AgentSettings) -> AsyncIterator[ProcessRuntime]:
+    """A started driver; what runs goes on after it."""
+    runtime = ProcessRuntime.create(settings)
+    await runtime.start()
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+@asynccontextmanager
+async def clean_driver(settings: AgentSettings) -> AsyncIterator[ProcessRuntime]:
+    """A started driver that removes everything at the end."""
+    async with driver(settings) as runtime:
+        try:
+            yield runtime
+        finally:
+            for status in await runtime.list():
+                await runtime.remove(status.key)
+
+
+def order(script: str, key: AttemptKey | None = None, ports: tuple[PortBinding, ...] = (), **sections: Any) -> Launch:
+    """Return the launch of a shell script."""
+    spec = AppSpec(path="/lab/app", runtime="process", **{"command": ("/bin/sh", "-c", script), **sections})
+    return Launch(key or AttemptKey(f"app-{uuid.uuid4().hex[:6]}-1", 1), spec.path, 1, "t-1", spec, ports)
+
+
+async def until(what: str, condition: Callable[[], Any], limit: float = PATIENCE) -> Any:
+    """Wait until `condition` (a plain or an async function) is true; say what was seen last when it never is."""
+    seen: Any = None
+    try:
+        async with asyncio.timeout(limit):
+            while True:
+                seen = condition()
+                if asyncio.iscoroutine(seen):
+                    seen = await seen
+                if seen:
+                    return seen
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"waited {limit:g} s for {what}; last seen: {seen!r}") from None
+
+
+async def ended(runtime: ProcessRuntime, key: AttemptKey) -> AttemptStatus:
+    async def condition() -> AttemptStatus | None:
+        status = await runtime.inspect(key)
+        return status if status is not None and status.state is AttemptState.EXITED else None
+
+    status = await until(f"the end of {key}", condition)
+    assert isinstance(status, AttemptStatus)
+    return status
+
+
+async def lines(runtime: ProcessRuntime, key: AttemptKey, **options: Any) -> list[bytes]:
+    async with asyncio.timeout(PATIENCE):
+        return [line.data async for line in runtime.logs(key, LogOptions(**options))]
+
+
+async def first_line(runtime: ProcessRuntime, key: AttemptKey) -> bytes:
+    async def condition() -> list[bytes]:
+        return await lines(runtime, key)
+
+    found = await until(f"a line of {key}", condition)
+    return bytes(found[0])
+
+
+async def output_of(runtime: ProcessRuntime, script: str, **sections: Any) -> list[bytes]:
+    """Run a script to its end and return its lines."""
+    status = await runtime.launch(order(script, **sections))
+    await ended(runtime, status.key)
+    return await lines(runtime, status.key)
+
+
+def exists(pid: int) -> bool:
+    """Whether a process lives; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
