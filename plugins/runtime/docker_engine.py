@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import docker
 import docker.errors
 import requests
+from docker.transport import UnixHTTPAdapter
 
 from gestalt.plugin.runtime import DriverUnavailable
 
@@ -149,10 +150,19 @@ class Engine:
             return self._client
 
     def _make_client(self, version: str) -> docker.APIClient:
-        # the SDK's stubs know only whole seconds; a fraction works
-        client = docker.APIClient(f"unix://{self._socket}", version=version, timeout=cast("int", self._limit), max_pool_size=_THREADS)
+        limit = cast("int", self._limit)  # the SDK's stubs know only whole seconds; a fraction works
+        client = docker.APIClient(f"unix://{self._socket}", version=version, timeout=limit)
         client.trust_env = False  # neither proxies nor a netrc file concern a socket
+        client.mount("http+docker://", _OnePool(f"http+unix://{self._socket}", limit, max_pool_size=_THREADS))
         return client
+
+
+class _OnePool(UnixHTTPAdapter):
+    """The SDK's adapter keeps a pool of connections for each URL, of which no two are alike; one for all is kept open and used."""
+
+    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
+        del url
+        return super().get_connection("http+docker://localhost", proxies)
 
 
 def _reason(error: BaseException) -> str:
