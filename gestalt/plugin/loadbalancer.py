@@ -49,7 +49,7 @@ class LoadBalancerDriver(ABC):
         Servers that are neither ready nor draining get no requests; draining ones finish those that they have.
 
         Raises:
-            LaunchRefused: the product rejects the configuration; the old one is still in place.
+            LaunchRefused: the product rejects the configuration; the old one is still in place, its servers in their wanted states.
             DriverUnavailable: it does not answer.
         """
 
@@ -64,3 +64,11 @@ class LoadBalancerDriver(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Let go; it goes on running."""
+
+    def problems(self) -> tuple[str, ...]:
+        """Return what the last `apply` had to leave out, a sentence each: a port that somebody else has, a path claimed twice."""
+        return ()
+
+    def unfinished(self) -> bool:
+        """Say whether another `apply` is needed in a moment, to remove what was still in use."""
+        return False

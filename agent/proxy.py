@@ -1,0 +1,215 @@
+"""Joins the routes that the coordinator wants with what is seen here, and has the load balancer match.
+
+What is observed on this node wins over the coordinator's flags, which are older. Instances of other nodes, and own ones of
+which nothing is known yet, keep the coordinator's flag: unknown is not unhealthy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Self
+
+from gestalt.clock import monotonic
+from gestalt.config import AgentSettings
+from gestalt.model import Route, Server
+from gestalt.plugin.loadbalancer import LoadBalancerDriver
+from gestalt.plugin.registry import find_driver
+from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
+
+from .draining import DrainWatch
+from .proxy_disabled import NoLoadBalancer
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 5.0
+_STABLE = 10.0
+_UNFINISHED_PAUSE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalServer:
+    """What this agent saw of an instance of its own. Draining: it finishes the requests that it has."""
+
+    ready: bool
+    draining: bool = False
+
+
+def effective_routes(routes: Mapping[str, Route], local: Mapping[str, LocalServer], stopping: Collection[str] = ()) -> tuple[Route, ...]:
+    """Return the routes with the state that each server is to have now, by key.
+
+    Args:
+        routes: the coordinator's, by key.
+        local: observations of this node, by instance.
+        stopping: instances that are to stop (`DesiredInstance.stop`): they are drained.
+    """
+    return tuple(
+        replace(route, servers=tuple(_effective(server, local.get(server.instance), stopping) for server in route.servers))
+        for _, route in sorted(routes.items())
+    )
+
+
+def _effective(server: Server, seen: LocalServer | None, stopping: Collection[str]) -> Server:
+    drain = server.drain or server.instance in stopping or (seen is not None and seen.draining)
+    ready = server.ready if seen is None else seen.ready
+    return replace(server, ready=ready and not drain, drain=drain)
+
+
+class ProxyManager:
+    """The one task that owns the load balancer. Inputs only wake it; many at once cost one change.
+
+    Nothing is changed before the first `set_routes`: what an agent before this one had put in place goes on.
+    """
+
+    def __init__(self, driver: LoadBalancerDriver, *, resync: float = 30.0) -> None:
+        self._driver = driver
+        self._resync = resync
+        self._routes: Mapping[str, Route] | None = None
+        self._local: dict[str, LocalServer] = {}
+        self._stopping: frozenset[str] = frozenset()
+        self._wanted = 0
+        self._applied = 0
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Condition()
+        self._draining = DrainWatch(driver)
+        self._failures = 0
+        self._deaths = 0
+        self._last_death = float("-inf")
+        self._problem = ""
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def create(cls, settings: AgentSettings) -> Self:
+        """Return a manager with the driver that the settings name; with one that does nothing if the proxy is disabled."""
+        kind = find_driver("loadbalancer", settings.loadbalancer) if settings.proxy.enabled else NoLoadBalancer
+        return cls(kind.create(settings), resync=settings.resync)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What an operator should know, a sentence each."""
+        return ((self._problem,) if self._problem else ()) + tuple(self._driver.problems())
+
+    async def start(self) -> None:
+        """Adopt or start the load balancer, and begin; one that cannot be started is tried again."""
+        try:
+            await self._driver.start(self._died)
+        except DriverUnavailable as error:
+            self._fail(str(error))
+        self._task = asyncio.create_task(self._run(), name="proxy")
+
+    async def close(self) -> None:
+        """Let go of the load balancer, which goes on. Idempotent."""
+        await self._rest()
+        await self._driver.close()
+
+    async def end(self) -> None:
+        """End the load balancer for good (appliance down, node leave)."""
+        await self._rest()
+        await self._driver.stop()
+        await self._driver.close()
+
+    def set_routes(self, routes: Mapping[str, Route], stopping: Collection[str] = ()) -> None:
+        """Take the coordinator's routes, and the own instances that are to stop."""
+        if self._routes is None or dict(routes) != self._routes or frozenset(stopping) != self._stopping:
+            self._routes, self._stopping = dict(routes), frozenset(stopping)
+            self._changed()
+
+    def set_local(self, instance: str, ready: bool, draining: bool = False) -> None:
+        """Take what was seen of one own instance."""
+        if self._local.get(instance) != (seen := LocalServer(ready, draining)):
+            self._local[instance] = seen
+            self._changed()
+
+    def set_all_local(self, local: Mapping[str, LocalServer]) -> None:
+        """Take what was seen of all own instances; others are forgotten."""
+        if dict(local) != self._local:
+            self._local = dict(local)
+            self._changed()
+
+    def forget(self, instance: str) -> None:
+        """Drop what was seen of an instance that is gone."""
+        if self._local.pop(instance, None) is not None:
+            self._changed()
+
+    async def wait_applied(self, deadline_seconds: float) -> bool:
+        """Wait until everything set so far is in effect; False when the time is over."""
+        wanted = self._wanted
+        try:
+            async with asyncio.timeout(deadline_seconds), self._progress:
+                await self._progress.wait_for(lambda: self._applied >= wanted)
+        except TimeoutError:
+            return False
+        return True
+
+    async def wait_drained(self, instance: str, deadline_seconds: float) -> bool:
+        """Wait until a draining instance has no connections through this node; False when the time is over.
+
+        The caller has set it draining before; this waits for that to be in effect first.
+        """
+        end = monotonic() + deadline_seconds
+        return await self.wait_applied(deadline_seconds) and await self._draining.idle(instance, end - monotonic())
+
+    def _changed(self) -> None:
+        self._wanted += 1
+        self._wake.set()
+
+    def _died(self) -> None:
+        """Remember the death; the first one is answered at once, more in a row with growing pauses."""
+        now = monotonic()
+        self._deaths = 1 if now - self._last_death > _STABLE else self._deaths + 1
+        self._last_death = now
+        self._failures = max(self._failures, self._deaths - 1)
+        self._changed()
+
+    async def _rest(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        await self._draining.close()
+
+    async def _run(self) -> None:
+        while True:
+            pause = await self._cycle()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+
+    async def _cycle(self) -> float:
+        """Bring the load balancer one step nearer; return how long to rest unless something happens."""
+        if self._failures:
+            await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (self._failures - 1), _LONGEST_PAUSE))
+        self._wake.clear()
+        if self._routes is None:
+            return self._resync
+        wanted = self._wanted
+        try:
+            await self._driver.apply(effective_routes(self._routes, self._local, self._stopping))
+        except DriverUnavailable as error:
+            self._fail(str(error))
+            self._failures += 1
+            return 0.0
+        except LaunchRefused as error:
+            self._fail(str(error))
+        else:
+            self._succeed()
+        self._failures = 0
+        async with self._progress:
+            self._applied = wanted
+            self._progress.notify_all()
+        return min(_UNFINISHED_PAUSE, self._resync) if self._driver.unfinished() else self._resync
+
+    def _fail(self, sentence: str) -> None:
+        if sentence != self._problem:
+            log.error("proxy: %s", sentence)
+        self._problem = sentence
+
+    def _succeed(self) -> None:
+        if self._problem:
+            log.info("proxy: it works again")
+        self._problem = ""

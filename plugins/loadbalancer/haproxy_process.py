@@ -1,0 +1,244 @@
+"""The HAProxy process that is ours: found again, started, watched, reloaded, ended.
+
+It is a daemon of its own (master and workers), not a child: it outlives the agent. It is known by its private master
+socket and by the path of our configuration among its arguments; nothing else is ever signalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from gestalt import shell
+from gestalt.clock import monotonic
+from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
+
+from .haproxy_pids import DeathWatch, end_process, find_processes, uses_config
+from .haproxy_servers import Worker, parse_info
+from .haproxy_socket import Processes, ask, parse_processes
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_LONGEST_SOCKET_PATH = 90
+_START_LIMIT = 10.0
+_ADOPT_LIMIT = 2.0
+_RELOAD_LIMIT = 10.0
+_STOP_LIMIT = 2.0
+_POLL = 0.005
+
+
+class HaproxyProcess:
+    """Master and workers that use the configuration in `folder`."""
+
+    def __init__(self, folder: Path, program: str = "haproxy") -> None:
+        self.folder = folder
+        self.config = folder / "haproxy.cfg"
+        self.worker_socket = folder / "worker.sock"
+        self.empty = folder / "empty"
+        self.master_socket = folder / "master.sock"
+        self._program = program
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="haproxy-files")
+        self._watching: DeathWatch | None = None
+        self._on_death: Callable[[], None] = lambda: None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is watched and has not ended."""
+        return self._watching is not None
+
+    def prepare(self, on_death: Callable[[], None]) -> None:
+        """Make the folder, readable for nobody else, and remember whom to tell of a death.
+
+        Raises:
+            DriverUnavailable: the folder cannot be used.
+        """
+        self._on_death = on_death
+        if len(str(self.master_socket)) > _LONGEST_SOCKET_PATH:
+            raise DriverUnavailable(
+                f"{self.master_socket} is too long for a socket (at most {_LONGEST_SOCKET_PATH}): set a shorter run_dir"
+            )
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.empty.mkdir(mode=0o755, exist_ok=True)
+        except OSError as error:
+            raise DriverUnavailable(f"{self.folder} cannot be made: {error}") from error
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Do what may block for a while, one thing after the other."""
+        return await asyncio.get_running_loop().run_in_executor(self._files, work)
+
+    async def adopt(self) -> bool:
+        """Take over the one that runs already; say whether there is one that answers.
+
+        One that runs without answering is ended: its work is done by the next.
+        """
+        end = monotonic() + _ADOPT_LIMIT
+        while True:
+            try:
+                await self._watch(await self.processes())
+            except DriverUnavailable as error:
+                if not await self._strays():
+                    return False
+                if monotonic() > end:
+                    log.warning("our HAProxy runs but does not answer, so it is ended: %s", error)
+                    await self._end_strays()
+                    return False
+                await asyncio.sleep(_POLL * 4)
+            else:
+                return True
+
+    async def launch(self) -> None:
+        """Start it with the configuration in place.
+
+        Raises:
+            DriverUnavailable: it did not start; with its own words.
+        """
+        await self._end_strays()
+        argv = [self._program, "-W", "-D", "-S", f"{self.master_socket},mode,600", "-p", str(self.folder / "pid"), "-f", str(self.config)]
+        started = await self._run(argv)
+        if not started.ok:
+            raise DriverUnavailable(f"HAProxy does not start: {_lines(started)}")
+        end = monotonic() + _START_LIMIT
+        while (processes := await self._processes_or_none()) is None:
+            if monotonic() > end:
+                raise DriverUnavailable("HAProxy was started but does not answer")
+            await asyncio.sleep(_POLL)
+        await self._watch(processes)
+        await self._worker_answers(processes.workers, end)
+        log.info("HAProxy started with %s", self.config)
+
+    async def check(self, candidate: Path) -> None:
+        """Have HAProxy judge a configuration.
+
+        Raises:
+            LaunchRefused: it is not valid; with HAProxy's own words.
+        """
+        checked = await self._run([self._program, "-c", "-f", str(candidate)])
+        if not checked.ok:
+            raise LaunchRefused(f"HAProxy rejects the configuration: {_lines(checked)}")
+
+    async def reload(self) -> None:
+        """Have a new worker take over with the configuration in place; returns when it answers.
+
+        Raises:
+            LaunchRefused: the new worker did not come up; the old one goes on.
+            DriverUnavailable: the outcome is unknown.
+        """
+        before = await self.processes()
+        await ask(self.master_socket, ["reload"])
+        end = monotonic() + _RELOAD_LIMIT
+        while (now := await self._processes_or_none()) is None or now.reloads == before.reloads or _undecided(before, now):
+            if monotonic() > end or not self.alive:
+                raise DriverUnavailable("HAProxy did not finish its reload")
+            await asyncio.sleep(_POLL)
+        if now.failed or not set(now.workers) - set(before.workers):
+            raise LaunchRefused("HAProxy did not take the new configuration at its reload; the old one still works")
+        await self._worker_answers(now.workers, end)
+
+    async def info(self) -> Worker:
+        """Return what the current worker says of itself.
+
+        Raises:
+            DriverUnavailable: it does not answer.
+        """
+        try:
+            return parse_info(await ask(self.worker_socket, ["show info"]))
+        except ValueError as error:
+            raise DriverUnavailable(str(error)) from error
+
+    async def processes(self) -> Processes:
+        """Return master and workers.
+
+        Raises:
+            DriverUnavailable: the master does not answer.
+        """
+        try:
+            return parse_processes(await ask(self.master_socket, ["show proc"]))
+        except ValueError as error:
+            raise DriverUnavailable(str(error)) from error
+
+    async def end(self) -> None:
+        """End it and everything of it; idempotent."""
+        self.let_go()
+        await self._end_strays()
+        for path in (self.worker_socket, self.master_socket, self.folder / "pid"):
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of everything here; it goes on."""
+        self.let_go()
+        self._files.shutdown(wait=False)
+
+    def let_go(self) -> None:
+        """Stop watching; it goes on."""
+        if self._watching is not None:
+            self._watching.close()
+            self._watching = None
+
+    async def _run(self, argv: list[str]) -> shell.Completed:
+        try:
+            return await shell.run(argv, limit=_START_LIMIT)
+        except FileNotFoundError as error:
+            raise DriverUnavailable(f"{self._program} is not installed: install the package haproxy") from error
+        except (OSError, shell.CommandTimedOut) as error:
+            raise DriverUnavailable(f"{self._program} cannot be run: {error}") from error
+
+    async def _watch(self, processes: Processes) -> None:
+        """Hold on to the master, and make sure that it was this one."""
+        self.let_go()
+        try:
+            self._watching = DeathWatch(processes.master, self._died)
+        except OSError as error:
+            raise DriverUnavailable(f"HAProxy's master {processes.master} cannot be watched: {error}") from error
+        if (await self.processes()).master != processes.master:
+            self.let_go()
+            raise DriverUnavailable("HAProxy has just been replaced")
+
+    def _died(self) -> None:
+        self._watching = None
+        log.warning("HAProxy died")
+        self._on_death()
+
+    async def _processes_or_none(self) -> Processes | None:
+        try:
+            return await self.processes()
+        except DriverUnavailable:
+            return None  # the master executes itself anew in a reload
+
+    async def _worker_answers(self, workers: tuple[int, ...], end: float) -> None:
+        while True:
+            try:
+                if (await self.info()).pid in workers:
+                    return
+            except DriverUnavailable:
+                log.debug("the new worker does not answer yet")
+            if monotonic() > end or not self.alive:
+                raise DriverUnavailable("HAProxy's new worker does not answer")
+            await asyncio.sleep(_POLL)
+
+    async def _end_strays(self) -> None:
+        """End every process of ours: politely, then for good. A master takes its workers along."""
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            strays = await self._strays()
+            await asyncio.gather(*(end_process(pid, sign, partial(uses_config, pid, self.config)) for pid in strays))
+
+    async def _strays(self) -> list[int]:
+        return await self.in_thread(lambda: list(find_processes(self.config)))
+
+
+def _undecided(before: Processes, now: Processes) -> bool:
+    return not now.failed and not set(now.workers) - set(before.workers)
+
+
+def _lines(completed: shell.Completed) -> str:
+    """Return what HAProxy complained about: its alerts if there are any."""
+    lines = completed.stderr.decode(errors="replace").splitlines()
+    alerts = [line.split(" : ", 1)[-1].strip() for line in lines if line.startswith("[ALERT]")]
+    return " | ".join(alerts)[:1500] or completed.complaint()
