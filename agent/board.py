@@ -60,6 +60,9 @@ class Board:
         self._gone.add(instance)
         self._touch(instance)
 
+    def is_gone(self, instance: str) -> bool:
+        return instance in self._gone
+
     def drop(self, instance: str) -> None:
         """The coordinator does not ask for it any more."""
         self._entries.pop(instance, None)

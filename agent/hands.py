@@ -129,6 +129,7 @@ class Hands:
         log.info("attempt %d is stopped: %s", attempt, why, extra=self._extra)
         if drain and rules.drain > 0:
             self._say("its connections get time to end")
+            self._around.traffic.set_local(local.record.instance, False, draining=True)
             await self._around.traffic.wait_drained(local.record.instance, rules.drain)
             self._say("stops")
         self._around.traffic.set_local(local.record.instance, False)
@@ -145,6 +146,6 @@ class Hands:
         local = self._local
         await self._around.records.forget(local.record.instance)
         local.gone = True
-        self._around.traffic.forget_local(local.record.instance)
+        self._around.traffic.forget(local.record.instance)
         self._around.board.gone(local.record.instance)
         log.info("nothing is left of it", extra=self._extra)

@@ -15,6 +15,7 @@ from gestalt.spec.schema import AppSpec
 
 from .desired import Desired
 from .local import Surroundings, Target
+from .observe import assume, remembered
 from .plan import Goal
 from .records import InstanceRecord
 from .worker import Worker
@@ -87,7 +88,12 @@ class Instances:
         return f"{sum(counts.values())} instances" + (f": {shown}" if shown else "")
 
     async def close(self) -> None:
-        """Let go of everything; it goes on running."""
+        """Let go of everything, and write down what is to be remembered of it."""
+        await self.let_go()
+        await self._around.records.flush()
+
+    async def let_go(self) -> None:
+        """End the care for everything; it goes on running."""
         if self._grace is not None:
             self._grace.cancel()
         tasks = [*self._resyncs.values(), *self._closing]
@@ -95,7 +101,6 @@ class Instances:
             task.cancel()
         await asyncio.gather(*tasks, *(worker.close() for worker in self._workers.values()), return_exceptions=True)
         self._workers.clear()
-        await self._around.records.flush()
 
     # What is wanted
 
@@ -148,6 +153,7 @@ class Instances:
 
     def _hire(self, record: InstanceRecord) -> Worker:
         worker = Worker(record, self._around)
+        self._around.board.put(assume(record, remembered(record), "was found again" if record.attempt else ""))
         self._workers[record.instance] = worker
         if record.runtime in self._listed:
             worker.compare({})

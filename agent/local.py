@@ -22,16 +22,13 @@ _DEFAULT_STOP = StopRules()
 
 
 class Traffic(Protocol):
-    """What a worker needs of the load balancer. Only `wait_drained` may take time."""
+    """What a worker needs of the load balancer: `ProxyManager` is one. Only `wait_drained` takes time."""
 
-    def set_local(self, instance: str, ready: bool) -> None:
-        """Say whether an instance of this node gets requests; known better here than by the coordinator."""
+    def set_local(self, instance: str, ready: bool, draining: bool = False) -> None: ...
 
-    def forget_local(self, instance: str) -> None:
-        """The instance is gone."""
+    def forget(self, instance: str) -> None: ...
 
-    async def wait_drained(self, instance: str, limit: float) -> None:
-        """Return when it has no connections any more, after `limit` seconds at the latest."""
+    async def wait_drained(self, instance: str, deadline_seconds: float) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 from gestalt.clock import boot_id
 from gestalt.config import AgentSettings
 from gestalt.daemon import Life
-from gestalt.model import Route
 from gestalt.plugin.registry import find_driver
 from gestalt.plugin.runtime import RuntimeDriver
 from gestalt.rpc_server import RpcServer
@@ -22,21 +20,39 @@ from .disk import Disk
 from .engine import DriverKeeper, Engine, Manager
 from .facts import FactsKeeper
 from .instances import LAUNCHES_AT_ONCE, Instances
-from .local import Surroundings, Traffic
-from .no_proxy import NoProxy
+from .local import Surroundings
+from .proxy import ProxyManager
 from .records import RecordStore
 from .session import Session
 
 log = logging.getLogger(__name__)
 
 CHECK_COMMANDS_AT_ONCE = 4
+APPLY_LIMIT = 5.0
 
 
-class Proxy(Traffic, Manager, Protocol):
-    """The load balancer of the node."""
+class ProxyKeeper:
+    """Keeps the load balancer started, and tells of its problems."""
 
-    async def set_routes(self, routes: Iterable[Route]) -> None:
-        """Route these services; returns when the load balancer does, or a problem is told."""
+    name = "proxy"
+
+    def __init__(self, proxy: ProxyManager, board: Board) -> None:
+        self._proxy = proxy
+        self._board = board
+        self._started = False
+
+    async def ensure(self) -> None:
+        if not self._started:
+            await self._proxy.start()
+            self._started = True
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell of its problems now."""
+        self._board.set_problems(self.name, self._proxy.problems)
+
+    async def close(self) -> None:
+        await self._proxy.close()
 
 
 class DiskKeeper:
@@ -79,14 +95,10 @@ async def start_agent(settings: AgentSettings, life: Life) -> Engine:
         GestaltError: a driver is not installed, or the data folder cannot be used.
     """
     drivers: Mapping[str, RuntimeDriver] = {name: find_driver("runtime", name).create(settings) for name in settings.runtimes}
-    return await start_engine(settings, life, drivers, create_proxy(settings))
+    return await start_engine(settings, life, drivers, ProxyManager.create(settings))
 
 
-def create_proxy(settings: AgentSettings) -> Proxy:
-    return NoProxy()
-
-
-async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str, RuntimeDriver], proxy: Proxy) -> Engine:
+async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str, RuntimeDriver], proxy: ProxyManager) -> Engine:
     """Start the agent with these drivers; what the last life left behind is adopted before the coordinator is asked."""
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -96,19 +108,20 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     around = Surroundings(
         settings, drivers, records, board, proxy, asyncio.Semaphore(LAUNCHES_AT_ONCE), asyncio.Semaphore(CHECK_COMMANDS_AT_ONCE)
     )
-    instances = Instances(around)
+    instances, proxy_keeper = Instances(around), ProxyKeeper(proxy, board)
 
     async def apply(state: Desired) -> None:
-        routing = asyncio.ensure_future(proxy.set_routes(state.state.routes.values()))
-        await asyncio.sleep(0)  # the load balancer hears of new servers first, and is changed while containers start
+        """The load balancer hears of new servers first, and is changed while containers start."""
+        route(proxy, state)
         instances.set_desired(state)
-        await routing
+        await proxy.wait_applied(APPLY_LIMIT)
+        proxy_keeper.tell()
 
     session = Session(settings, desired, board, apply, Bulk(instances.locate))
     managers: list[Manager] = [
         DiskKeeper(disk),
         *(DriverKeeper(name, driver) for name, driver in drivers.items()),
-        proxy,
+        proxy_keeper,
         instances,
         FactsKeeper(settings, drivers, board),
         session,
@@ -117,6 +130,11 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     engine = Engine(settings, managers, board, life, (instances.summary, session.summary))
     left = desired.load()
     instances.adopt(records.load(), left)
-    await proxy.set_routes(left.state.routes.values())
+    route(proxy, left)
     await engine.start()
     return engine
+
+
+def route(proxy: ProxyManager, desired: Desired) -> None:
+    """Hand over the routes; what is to stop is drained from the same moment on."""
+    proxy.set_routes(desired.state.routes, [item.id for item in desired.state.instances.values() if item.stop])

@@ -44,6 +44,13 @@ def assume(record: InstanceRecord, checks: CheckReport, why: str) -> Observed:
     return _observed(record, record.attempt, phase, why)
 
 
+def remembered(record: InstanceRecord) -> CheckReport:
+    """Return what the checks said last, for as long as nobody knows better."""
+    runs = record.started and record.ended < record.attempt
+    well = runs and all(item.health is Health.HEALTHY for item in record.checks)
+    return CheckReport(record.checks, Health.HEALTHY if well else Health.UNKNOWN, ready=well)
+
+
 def _running(situation: Situation, action: Action, current: AttemptStatus, checks: CheckReport, activity: str) -> Observed:
     record, attempt = situation.record, current.key.attempt
     if isinstance(action, Stop) and action.attempt == attempt:

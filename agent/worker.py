@@ -16,7 +16,7 @@ from gestalt.plugin.runtime import AttemptStatus, DriverUnavailable
 
 from .hands import Hands
 from .local import LocalInstance, Surroundings, Target
-from .observe import assume, observe, retry_at
+from .observe import assume, observe, remembered, retry_at
 from .plan import Action, Count, Forget, Goal, Situation, Stop, Wait, plan
 from .records import InstanceRecord
 from .watch import CheckWatch
@@ -41,6 +41,7 @@ class Worker:
         self._trouble = ""
         self._told: tuple[Situation, Action] | None = None
         self._done: tuple[Situation, Action] | None = None
+        self._around.traffic.set_local(record.instance, remembered(record).ready)
         self._task = asyncio.create_task(self._run(), name=f"instance {record.instance}")
 
     def aim(self, target: Target) -> None:
@@ -162,9 +163,8 @@ class Worker:
         local = self.local
         attempt = local.running_attempt()
         if attempt == 0 or local.restarting:
-            if self._checks.attempt:
-                await self._checks.stop()
-                self._around.traffic.set_local(local.record.instance, False)
+            await self._checks.stop()
+            self._around.traffic.set_local(local.record.instance, False)
         elif local.target.goal in (Goal.RUN, Goal.KEEP):
             known = local.record.started and local.record.attempt == attempt
             age = boottime() - local.record.started_at if known else 0.0

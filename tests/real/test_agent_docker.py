@@ -64,7 +64,7 @@ async def node(coordinator: StubCoordinator, tmp_path: Path) -> AsyncIterator[No
 def web(**fields: object) -> AppSpec:
     return AppSpec.model_validate(
         {
-            "path": "/agent/test/web",
+            "path": "/lab/agent/test/web",
             "image": IMAGE,
             "ports": (Port(name="web", container_port=80),),
             "checks": (FAST,),

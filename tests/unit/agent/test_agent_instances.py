@@ -1,0 +1,394 @@
+"""The workers of a node on a runtime in memory: every interruption replayed, every fault that a runtime may show."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gestalt.agent.board import Board
+from gestalt.agent.desired import Desired
+from gestalt.agent.instances import Instances
+from gestalt.agent.local import Surroundings
+from gestalt.agent.proxy import ProxyManager
+from gestalt.agent.proxy_disabled import NoLoadBalancer
+from gestalt.agent.records import RecordStore
+from gestalt.config import AgentSettings, TlsSettings
+from gestalt.model import DesiredInstance, NodeState, Observed, Phase
+from gestalt.plugin.runtime import AttemptKey, AttemptState, AttemptStatus, Launch
+from gestalt.spec.schema import AppSpec, Restart, Stop
+from gestalt.spec.template import template_hash
+from tests.unit.agent.memory_runtime import MemoryRuntime, MortalDisk, Mortality, World
+
+ONE, TWO, STRAY = "web-0000aa-1", "web-0000aa-2", "old-0000bb-9"
+PATIENCE = 10.0
+
+
+def spec(**fields: object) -> AppSpec:
+    return AppSpec.model_validate({"path": "/unit/test/agent/web", "image": "web:1", "stop": Stop(drain=0), **fields})
+
+
+def wish(*instances: str, stop: bool = False, complete: bool = True, **fields: object) -> Desired:
+    app = spec(**fields)
+    key = template_hash(app)
+    wanted = {item: DesiredInstance(item, app.path, 1, key, (), stop) for item in instances}
+    return Desired(NodeState(1, 1, {key: app}, wanted, {}), complete=complete)
+
+
+def key(instance: str, number: int = 1) -> AttemptKey:
+    return AttemptKey(instance, number)
+
+
+class Life:
+    """One life of an agent on a world and a disk that outlive it."""
+
+    def __init__(self, world: World, folder: Path, dies_at: int = 0, boot: str = "boot-1") -> None:
+        nowhere = folder / "none"
+        settings = AgentSettings(
+            node_id="n",
+            node_name="n",
+            cluster_id="c",
+            coordinators=(),
+            tls=TlsSettings(ca=nowhere, certificate=nowhere, key=nowhere),
+            orphan_grace=0.05,
+        )
+        self.mortality = Mortality(dies_at)
+        self.board = Board()
+        self.disk = MortalDisk(self.mortality)
+        self.records = RecordStore(folder / "instances", self.disk, boot)
+        slots = asyncio.Semaphore(8)
+        runtime = MemoryRuntime(world, self.mortality)
+        self.instances = Instances(
+            Surroundings(settings, {"docker": runtime}, self.records, self.board, ProxyManager(NoLoadBalancer()), slots, slots)
+        )
+        self.world = world
+
+    async def begin(self, desired: Desired) -> None:
+        self.instances.adopt(self.records.load(), desired)
+        await self.instances.ensure()
+
+    async def until(self, what: str, condition: Callable[[], object]) -> None:
+        """Wait for a condition, or for the death of this life."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not condition() and not self.mortality.died.is_set():  # noqa: ASYNC110 (any condition, seen from outside)
+                    await asyncio.sleep(0.001)
+        except TimeoutError:
+            pytest.fail(f"waited for {what}; {self.board.observations()}, {self.world.attempts}")
+
+    def at(self, instance: str, phase: Phase, number: int) -> bool:
+        seen = self.board.get(instance)
+        return seen is not None and (seen.phase, seen.attempt) == (phase, number)
+
+    def saw(self, instance: str) -> Observed:
+        seen = self.board.get(instance)
+        assert seen is not None
+        return seen
+
+    def gone(self, instance: str) -> bool:
+        return self.board.is_gone(instance)
+
+    async def kill(self) -> None:
+        """End as with SIGKILL: nothing is written any more."""
+        self.mortality.died.set()
+        self.world.listeners.clear()
+        await self.instances.let_go()
+
+    async def end(self) -> None:
+        await self.instances.close()
+        await self.disk.close()
+
+
+@pytest.fixture
+async def live(tmp_path: Path) -> AsyncIterator[Callable[..., Life]]:
+    lives: list[Life] = []
+
+    def make(world: World, dies_at: int = 0, boot: str = "boot-1") -> Life:
+        lives.append(Life(world, tmp_path, dies_at, boot))
+        return lives[-1]
+
+    yield make
+    for life in lives:
+        await life.kill()
+
+
+Live = Callable[..., Life]
+
+
+async def bring_up(life: Life, *instances: str, **fields: object) -> None:
+    await life.begin(wish(*instances, **fields))
+    for item in instances:
+        await life.until(f"{item} to run", lambda item=item: life.at(item, Phase.RUNNING, 1))
+
+
+@pytest.mark.parametrize("dies_at", range(1, 14))
+async def test_dies_anywhere_while_launching(live: Live, dies_at: int) -> None:
+    world = World()
+    first = live(world, dies_at)
+    await first.begin(wish(ONE))
+    await first.until("the first life to run it or to die", lambda: first.at(ONE, Phase.RUNNING, 1))
+    await first.kill()
+    second = live(world)
+    await second.begin(wish(ONE))
+    await second.until("it to run", lambda: second.at(ONE, Phase.RUNNING, 1))
+    assert world.running(ONE) == [1]
+    assert world.starts[ONE] == 1, "it was started more often than needed"
+    assert len(world.of(ONE)) == 1
+
+
+@pytest.mark.parametrize("dies_at", range(1, 14))
+async def test_dies_anywhere_while_restarting(live: Live, dies_at: int) -> None:
+    """The end of an attempt is counted once, and followed by one more attempt, wherever the agent dies meanwhile."""
+    world = World()
+    await bring_up(zero := live(world), ONE)
+    await zero.end()
+    first = live(world, dies_at)
+    await first.begin(wish(ONE))
+    await first.until("it to be adopted", lambda: first.at(ONE, Phase.RUNNING, 1))
+    world.end(key(ONE), 1)
+    await first.until("the second attempt", lambda: first.at(ONE, Phase.RUNNING, 2) and len(world.of(ONE)) == 1)
+    await first.kill()
+    second = live(world)
+    await second.begin(wish(ONE))
+    await second.until("the second attempt alone", lambda: second.at(ONE, Phase.RUNNING, 2) and len(world.of(ONE)) == 1)
+    assert (world.running(ONE), world.starts[ONE]) == ([2], 2)
+    assert second.saw(ONE).restarts == 1
+
+
+@pytest.mark.parametrize("dies_at", range(1, 10))
+async def test_dies_anywhere_while_stopping(live: Live, dies_at: int) -> None:
+    world = World()
+    await bring_up(zero := live(world), ONE, TWO)
+    await zero.end()
+    first = live(world, dies_at)
+    await first.begin(wish(ONE, stop=True))
+    await first.until("it to be gone", lambda: first.gone(ONE))
+    await first.kill()
+    second = live(world)
+    await second.begin(wish(ONE, stop=True, complete=False))
+    await second.until("it to be gone", lambda: second.gone(ONE))
+    assert world.of(ONE) == []
+    assert ONE not in second.records.load()
+    assert (world.running(TWO), world.starts[TWO]) == ([1], 1), "its neighbour was touched"
+
+
+async def test_adopts_what_runs_and_restarts_nothing(live: Live) -> None:
+    world = World()
+    await bring_up(first := live(world), ONE, TWO)
+    await first.kill()
+    second = live(world)
+    await second.begin(wish(ONE, TWO))
+    await second.until("both to be adopted", lambda: second.at(ONE, Phase.RUNNING, 1) and second.at(TWO, Phase.RUNNING, 1))
+    assert world.starts == {ONE: 1, TWO: 1}
+
+
+async def test_adopts_without_any_record(live: Live, tmp_path: Path) -> None:
+    world = World()
+    await bring_up(first := live(world), ONE)
+    await first.end()
+    for file in (tmp_path / "instances").iterdir():
+        file.write_text("{")
+    second = live(world)
+    await second.begin(wish(ONE))
+    await second.until("it to be adopted", lambda: second.at(ONE, Phase.RUNNING, 1))
+    assert world.starts == {ONE: 1}
+
+
+async def test_another_boot_restarts_at_once_and_forgives(live: Live) -> None:
+    world = World()
+    rules = Restart(backoff=500, backoff_max=1000)
+    await bring_up(first := live(world), ONE, restart=rules)
+    world.end(key(ONE), 1)
+    await first.until("the second attempt", lambda: first.at(ONE, Phase.RUNNING, 2))
+    world.end(key(ONE, 2), 1)
+    await first.until("the back-off", lambda: first.at(ONE, Phase.FAILED, 2))
+    await first.end()
+    second = live(world, boot="boot-2")
+    await second.begin(wish(ONE, restart=rules))
+    await second.until("the third attempt", lambda: second.at(ONE, Phase.RUNNING, 3))
+
+
+async def test_back_off_survives_the_agent(live: Live) -> None:
+    world = World()
+    rules = Restart(backoff=500, backoff_max=1000)
+    await bring_up(first := live(world), ONE, restart=rules)
+    world.end(key(ONE), 1)
+    await first.until("the second attempt", lambda: first.at(ONE, Phase.RUNNING, 2))
+    world.end(key(ONE, 2), 1)
+    await first.until("the back-off", lambda: first.at(ONE, Phase.FAILED, 2))
+    await first.end()
+    second = live(world)
+    await second.begin(wish(ONE, restart=rules))
+    await second.until("the back-off again", lambda: second.at(ONE, Phase.FAILED, 2))
+    wire = second.board.inventory().instances[0]
+    assert 490 < wire.back_off <= 500
+    assert world.starts[ONE] == 2
+
+
+async def test_crash_loop_is_told_with_its_last_words(live: Live) -> None:
+    world = World()
+    life = live(world)
+    await bring_up(life, ONE, restart=Restart(backoff=0.01, backoff_max=500, crash_loop=3, window=60))
+    for number in (1, 2, 3):
+        await life.until(f"attempt {number}", lambda number=number: life.at(ONE, Phase.RUNNING, number))
+        world.end(key(ONE, number), 137, oom=number == 3)
+    await life.until("the verdict", lambda: life.at(ONE, Phase.FAILED, 3))
+    seen = life.saw(ONE)
+    assert (seen.crash_loop, seen.oom_killed, seen.exit_code, seen.restarts) == (True, True, 137, 2)
+    assert "memory" in seen.reason
+    assert len(seen.log_tail) == 20
+    assert seen.log_tail[-1].endswith("of attempt 3")
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "phase"), [("never", 0, Phase.STOPPED), ("never", 3, Phase.FAILED), ("on-failure", 0, Phase.STOPPED)]
+)
+async def test_ends_for_good(live: Live, policy: str, code: int, phase: Phase) -> None:
+    world = World()
+    life = live(world)
+    await bring_up(life, ONE, restart=Restart.model_validate({"policy": policy}))
+    world.end(key(ONE), code)
+    await life.until("the end", lambda: life.at(ONE, phase, 1))
+    assert life.saw(ONE).exit_code == code
+    assert world.starts[ONE] == 1
+    assert len(world.of(ONE)) == 1, "its logs are gone"
+
+
+async def test_refused_launch_is_told_and_tried_again(live: Live) -> None:
+    world = World()
+    world.images.clear()
+    life = live(world)
+    await life.begin(wish(ONE, restart=Restart(backoff=0.05, backoff_max=0.1)))
+    await life.until("the refusal", lambda: life.at(ONE, Phase.FAILED, 1))
+    assert life.saw(ONE).reason == "the image web:1 is absent"
+    world.images.add("web:1")
+    await life.until("it to run", lambda: life.saw(ONE).phase is Phase.RUNNING)
+    assert life.saw(ONE).restarts == 0
+    assert not life.saw(ONE).crash_loop
+
+
+async def test_a_pull_is_told_and_given_up_when_it_is_to_stop(live: Live) -> None:
+    world = World()
+    world.slow = asyncio.Event()
+    life = live(world)
+    await life.begin(wish(ONE))
+    await life.until("the progress", lambda: life.at(ONE, Phase.STARTING, 1) and "50 %" in life.saw(ONE).reason)
+    life.instances.set_desired(wish(ONE, stop=True))
+    await life.until("it to be gone", lambda: life.gone(ONE))
+    assert world.starts[ONE] == 0
+
+
+async def test_runtime_down_at_the_start_keeps_everything(live: Live) -> None:
+    world = World()
+    await bring_up(first := live(world), ONE)
+    await first.end()
+    world.down = True
+    second = live(world)
+    await second.begin(wish(ONE, TWO))
+    await second.until("the assumption", lambda: second.board.get(ONE) is not None and second.board.get(TWO) is not None)
+    assert second.at(ONE, Phase.RUNNING, 1)
+    assert second.at(TWO, Phase.PLACED, 0)
+    assert second.saw(ONE).ready, "unknown is not unhealthy"
+    assert second.board.problems() == ("the runtime does not answer: start it",)
+    world.down = False
+    world.tell(None)
+    await second.until("both to run", lambda: second.at(TWO, Phase.RUNNING, 1))
+    assert second.board.problems() == ()
+    assert world.starts == {ONE: 1, TWO: 1}
+
+
+async def test_runtime_goes_down_in_mid_life(live: Live) -> None:
+    world = World()
+    life = live(world)
+    await bring_up(life, ONE)
+    world.down = True
+    world.tell(key(ONE))
+    life.instances.set_desired(wish(ONE, TWO))
+    await life.until("it to be put off", lambda: life.board.get(TWO) is not None and "answer" in life.saw(TWO).reason)
+    world.down = False
+    world.tell(None)
+    await life.until("the other to run", lambda: life.at(TWO, Phase.RUNNING, 1))
+    assert world.starts == {ONE: 1, TWO: 1}
+
+
+def stray(world: World, instance: str = STRAY, number: int = 1, template: str = "f" * 16) -> None:
+    world.put(AttemptStatus(key(instance, number), AttemptState.RUNNING, "stray", "/old", template))
+
+
+async def test_orphans_go_after_the_first_full_state_only(live: Live) -> None:
+    world = World()
+    stray(world)
+    life = live(world)
+    await life.begin(wish(ONE, complete=False))
+    await life.until("the orphan to be told", lambda: life.at(STRAY, Phase.RUNNING, 1) and life.at(ONE, Phase.RUNNING, 1))
+    await life.instances.ensure()
+    assert world.running(STRAY) == [1], "it was removed before a full state came"
+    life.instances.set_desired(wish(ONE))
+    assert world.running(STRAY) == [1], "it had no grace"
+    await life.until("the orphan to be removed", lambda: not world.of(STRAY))
+    assert world.running(ONE) == [1]
+
+
+async def test_an_orphan_that_is_wanted_in_time_stays(live: Live) -> None:
+    world = World()
+    stray(world, TWO, template=template_hash(spec()))
+    life = live(world)
+    await life.begin(wish(ONE))
+    life.instances.set_desired(wish(ONE, TWO))
+    await life.until("it to be adopted", lambda: life.at(TWO, Phase.RUNNING, 1) and life.saw(TWO).reason == "")
+    assert world.starts[TWO] == 0
+
+
+async def test_a_refused_instance_is_left_alone(live: Live) -> None:
+    world = World()
+    life = live(world)
+    await bring_up(life, ONE)
+    refused = Desired(NodeState(1, 2), {ONE: "its template is not valid", TWO: "its template is not valid"}, complete=True)
+    life.instances.set_desired(refused)
+    await life.until("the reason to be told", lambda: life.at(TWO, Phase.FAILED, 0))
+    await life.instances.ensure()
+    assert world.running(ONE) == [1]
+    life.instances.set_desired(wish(ONE, TWO))
+    await life.until("both to run", lambda: life.at(TWO, Phase.RUNNING, 1))
+    assert world.starts == {ONE: 1, TWO: 1}
+
+
+async def test_what_events_missed_a_round_finds(live: Live) -> None:
+    world = World()
+    life = live(world)
+    await bring_up(life, ONE)
+    listeners, world.listeners = world.listeners, []
+    world.end(key(ONE), 1)
+    world.listeners = listeners
+    await life.instances.ensure()
+    await life.until("the second attempt", lambda: life.at(ONE, Phase.RUNNING, 2))
+
+
+async def test_a_removed_container_is_replaced(live: Live) -> None:
+    world = World()
+    life = live(world)
+    await bring_up(life, ONE)
+    del world.attempts[key(ONE)]
+    world.tell(key(ONE))
+    await life.until("the second attempt", lambda: life.at(ONE, Phase.RUNNING, 2))
+
+
+async def test_a_late_creation_of_a_dead_agent_is_found(live: Live) -> None:
+    """A `docker create` in flight when the agent dies may finish after the new agent's inventory."""
+    world = World()
+    first = live(world, dies_at=3)
+    await first.begin(wish(ONE))
+    await first.until("the death before the launch", lambda: False)
+    await first.kill()
+    world.slow = asyncio.Event()
+    second = live(world)
+    await second.begin(wish(ONE))
+    await second.until("the image", lambda: second.at(ONE, Phase.STARTING, 1))
+    app = spec()
+    late = Launch(key(ONE), app.path, 1, template_hash(app), app, ())
+    world.put(AttemptStatus(late.key, AttemptState.CREATED, "late", late.app, late.template))
+    world.slow.set()
+    await second.until("it to run", lambda: second.at(ONE, Phase.RUNNING, 1))
+    assert (world.starts[ONE], len(world.of(ONE))) == (1, 1)
