@@ -122,7 +122,7 @@ class Client:
             async for item in pick(api)(request):
                 yield item
         except grpc.aio.AioRpcError as error:
-            await self._explain(error)
+            self._explain(error)
             raise decode_error(error) from error
 
     async def follow_task(self, task_id: str) -> AsyncIterator[model_pb2.Task]:
@@ -155,7 +155,7 @@ class Client:
             async for output in api.apps.Exec(inputs):
                 yield output
         except grpc.aio.AioRpcError as error:
-            await self._explain(error)
+            self._explain(error)
             raise decode_error(error) from error
 
     async def _follow(
@@ -196,7 +196,10 @@ class Client:
                 return Api(channel)
             problems.append(f"{address}: {await _reason(channel)}")
             await channel.close(None)
-        raise _unreachable(problems, self._target)
+        unreachable = _unreachable(problems, self._target)
+        if unreachable.kind is Kind.UNAVAILABLE:
+            self._check_certificate()
+        raise unreachable
 
     async def _becomes_ready(self, channel: grpc.aio.Channel) -> bool:
         with contextlib.suppress(TimeoutError):
@@ -212,19 +215,22 @@ class Client:
         """Return to try again after a pause; raise what is an answer, or when the time for trying is over."""
         if error.code() not in _LOST or _is_ours(error):
             raise decode_error(error) from error
-        await self._explain(error)
+        self._explain(error)
         if not search.running:
             self._notice("the connection to the coordinator is lost, looking for it again")
         await self._drop()
         if not await search.again():
             raise _unreachable([error.details() or error.code().name], self._target) from error
 
-    async def _explain(self, error: grpc.aio.AioRpcError) -> None:
-        """Raise when our own certificate explains why the coordinator hung up: TLS 1.3 tells only afterwards."""
+    def _explain(self, error: grpc.aio.AioRpcError) -> None:
+        """Raise when our own certificate explains why the coordinator hung up: TLS 1.3 tells only after the handshake."""
         if error.code() is grpc.StatusCode.UNAVAILABLE and not _is_ours(error):
-            from gestalt.client_certificate import check_certificate  # heavy, and only for this message
+            self._check_certificate()
 
-            check_certificate(self._target.certificate, self._target.key, self._target.ca)
+    def _check_certificate(self) -> None:
+        from gestalt.client_certificate import check_certificate  # heavy, and only for this message
+
+        check_certificate(self._target.certificate, self._target.key, self._target.ca)
 
     async def _drop(self) -> None:
         api, self._api = self._api, None

@@ -18,12 +18,28 @@ class Entry(NamedTuple):
     section: str
 
 
+class ReaderGone(Exception):
+    """Whoever read our output went away; click would make an exit code of its own of the plain error."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C. The command said what it had to say; click would add an empty line."""
+
+
 class LazyGroup(click.Group):
     """A group made from a table of entries."""
 
     def __init__(self, *args: Any, entries: dict[str, Entry], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.entries = entries
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+        except KeyboardInterrupt:
+            raise Interrupted from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.entries)

@@ -14,7 +14,7 @@ import click
 from gestalt.errors import GestaltError
 
 from .exits import OF_KIND, Exit
-from .lazy import Entry, LazyGroup
+from .lazy import Entry, Interrupted, LazyGroup, ReaderGone
 from .options import Invocation
 from .report import hint, report_error, write_error
 
@@ -85,9 +85,9 @@ def run(args: list[str]) -> int:
         return OF_KIND[error.kind]
     except click.ClickException as error:
         return _report_usage(error)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, Interrupted, KeyboardInterrupt):
         return Exit.INTERRUPTED
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail again
         return Exit.BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the outermost frame: a mistake of ours is told as one

@@ -106,6 +106,8 @@ async def _follow_one(client: Client, task: model_pb2.Task, view: View, last: di
 
 def tell_detached(tasks: Sequence[model_pb2.Task]) -> None:
     """Say that tasks go on without us, and how to see them again."""
+    if is_terminal(sys.stderr):
+        print(file=sys.stderr)  # ends the line on which the terminal showed ^C
     for task in tasks:
         notice(f"detached; the {task.kind} of {task.app} goes on: gestaltctl tasks {task.id} --watch")
 
