@@ -36,3 +36,11 @@ OF_KIND = {
     Kind.FAILED: Exit.FAILED,
     Kind.UNAUTHENTICATED: Exit.UNAUTHENTICATED,
 }
+
+
+class Ended(Exception):
+    """A signal asked us to end; what needed an orderly end had one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by signal {number}")
+        self.code = 128 + number

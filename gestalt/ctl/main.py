@@ -13,7 +13,7 @@ import click
 
 from gestalt.errors import GestaltError
 
-from .exits import OF_KIND, Exit
+from .exits import OF_KIND, Ended, Exit
 from .lazy import Entry, Interrupted, LazyGroup, ReaderGone
 from .options import Invocation
 from .report import hint, report_error, write_error
@@ -85,6 +85,8 @@ def run(args: list[str]) -> int:
         return OF_KIND[error.kind]
     except click.ClickException as error:
         return _report_usage(error)
+    except Ended as error:
+        return error.code
     except (click.Abort, Interrupted, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except (ReaderGone, BrokenPipeError):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from . import contexts
+from .exits import Ended
 from .options import invocation
 from .report import notice
 
@@ -38,4 +40,28 @@ def converse(work: Callable[[Client], Awaitable[T]], *, patience: float = 10.0) 
         async with Client(target, patience=patience, on_notice=notice) as client:
             return await work(client)
 
-    return asyncio.run(session())
+    return asyncio.run(_endable(session()))
+
+
+async def _endable(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` so that SIGTERM and SIGHUP end it in order: the terminal gets its mode and its cursor back.
+
+    Raises:
+        Ended: a signal came.
+    """
+    loop, current, received = asyncio.get_running_loop(), asyncio.current_task(), list[int]()
+
+    def end(number: int) -> None:
+        received.append(number)
+        if current is not None:
+            current.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(number, end, number)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if received:
+            raise Ended(received[0]) from None
+        raise

@@ -104,15 +104,10 @@ def delete(app: str, yes: bool, **how: Any) -> None:
     Asks first; where nobody can be asked, --yes is needed.
     """
 
-    async def work(client: Client) -> None:
-        from gestalt.proto.v1 import api_pb2
-
-        path = await find_app(client, app)
-        if not yes:
-            _confirm(path)
-        await carry_out(client, lambda api: api.apps.Delete, api_pb2.AppRequest(app=path), Following(**how))
-
-    converse(work, patience=60)
+    path = app if app.startswith("/") else converse(lambda client: find_app(client, app))
+    if not yes:
+        _confirm(path)  # outside the event loop, in which Ctrl-C could not reach it
+    _simple(lambda api: api.apps.Delete, path, Following(**how))
 
 
 def _simple(pick: Pick, app: str, how: Following) -> None:

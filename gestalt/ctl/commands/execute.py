@@ -126,7 +126,7 @@ async def _run(client: Client, opening: api_pb2.ExecInput.Open, *, interactive: 
 
 
 def _terminal_signals(inputs: Inputs, descriptor: int) -> dict[signal.Signals, Callable[[], object]]:
-    """Tell a new size; end in order when asked to, so that the terminal gets its mode back."""
+    """Tell a new size."""
     from gestalt.proto.v1 import api_pb2
 
     pending: set[asyncio.Task[None]] = set()
@@ -137,9 +137,7 @@ def _terminal_signals(inputs: Inputs, descriptor: int) -> dict[signal.Signals, C
         pending.add(sending)
         sending.add_done_callback(pending.discard)
 
-    current = asyncio.current_task()
-    assert current is not None
-    return {signal.SIGWINCH: resized, signal.SIGTERM: current.cancel, signal.SIGHUP: current.cancel}
+    return {signal.SIGWINCH: resized}
 
 
 async def _feed(inputs: Inputs, descriptor: int) -> None:
