@@ -80,14 +80,15 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Everything on record of one attempt."""
+    """Everything on record of one attempt, and whether its shim was alive when that was read."""
 
     labels: Labels
     started: Started | None
     ended: Ended | None
+    shim_alive: bool = False
 
 
-def judge(name: str, records: Records, boot: str, shim_alive: bool) -> AttemptStatus:
+def judge(name: str, records: Records, boot: str) -> AttemptStatus:
     """Say what the records mean at this boot."""
     started, ended = records.started, records.ended
     error, code, oom = "", None, False
@@ -95,7 +96,7 @@ def judge(name: str, records: Records, boot: str, shim_alive: bool) -> AttemptSt
         state, error, code, oom = AttemptState.EXITED, ended.refused or ended.error, ended.code, ended.oom
     elif started is None:
         state = AttemptState.CREATED
-    elif shim_alive:
+    elif records.shim_alive:
         state = AttemptState.RUNNING
     else:
         state, error = AttemptState.EXITED, _REBOOTED if started.shim.boot != boot else _LEFT_BEHIND
@@ -107,7 +108,7 @@ def judge(name: str, records: Records, boot: str, shim_alive: bool) -> AttemptSt
 def is_left_behind(records: Records, boot: str) -> bool:
     """Whether the shim died at this boot without a word, so that someone else must clear up after it."""
     started = records.started
-    return records.ended is None and started is not None and started.shim.boot == boot and not started.shim.alive(boot)
+    return records.ended is None and started is not None and started.shim.boot == boot and not records.shim_alive
 
 
 class AttemptFolder:
@@ -134,7 +135,7 @@ class AttemptFolder:
             shutil.rmtree(draft)
         sync_folder(self.path.parent)
 
-    def read(self) -> Records | None:
+    def read(self, boot: str) -> Records | None:
         """Return what is on record, None when there is no such attempt."""
         try:
             labels = Labels(**json.loads((self.path / "labels").read_text(encoding="utf-8")))
@@ -143,8 +144,9 @@ class AttemptFolder:
         except (ValueError, TypeError):
             log.warning("%s is not the folder of an attempt", self.path)
             return None
-        started = self._started()  # read before the end: a start without its end may be out of date, never the reverse
-        return Records(labels, started, self._ended())
+        started = self._started()
+        alive = started is not None and started.shim.alive(boot)
+        return Records(labels, started, self._ended(), alive)  # the end is read last: who was dead before has recorded it, or never will
 
     def request(self) -> list[tuple[str, str]]:
         """Return the fields of the request."""
@@ -152,9 +154,15 @@ class AttemptFolder:
         fields = [os.fsdecode(field).partition("=") for field in data.split(b"\0") if field]
         return [(key, value) for key, _, value in fields]
 
-    def bury(self) -> None:
-        """Record the end of an attempt whose shim died without doing so."""
-        write_atomic(self.path / "ended", f"error={_LEFT_BEHIND}\n")
+    def bury(self, limit: float) -> None:
+        """Record the end of an attempt whose shim died without doing so.
+
+        Raises:
+            DriverUnavailable: the shim lives after all.
+        """
+        with self.unsupervised(limit):
+            if not (self.path / "ended").exists():
+                write_atomic(self.path / "ended", f"error={_LEFT_BEHIND}\n")
 
     def complaint(self) -> str:
         """Return what the shim itself complained of, the last line."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SET_PDEATHSIG, CAPBSET_READ, CAPBSET_DROP, SET_SUBREAPER, SET_NO_NEW_PRIVS, CAP_AMBIENT = 1, 23, 24, 36, 38, 47
 KEEPCAPS, AMBIENT_RAISE, CAPABILITY_VERSION_3 = 8, 2, 0x20080522
-CLONE_NEWNS = 0x00020000
+CLONE_NEWNS, AF_UNIX, SOCK_DGRAM = 0x00020000, 1, 2
 LINE_MAX = 16 * 1024
 END_LIMIT = 5.0
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -517,17 +517,13 @@ def start(folder: str) -> None:
 
 
 def notify_systemd(_outcome: str) -> None:
-    """Say READY: the outcome is on record. From a child, so that the socket module stays out of the process that lives on."""
-    address = os.environ.pop("NOTIFY_SOCKET", "")
-    child = os.fork() if address else 0
-    if child:
-        os.waitpid(child, 0)
-    elif address:
-        import socket
-
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"READY=1", f"\0{address[1:]}" if address.startswith("@") else address)
-        os._exit(0)
+    """Say READY: the outcome is on record. In C, for want of the socket module's megabyte; systemd hears only the main process."""
+    name = os.fsencode(os.environ.pop("NOTIFY_SOCKET", "")).replace(b"@", b"\0", 1)
+    address = AF_UNIX.to_bytes(2, sys.byteorder) + name
+    if name:
+        descriptor = libc.socket(AF_UNIX, SOCK_DGRAM, 0)
+        check(libc.sendto(descriptor, b"READY=1", 7, 0, address, len(address)), "systemd cannot be told")
+        os.close(descriptor)
 
 
 def execute_beside(request_file: int, failure: int) -> None:

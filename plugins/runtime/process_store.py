@@ -96,9 +96,7 @@ class AttemptStore:
         return [(folder, self._read(folder)) for folder in folders(self._root)]
 
     def _read(self, folder: AttemptFolder) -> Records | None:
-        records = folder.read()
-        if records is not None and is_left_behind(records, self._boot):
-            records = folder.read()  # its shim may have recorded the end just before it left
+        records = folder.read(self._boot)
         if records is None or (records.labels.cluster, records.labels.node) != (self._cluster, self._node):
             return None
         return records
@@ -109,16 +107,15 @@ class AttemptStore:
             await self._threads(_bury, folder, records)
         if records is None:
             return None
-        alive = records.started is not None and records.started.shim.alive(self._boot)
-        return Attempt(folder, records, judge(folder.name, records, self._boot, alive))
+        return Attempt(folder, records, judge(folder.name, records, self._boot))
 
 
 def _bury(folder: AttemptFolder, records: Records) -> None:
     assert records.started is not None
     kill_session(records.started.main.pid, f"GESTALT_INSTANCE={records.labels.instance}")
     try:
-        folder.bury()
-    except OSError as error:  # removed meanwhile, or a full disk: it is judged alike without the record
+        folder.bury(END_LIMIT)
+    except (OSError, DriverUnavailable) as error:  # removed meanwhile, or a full disk: it is judged alike without the record
         log.warning("the end of %s could not be recorded: %s", folder.name, error)
 
 

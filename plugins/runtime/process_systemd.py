@@ -47,8 +47,16 @@ class SystemdSupervisor(Supervisor):
         return [("unit", unit_name(name))]
 
     async def start(self, folder: AttemptFolder, spec: AppSpec) -> None:
+        done = await self._run_unit(folder, spec)
+        if _exists_already(done) and await self._is_empty(folder.name):  # its shim came to nothing
+            await self.clear(folder.name)
+            done = await self._run_unit(folder, spec)
+        if not done.ok and not _exists_already(done) and not (folder.path / "started").exists():
+            raise DriverUnavailable(f"systemd did not start {unit_name(folder.name)}: {done.complaint()}")
+
+    async def _run_unit(self, folder: AttemptFolder, spec: AppSpec) -> shell.Completed:
         policy = {"OOMPolicy": "continue"} if await self._systemd_version() >= _OOM_POLICY_SINCE else {}
-        done = await _call(
+        return await _call(
             "systemd-run",
             "--quiet",
             "--collect",
@@ -61,8 +69,10 @@ class SystemdSupervisor(Supervisor):
             *(f"--property={key}={value}" for key, value in {**unit_properties(spec, folder.path), **policy}.items()),
             *shim_command(self._compiled(), "run", str(folder.path)),
         )
-        if not done.ok and not (folder.path / "started").exists() and "already" not in done.complaint():
-            raise DriverUnavailable(f"systemd did not start {unit_name(folder.name)}: {done.complaint()}")
+
+    async def _is_empty(self, name: str) -> bool:
+        """Whether the unit has no main process; one that starts up has."""
+        return (await _call("systemctl", "show", "--property=MainPID", unit_name(name))).stdout.strip() == b"MainPID=0"
 
     async def clear(self, name: str) -> None:
         unit = unit_name(name)
@@ -90,7 +100,7 @@ def unit_properties(spec: AppSpec, folder: Path) -> dict[str, str]:
     """Return the unit's properties. User, capabilities and ulimits are not among them: they are for the process, not for the shim."""
     properties = {
         "Restart": "no",
-        "NotifyAccess": "all",
+        "NotifyAccess": "main",
         "KillMode": "mixed",
         "KillSignal": "SIGTERM",
         "TimeoutStartSec": f"{START_LIMIT:g}",
@@ -112,6 +122,10 @@ def unit_properties(spec: AppSpec, folder: Path) -> dict[str, str]:
 def _writable(spec: AppSpec, folder: Path) -> Sequence[str]:
     paths = [str(folder), *(volume.host_path for volume in spec.volumes if not volume.read_only)]
     return [f'"{path}"' for path in paths]
+
+
+def _exists_already(done: shell.Completed) -> bool:
+    return not done.ok and b"already" in done.stderr
 
 
 async def _call(*argv: str) -> shell.Completed:

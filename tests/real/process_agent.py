@@ -20,7 +20,7 @@ async def main() -> None:
     print("go", flush=True)
     for argument in sys.argv[2:]:
         instance, _, script = argument.partition("=")
-        spec = AppSpec(path="/lab/app", runtime="process", command=("/bin/sh", "-c", script))
+        spec = AppSpec(path="/lab/tests/local/app", runtime="process", command=("/bin/sh", "-c", script))
         await runtime.launch(Launch(AttemptKey(instance, 1), spec.path, 1, "t-1", spec, ()))
     print("done", flush=True)
     await asyncio.Event().wait()

@@ -7,15 +7,18 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gestalt.config import AgentSettings, ProcessSettings, TlsSettings
 from gestalt.model import PortBinding
 from gestalt.plugin.runtime import AttemptKey, AttemptState, AttemptStatus, Launch, LogOptions
 from gestalt.plugins.runtime.process import ProcessRuntime
-from gestalt.spec.schema import AppSpec
+from gestalt.spec.schema import AppSpec, Part
+
+P = TypeVar("P", bound=Part)
 
 PATIENCE = 15.0
+PATH = "/lab/tests/local/app"
 
 
 def settings_for(folder: Path, **process: Any) -> AgentSettings:
@@ -56,9 +59,14 @@ async def clean_driver(settings: AgentSettings) -> AsyncIterator[ProcessRuntime]
 
 
 def order(script: str, key: AttemptKey | None = None, ports: tuple[PortBinding, ...] = (), **sections: Any) -> Launch:
-    """Return the launch of a shell script."""
-    spec = AppSpec(path="/lab/app", runtime="process", **{"command": ("/bin/sh", "-c", script), **sections})
+    """Return the launch of a shell script. `sections` go past the rules of the schema, as those of an odd coordinator would."""
+    spec = AppSpec(path=PATH, runtime="process", command=("/bin/sh", "-c", script)).model_copy(update=sections)
     return Launch(key or AttemptKey(f"app-{uuid.uuid4().hex[:6]}-1", 1), spec.path, 1, "t-1", spec, ports)
+
+
+def odd(section: type[P], **values: Any) -> P:
+    """Return a section of a description that the schema would not let pass."""
+    return section().model_copy(update=values)
 
 
 async def until(what: str, condition: Callable[[], Any], limit: float = PATIENCE) -> Any:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from gestalt.files import write_atomic
 from gestalt.plugin.runtime import AttemptKey, AttemptState, LaunchRefused
 from gestalt.plugins.runtime.process_records import AttemptFolder, Labels
 
-from .process_lab import PATIENCE, clean_driver, driver, ended, exists, first_line, lines, order, settings_for, until
+from .process_lab import PATH, PATIENCE, clean_driver, driver, ended, exists, first_line, lines, order, settings_for, until
 
 AGENT = Path(__file__).with_name("process_agent.py")
 KEY = AttemptKey("app-aaaaaa-1", 1)
@@ -71,6 +72,24 @@ async def test_a_killed_agent_leaves_everything_running_and_the_next_adopts_it(s
         os.kill(status.pid, signal.SIGTERM)
         await until("a wake-up for the adopted process", lambda: status.key in woken)
         assert (await ended(runtime, status.key)).exit_code == 128 + signal.SIGTERM
+
+
+async def test_the_end_is_seen_as_it_was_however_slow_the_loop_is(settings: AgentSettings) -> None:
+    """What is read and what is made of it must not be torn apart: the shim may leave in between."""
+
+    async def hold_up() -> None:
+        while True:
+            time.sleep(0.015)  # noqa: ASYNC251 - blocking the loop is the point
+            await asyncio.sleep(0)
+
+    async with clean_driver(settings) as runtime:
+        blocker = asyncio.ensure_future(hold_up())
+        for number in range(10):
+            key = AttemptKey(f"app-{number}", 1)
+            await runtime.launch(order("exit 3", key))
+            ends = await asyncio.gather(*(ended(runtime, key) for _ in range(4)))
+            assert {(end.exit_code, end.error) for end in ends} == {(3, "")}
+        blocker.cancel()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -153,7 +172,7 @@ class TestHalfDoneStarts:
             runtime.subscribe(woken.append)
             status = await runtime.launch(order("setsid sleep 1000 & echo $!; exec sleep 1000", KEY))
             grandchild = int(await first_line(runtime, KEY))
-            records = AttemptFolder(folder_of(settings)).read()
+            records = AttemptFolder(folder_of(settings)).read(boot_id())
             assert records is not None
             assert records.started is not None
             os.kill(records.started.shim.pid, signal.SIGKILL)
@@ -196,7 +215,7 @@ class TestHalfDoneStarts:
     async def put_on_record(self, settings: AgentSettings, script: str) -> AttemptFolder:
         """Leave what an agent leaves that was killed before it started the shim."""
         folder = AttemptFolder(folder_of(settings))
-        labels = Labels(settings.cluster_id, settings.node_id, KEY.instance, KEY.attempt, "/lab/app", "t-1", "shim")
+        labels = Labels(settings.cluster_id, settings.node_id, KEY.instance, KEY.attempt, PATH, "t-1", "shim")
         fields = [("arg", "/bin/sh"), ("arg", "-c"), ("arg", script), ("log_max_size", "10000"), ("log_max_files", "2")]
         await asyncio.to_thread(folder.create, labels, fields)
         return folder

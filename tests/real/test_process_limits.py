@@ -18,7 +18,7 @@ from gestalt.plugins.runtime.process import ProcessRuntime
 from gestalt.plugins.runtime.process_cgroup import CgroupTree
 from gestalt.spec.schema import Resources, Security, Stop, Ulimit, Volume
 
-from .process_lab import clean_driver, ended, exists, first_line, lines, order, output_of, settings_for, until
+from .process_lab import clean_driver, ended, exists, first_line, lines, odd, order, output_of, settings_for, until
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
 LIMITS = CgroupTree().facts()["limits"].split(",")
@@ -59,7 +59,7 @@ class TestIdentity:
             b"NoNewPrivs:\t1\n",
             b"0\n",
         ]
-        some = Security(capabilities=("NET_BIND_SERVICE", "CAP_KILL"), no_new_privileges=False)
+        some = Security(capabilities=("NET_BIND_SERVICE", "KILL"), no_new_privileges=False)
         found = await output_of(runtime, script, security=some)
         assert found == [b"CapEff:\t0000000000000420\n", b"CapBnd:\t0000000000000420\n", b"NoNewPrivs:\t0\n", b"0\n"]
 
@@ -159,15 +159,15 @@ class TestRefusals:
             ({"command": ("no-such-program",)}, "the command 'no-such-program' was not found"),
             ({"command": ("/etc/passwd",)}, "the command '/etc/passwd' is not executable"),
             ({"workdir": "/no/such/place"}, "the working directory '/no/such/place' cannot be entered"),
-            ({"security": Security(user="no-such-user")}, "the user 'no-such-user' does not exist"),
-            ({"security": Security(user="root:no-such-group")}, "the group 'no-such-group' does not exist"),
-            ({"security": Security(capabilities=("FLY",))}, "there is no capability 'FLY'; allowed: CHOWN"),
+            ({"security": odd(Security, user="no-such-user")}, "the user 'no-such-user' does not exist"),
+            ({"security": odd(Security, user="root:no-such-group")}, "the group 'no-such-group' does not exist"),
+            ({"security": odd(Security, capabilities=("FLY",))}, "there is no capability 'FLY'; allowed: CHOWN"),
             ({"security": Security(read_only_root=True)}, "read_only_root needs systemd"),
             ({"ulimits": {"wings": Ulimit(soft=1, hard=1)}}, "there is no ulimit 'wings'; allowed: as, core"),
             ({"ulimits": {"nofile": Ulimit(soft=2**40, hard=2**40)}}, "the limit nofile cannot be set to"),
             ({"volumes": (Volume(host_path="/a", target="/b"),)}, "host_path must equal target"),
             ({"volumes": (Volume(name="data", target="/b"),)}, "host_path must equal target"),
-            ({"stop": Stop(signal="SIGNOTHING")}, "there is no signal 'SIGNOTHING'"),
+            ({"stop": odd(Stop, signal="SIGNOTHING")}, "there is no signal 'SIGNOTHING'"),
             ({"args": ("a\0b",)}, "NUL"),
         ],
     )

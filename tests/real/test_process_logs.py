@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.clock import boot_id
 from gestalt.config import AgentSettings
 from gestalt.plugin.runtime import AttemptKey, LogOptions
 from gestalt.plugins.runtime.process import ProcessRuntime
@@ -123,7 +124,7 @@ async def test_a_shim_starts_fast_and_stays_small(settings: AgentSettings) -> No
             begin = time.perf_counter()
             status = await runtime.launch(order("exec sleep 1000", AttemptKey(f"app-{number}", 1)))
             spans.append((time.perf_counter() - begin) * 1000)
-        records = AttemptFolder(folder_of(settings, status.runtime_id)).read()
+        records = AttemptFolder(folder_of(settings, status.runtime_id)).read(boot_id())
     assert records is not None
     assert records.started is not None
     print(f"launch: median {statistics.median(spans):.0f} ms, {min(spans):.0f} to {max(spans):.0f} ms")
@@ -134,7 +135,7 @@ async def test_the_shim_takes_less_than_ten_megabytes(settings: AgentSettings) -
     async with clean_driver(settings) as runtime:
         status = await runtime.launch(order("echo up; exec sleep 1000"))
         await first_line(runtime, status.key)
-        records = AttemptFolder(folder_of(settings, status.runtime_id)).read()
+        records = AttemptFolder(folder_of(settings, status.runtime_id)).read(boot_id())
         assert records is not None
         assert records.started is not None
         memory = dict(line.split(":") for line in Path(f"/proc/{records.started.shim.pid}/status").read_text().splitlines() if ":" in line)
