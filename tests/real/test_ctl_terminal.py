@@ -10,7 +10,6 @@ import subprocess
 import termios
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 
 import pytest
@@ -71,13 +70,15 @@ class OnTerminal:
             assert time.monotonic() < end, f"{text!r} was not shown, but {self.shown!r}"
             assert self._read(0.2) or self.process.poll() is None, f"it ended with {self.process.poll()}: {self.shown!r}"
 
-    def until_asleep(self) -> None:
-        """Return when the program waits for a key. A signal between prompt and read would only count with the next key."""
-        end = time.monotonic() + 15
-        state = Path(f"/proc/{self.process.pid}/status")
-        while "\nState:\tS" not in state.read_text():
-            assert time.monotonic() < end, state.read_text()
-            time.sleep(0.005)
+    def interrupt(self) -> None:
+        """Press Ctrl-C; again when it hit CPython just between writing a prompt and reading the answer, where it is lost."""
+        for _ in range(5):
+            self.type("\x03")
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                if self.process.poll() is not None:
+                    return
+                self._read(0.05)
 
     def end(self) -> int:
         """Return the exit code, once it ended and all is read."""
