@@ -51,7 +51,7 @@ class Show:
 
     def _launch(self) -> None:
         self._title("Launch a web application with 3 instances")
-        file = self._stage.describe(1)
+        file = self._stage.describe(1, instances=3)
         self._stage.gestaltctl("launch", "-f", str(file))
         self._tally(3)
 
@@ -73,7 +73,7 @@ class Show:
 
     def _update(self) -> None:
         self._title("Update to a new version while clients send requests")
-        file = self._stage.describe(2)
+        file = self._stage.describe(2, instances=5)
         with Traffic(self._stage.port) as traffic:
             time.sleep(_AFTERWARDS / 2)
             self._stage.gestaltctl("update", "-f", str(file))

@@ -49,12 +49,17 @@ class Stage:
         if known and known.get("runtimes") != self._runtimes():
             say("an earlier demo ran with another runtime: it is removed first")
             self.gestaltctl("appliance", "destroy", "--root", str(ROOT), "--yes")
-        self.gestaltctl("appliance", "init", "--root", str(ROOT), *self._choices(known=bool(_agent_settings())))
+        known = _agent_settings()
+        self.gestaltctl("appliance", "init", "--root", str(ROOT), *self._choices(known=bool(known)))
+        if known:
+            say("the daemons of an earlier demo are restarted, so that they are of this checkout; what they run is left alone")
+            self.gestaltctl("appliance", "down", "--root", str(ROOT))
         self.gestaltctl("appliance", "up", "--root", str(ROOT))
 
-    def describe(self, version: int) -> Path:
+    def describe(self, version: int, instances: int) -> Path:
         """Write the description of the app at a version; return the file."""
         document = yaml.safe_load((CLONE / "demo/web.yaml").read_text(encoding="utf-8"))
+        document["instances"] = instances
         document["env"]["GREETING"] = f"hello from version {version}"
         if self.socket is None:
             for name in ("image", "pull", "security"):
