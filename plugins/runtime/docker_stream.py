@@ -115,7 +115,7 @@ class Stream:
             yield piece
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        while size := int((await self._reader.readline()).split(b";")[0], 16):
+        while size := int((await self._reader.readuntil(b"\n")).split(b";")[0], 16):
             while size:
                 piece = await self._reader.read(min(size, _PIECE))
                 if not piece:

@@ -6,7 +6,7 @@ A driver subclasses `RuntimeContract` in a module of its own, says which class i
         driver = MyRuntime
 
         def app(self, script, **sections):
-            return AppSpec(path="/contract/app", runtime="mine", command=("/bin/sh", "-c", script), **sections)
+            return AppSpec(path="/contract/suite/test/app", runtime="mine", command=("/bin/sh", "-c", script), **sections)
 
 The scripts need nothing but a POSIX shell with echo, sleep, cat, dd, stty and kill.
 """
@@ -186,7 +186,7 @@ class RuntimeContract:
 
         listed = await runtime.list()
         assert [(s.key, s.state, s.app, s.template, s.runtime_id) for s in listed] == [
-            (key, AttemptState.RUNNING, "/contract/app", "t-123", launched.runtime_id)
+            (key, AttemptState.RUNNING, self.app("true").path, "t-123", launched.runtime_id)
         ]
         inspected = await runtime.inspect(key)
         assert inspected is not None
@@ -228,7 +228,9 @@ class RuntimeContract:
         script = 'echo "$GESTALT_APP $GESTALT_INSTANCE $GESTALT_VERSION $GESTALT_ATTEMPT $GESTALT_NODE $OWN"'
         await self.launch(runtime, script, key, env={"OWN": "two words"})
         await ended(runtime, key)
-        assert [line.data for line in await read_logs(runtime, key)] == [f"/contract/app {key.instance} 3 2 contract two words\n".encode()]
+        assert [line.data for line in await read_logs(runtime, key)] == [
+            f"{self.app('true').path} {key.instance} 3 2 contract two words\n".encode()
+        ]
 
     # --- starting ------------------------------------------------------------------------------------------------------
 

@@ -24,4 +24,4 @@ class TestDockerRuntime(RuntimeContract):
     driver: ClassVar[type[RuntimeDriver]] = DockerRuntime
 
     def app(self, script: str, **sections: Any) -> AppSpec:
-        return AppSpec(path="/contract/app", image=IMAGE, command=("/bin/sh", "-c", script), **sections)
+        return AppSpec(path="/contract/suite/test/app", image=IMAGE, command=("/bin/sh", "-c", script), **sections)

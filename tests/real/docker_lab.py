@@ -14,15 +14,18 @@ import subprocess
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from gestalt.config import AgentSettings, DockerSettings, TlsSettings
 from gestalt.plugin.runtime import AttemptKey, Launch
 from gestalt.spec.schema import AppSpec
+
+T = TypeVar("T")
 
 SOCKET = Path("/var/run/docker.sock")
 IMAGE = "gestalt-docker-test/busybox:1"
@@ -63,7 +66,7 @@ def busybox_tree(**files: str) -> bytes:
             tar.addfile(entry)
         for name, content in {"www/index.html": "hello\n", **files}.items():
             entry = tarfile.TarInfo(name)
-            entry.size = len(content)
+            entry.size, entry.mode = len(content), 0o755
             tar.addfile(entry, io.BytesIO(content.encode()))
     return buffer.getvalue()
 
@@ -106,7 +109,10 @@ def remove_leftovers(settings: AgentSettings, socket: Path = SOCKET) -> None:
 
 
 class PrivateEngine:
-    """A dockerd with its own root, containerd and socket, without a network; it can be stopped, killed, hung and started again."""
+    """A dockerd with its own root, containerd and socket; it can be stopped, killed, hung and started again.
+
+    It lives in a network namespace of its own: `--bridge=none` makes dockerd delete `docker0`, and that would be the shared Engine's.
+    """
 
     def __init__(self, folder: Path, *, live_restore: bool) -> None:
         self.folder = folder
@@ -120,7 +126,8 @@ class PrivateEngine:
         options += ["--bridge=none", "--iptables=false", "--ip-forward=false", f"--live-restore={str(self._live_restore).lower()}"]
         options += [f"--containerd-namespace={namespace}", f"--containerd-plugins-namespace=plugins.{namespace}"]
         with (self.folder / "log").open("ab") as output:
-            command = ["dockerd", "-H", f"unix://{self.socket}", *map(str, options)]
+            # In a network namespace of its own: a dockerd without a bridge takes docker0 away from everyone in its namespace.
+            command = ["unshare", "--net", "dockerd", "-H", f"unix://{self.socket}", *map(str, options)]
             self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         wait_until("the private dockerd", lambda: docker("version", "-f", "{{.Server.Version}}", socket=self.socket, check=False))
 
@@ -129,11 +136,17 @@ class PrivateEngine:
         self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.send_signal(number)
-            self._process.wait(_PATIENCE)
-            self._process = None
+        """End it by a signal, and wait for its containerd too: where PID 1 is slow to reap, the next dockerd takes the zombie for alive."""
+        if self._process is None:
+            return
+        record = self.folder / "exec/containerd/containerd.pid"
+        containerd = Path("/proc", record.read_text(encoding="ascii")) if record.exists() else None
+        self._process.send_signal(signal.SIGCONT)
+        self._process.send_signal(number)
+        self._process.wait(_PATIENCE)
+        self._process = None
+        if containerd is not None:
+            wait_until(f"the end of its containerd {containerd}", lambda: not containerd.exists())
 
     def dispose(self) -> None:
         """End it with its containers and its containerd, and unmount what it left."""
@@ -176,6 +189,18 @@ def private_engine(folder: Path, *, live_restore: bool = True) -> Iterator[Priva
         engine.dispose()
 
 
-async def in_thread(work: Callable[[], object]) -> None:
+async def eventually(what: str, condition: Callable[[], Awaitable[T]], limit: float = _PATIENCE) -> T:
+    """Return the first true answer; at the deadline fail with the last one."""
+    deadline = time.monotonic() + limit
+    while True:
+        seen = await condition()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {limit:g} s for {what}; last seen: {seen!r}")
+        await asyncio.sleep(0.02)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
     """Do something slow to an Engine without stopping the loop that the driver lives in."""
-    await asyncio.get_running_loop().run_in_executor(None, work)
+    return await asyncio.get_running_loop().run_in_executor(None, work)

@@ -19,7 +19,7 @@ from gestalt.plugins.runtime.docker import DockerRuntime
 from gestalt.plugins.runtime.docker_options import container_name, owner_labels
 from gestalt.spec.schema import AppSpec, Check, Logging, Resources, Security, Ulimit, Volume
 
-from .docker_lab import IMAGE, docker, launch_of, make_image, remove_leftovers, settings_for
+from .docker_lab import IMAGE, docker, eventually, launch_of, make_image, remove_leftovers, settings_for
 
 pytestmark = pytest.mark.real
 
@@ -47,7 +47,7 @@ async def runtime(settings: AgentSettings) -> AsyncIterator[DockerRuntime]:
 
 
 def app(**sections: Any) -> AppSpec:
-    return AppSpec(**{"path": "/lab/web", "image": IMAGE, "command": FOREVER, **sections})
+    return AppSpec(**{"path": "/lab/real/test/web", "image": IMAGE, "command": FOREVER, **sections})
 
 
 async def shell(runtime: DockerRuntime, launch: Launch, script: str) -> str:
@@ -99,7 +99,7 @@ async def test_user_folder_root_and_limits_are_what_was_asked_for(runtime: Docke
 
 async def test_labels_name_and_ports(runtime: DockerRuntime, settings: AgentSettings) -> None:
     port = free_port()
-    spec = app(command=(), labels={"team": "a", "gestalt.node": "forged"})
+    spec = app(command=()).model_copy(update={"labels": {"team": "a", "gestalt.node": "forged"}})
     launch = launch_of(spec, ports=(PortBinding("web-ui", 80, port),))
     launched = await runtime.launch(launch)
     document = inspected(launched.runtime_id)
@@ -109,7 +109,7 @@ async def test_labels_name_and_ports(runtime: DockerRuntime, settings: AgentSett
         **owner_labels(settings),
         "gestalt.instance": launch.key.instance,
         "gestalt.attempt": "1",
-        "gestalt.app": "/lab/web",
+        "gestalt.app": "/lab/real/test/web",
         "gestalt.template": "t-1",
         "gestalt.version": "1",
     }
@@ -161,7 +161,7 @@ async def test_a_named_volume_outlives_attempts_and_belongs_to_its_app(runtime: 
     await runtime.launch(second)
     await runtime.remove(first.key)
     assert await shell(runtime, second, "cat /state/file") == "kept\n"
-    other = launch_of(app(path="/lab/other", volumes=volume))
+    other = launch_of(app(path="/lab/real/test/other", volumes=volume))
     await runtime.launch(other)
     assert await shell(runtime, other, "ls /state") == ""
 
@@ -185,20 +185,22 @@ async def test_anonymous_volumes_go_with_the_attempt(runtime: DockerRuntime) -> 
 
 
 @pytest.mark.parametrize(
-    ("sections", "said"),
+    ("section", "wrong", "said"),
     [
-        ({"image": "gestalt-docker-test/absent:1"}, r"not on this node.*gestalt-docker-test/absent:1"),
-        ({"resources": Resources(memory=1024)}, "Docker refuses: .*[Mm]inimum memory"),
-        ({"security": Security(capabilities=("NONSENSE",))}, "Docker refuses: .*NONSENSE"),
-        ({"security": Security(user="nobody-here")}, "Docker refuses: .*nobody-here"),
-        ({"command": ("/no/such",)}, 'Docker refuses: exec: "/no/such".*no such file'),
-        ({"workdir": "relative"}, "Docker refuses: .*relative"),
-        ({"ulimits": {"nonsense": Ulimit(soft=1, hard=1)}}, "Docker refuses: .*NONSENSE"),
+        ("", {"image": "gestalt-docker-test/absent:1"}, r"not on this node.*gestalt-docker-test/absent:1"),
+        ("resources", {"memory": 1024}, "Docker refuses: .*[Mm]inimum memory"),
+        ("security", {"capabilities": ("NONSENSE",)}, "Docker refuses: .*NONSENSE"),
+        ("security", {"user": "nobody-here"}, "Docker refuses: .*nobody-here"),
+        ("", {"command": ("/no/such",)}, 'Docker refuses: exec: "/no/such".*no such file'),
+        ("", {"workdir": "relative"}, "Docker refuses: .*relative"),
+        ("", {"ulimits": {"nonsense": Ulimit(soft=1, hard=1)}}, "Docker refuses: .*NONSENSE"),
     ],
 )
-async def test_what_cannot_work_is_refused_in_one_sentence(runtime: DockerRuntime, sections: dict[str, Any], said: str) -> None:
+async def test_what_cannot_work_is_refused_in_one_sentence(runtime: DockerRuntime, section: str, wrong: dict[str, Any], said: str) -> None:
+    spec = app()  # what the schema would refuse before it gets here, and what only Docker can know
+    spec = spec.model_copy(update={section: getattr(spec, section).model_copy(update=wrong)} if section else wrong)
     with pytest.raises(LaunchRefused, match=said) as refused:
-        await runtime.launch(launch_of(app(**sections)))
+        await runtime.launch(launch_of(spec))
     assert ".go:" not in str(refused.value)
     assert not str(refused.value).endswith(": unknown")
     assert await runtime.list() == []
@@ -209,11 +211,10 @@ async def test_the_image_s_own_health_check_runs_only_for_who_wants_it(runtime: 
     without, with_check = launch_of(app(image=name)), launch_of(app(image=name, checks=(Check(kind="docker"),)))
     await asyncio.gather(runtime.launch(without), runtime.launch(with_check))
 
-    async def healthy() -> None:
-        while {s.key: s.health for s in await runtime.list()} != {without.key: "", with_check.key: "healthy"}:
-            await asyncio.sleep(0.05)
+    async def healthy() -> bool:
+        return {s.key: s.health for s in await runtime.list()} == {without.key: "", with_check.key: "healthy"}
 
-    await asyncio.wait_for(healthy(), 10)
+    await eventually("the verdict of the one check that is wanted", healthy)
     one = await runtime.inspect(with_check.key)
     assert one is not None
     assert one.health == "healthy"
@@ -224,7 +225,7 @@ async def test_the_image_s_own_health_check_runs_only_for_who_wants_it(runtime: 
 
 async def test_a_create_whose_answer_was_lost_is_taken_over(runtime: DockerRuntime, settings: AgentSettings) -> None:
     launch = launch_of(app(command=("/bin/sh", "-c", "echo once; sleep 1000")))
-    made = await runtime._containers.create(launch)  # noqa: SLF001 - the first half of a launch, as a killed agent leaves it
+    made = await runtime._containers.create(launch)  # the first half of a launch, as a killed agent leaves it
     (status,) = await runtime.list()
     assert (status.key, status.state) == (launch.key, AttemptState.CREATED)
     assert (await runtime.launch(launch)).runtime_id == made

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +15,7 @@ from gestalt.plugin.runtime import DriverUnavailable, ExecRequest, LogLine, LogO
 from gestalt.plugins.runtime.docker import DockerRuntime
 from gestalt.spec.schema import AppSpec
 
-from .docker_lab import IMAGE, docker, launch_of, make_image, remove_leftovers, settings_for
+from .docker_lab import IMAGE, docker, eventually, in_thread, launch_of, make_image, remove_leftovers, settings_for
 
 pytestmark = pytest.mark.real
 
@@ -39,18 +39,22 @@ async def runtime(tmp_path: Path) -> AsyncIterator[DockerRuntime]:
 
 
 def sockets() -> int:
-    links = (entry for entry in Path("/proc/self/fd").iterdir() if entry.exists() or entry.is_symlink())
-    return sum(os.readlink(entry).startswith("socket:") for entry in links if entry.is_symlink())
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists the folder
+            count += str(entry.readlink()).startswith("socket:")
+    return count
 
 
 async def settled(sockets_before: int) -> None:
-    async with asyncio.timeout(5):
-        while sockets() > sockets_before:
-            await asyncio.sleep(0.02)
+    async def gone() -> bool:
+        return sockets() <= sockets_before
+
+    await eventually("the sockets to be closed", gone, 5)
 
 
 async def test_followers_that_go_away_leave_nothing(runtime: DockerRuntime) -> None:
-    launch = launch_of(AppSpec(path="/lab/web", image=IMAGE, command=CHATTY))
+    launch = launch_of(AppSpec(path="/lab/real/test/web", image=IMAGE, command=CHATTY))
     await runtime.launch(launch)
     await runtime.list()
 
@@ -77,19 +81,18 @@ async def test_followers_that_go_away_leave_nothing(runtime: DockerRuntime) -> N
 
 
 async def test_a_silent_instance_can_be_followed_and_let_go(runtime: DockerRuntime) -> None:
-    launch = launch_of(AppSpec(path="/lab/web", image=IMAGE, command=("/bin/sleep", "1000")))
+    launch = launch_of(AppSpec(path="/lab/real/test/web", image=IMAGE, command=("/bin/sleep", "1000")))
     await runtime.launch(launch)
     await runtime.list()
     before = sockets()
+    lines = runtime.logs(launch.key, LogOptions(follow=True))
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5):
-            async for _ in runtime.logs(launch.key, LogOptions(follow=True)):
-                pytest.fail("it says nothing")
+        await asyncio.wait_for(anext(lines), 0.5)
     await settled(before)
 
 
 async def test_a_slow_reader_slows_the_stream_not_the_loop(runtime: DockerRuntime) -> None:
-    launch = launch_of(AppSpec(path="/lab/web", image=IMAGE, command=("/bin/sh", "-c", "yes 0123456789 | head -n 90000")))
+    launch = launch_of(AppSpec(path="/lab/real/test/web", image=IMAGE, command=("/bin/sh", "-c", "yes 0123456789 | head -n 90000")))
     await runtime.launch(launch)
     count = 0
     async for line in runtime.logs(launch.key, LogOptions(follow=True)):
@@ -101,7 +104,7 @@ async def test_a_slow_reader_slows_the_stream_not_the_loop(runtime: DockerRuntim
 
 
 async def test_commands_that_are_let_go_leave_nothing(runtime: DockerRuntime) -> None:
-    launched = await runtime.launch(launch := launch_of(AppSpec(path="/lab/web", image=IMAGE, command=("/bin/sleep", "1000"))))
+    launched = await runtime.launch(launch := launch_of(AppSpec(path="/lab/real/test/web", image=IMAGE, command=("/bin/sleep", "1000"))))
     await runtime.list()
     before = sockets()
     sessions = [await runtime.exec(launch.key, ExecRequest(("/bin/sleep", "4242"), tty=tty)) for tty in (False, True)]
@@ -109,13 +112,15 @@ async def test_commands_that_are_let_go_leave_nothing(runtime: DockerRuntime) ->
     for session in sessions:
         await session.close()
     await settled(before)
-    async with asyncio.timeout(5):
-        while "sleep 4242" in docker("top", launched.runtime_id):
-            await asyncio.sleep(0.05)
+
+    async def killed() -> bool:
+        return "sleep 4242" not in await in_thread(lambda: docker("top", launched.runtime_id))
+
+    await eventually("the end of the commands", killed)
 
 
 async def test_much_input_and_output_of_a_command(runtime: DockerRuntime) -> None:
-    await runtime.launch(launch := launch_of(AppSpec(path="/lab/web", image=IMAGE, command=("/bin/sleep", "1000"))))
+    await runtime.launch(launch := launch_of(AppSpec(path="/lab/real/test/web", image=IMAGE, command=("/bin/sleep", "1000"))))
     session = await runtime.exec(launch.key, ExecRequest(("/bin/cat",)))
     block = bytes(range(256)) * 1024
 
@@ -133,7 +138,7 @@ async def test_much_input_and_output_of_a_command(runtime: DockerRuntime) -> Non
 
 
 async def test_a_container_removed_under_a_follower_ends_the_stream(runtime: DockerRuntime) -> None:
-    await runtime.launch(launch := launch_of(AppSpec(path="/lab/web", image=IMAGE, command=CHATTY)))
+    await runtime.launch(launch := launch_of(AppSpec(path="/lab/real/test/web", image=IMAGE, command=CHATTY)))
     try:
         async with asyncio.timeout(10):
             async for _ in runtime.logs(launch.key, LogOptions(follow=True)):
