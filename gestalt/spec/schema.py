@@ -1,179 +1,305 @@
 """The schema of the app description. Field names and shapes are those of `proto/v1/spec.proto`.
 
-A valid `AppSpec` is immutable and normalised: sizes are bytes, durations seconds, cores a float. It is the *template*
-of an app's versions.
+A valid `AppSpec` is immutable and normalised: sizes are bytes, durations seconds, cores a float, checks have a name and
+a port. It is the *template* of an app's versions.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-from gestalt.units import parse_cpu, parse_duration, parse_size
-
-Size = Annotated[int, BeforeValidator(parse_size)]
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Cores = Annotated[float, BeforeValidator(parse_cpu)]
-PortNumber = Annotated[int, Field(ge=1, le=65535)]
-
-
-class Part(BaseModel):
-    """A section of the description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from . import app_rules, part_rules, values
+from .completion import complete, complete_check
+from .part import Part, Rule
 
 
 class Resources(Part):
-    cpu: Cores = 0.1
-    memory: Size = 0
-    disk: Size = 0
-    pids: int = 0
+    """What one instance may use, and what is set aside for it when it is placed."""
+
+    cpu: Annotated[values.Cores, Field(description="Cores. Set aside on the node; more may be used while nobody else needs it.")] = 0.1
+    memory: Annotated[values.Size, Field(description="Memory limit, swap included; beyond it the instance is killed. 0 = no limit.")] = 0
+    disk: Annotated[values.Size, Field(description="Space for what the instance writes outside of volumes. 0 = no limit.")] = 0
+    pids: Annotated[values.Whole, Field(ge=0, le=4_194_304, description="Processes and threads at once. 0 = no limit.")] = 0
 
 
 class HttpService(Part):
-    hosts: tuple[str, ...] = ()
-    path_prefix: str = "/"
+    """The port is served by the load balancer over HTTP, by host name and path."""
+
+    hosts: Annotated[
+        tuple[values.HostName, ...], Field(max_length=100, description="Host names, `*.` before one for all below it. None = any.")
+    ] = ()
+    path_prefix: Annotated[values.UrlPrefix, Field(description="Only requests below this path; the longest prefix wins.")] = "/"
+    RULES: ClassVar[tuple[Rule, ...]] = (part_rules.hosts_differ,)
 
 
 class TcpService(Part):
-    port: PortNumber
+    """The port is served by the load balancer as a plain TCP port."""
+
+    port: Annotated[values.PortNumber, Field(description="The port on which the load balancer listens.")]
 
 
 class Port(Part):
-    name: str
-    container_port: int = 0
-    protocol: Literal["tcp", "udp"] = "tcp"
-    host_port: int = 0
-    http: HttpService | None = None
-    tcp: TcpService | None = None
+    """A port on which instances listen. It is published on a host port, which the instance finds in `PORT_<NAME>` if it is a process."""
+
+    name: Annotated[values.PortName, Field(description="By this name checks and variables (`PORT_<NAME>`) refer to it.")]
+    container_port: Annotated[
+        values.Whole,
+        Field(ge=0, le=65535, description="Where the app listens in its container. 0 = on the number of the host port. Not for processes."),
+    ] = 0
+    protocol: Annotated[Literal["tcp", "udp"], Field(description="What it speaks.")] = "tcp"
+    host_port: Annotated[
+        values.Whole,
+        Field(ge=0, le=65535, description="A fixed port of the node: then one instance a node. 0 = one from the node's range."),
+    ] = 0
+    http: Annotated[HttpService | None, Field(description="Serve it over HTTP through the load balancer.")] = None
+    tcp: Annotated[TcpService | None, Field(description="Serve it as a TCP port of the load balancer.")] = None
+    RULES: ClassVar[tuple[Rule, ...]] = (part_rules.udp_has_no_service,)
 
 
 class Volume(Part):
-    name: str = ""
-    host_path: str = ""
-    target: str
-    read_only: bool = False
+    """Storage that instances see: a named volume or a path of the node, one of both."""
+
+    name: Annotated[values.VolumeName, Field(description="A named volume of the app on the node; made when first used.")] = ""
+    host_path: Annotated[values.Path, Field(description="A path of the node that exists already.")] = ""
+    target: Annotated[values.Folder, Field(description="Where the instance sees it. For a process the same as `host_path`.")]
+    read_only: Annotated[values.Flag, Field(description="The instance may not write to it.")] = False
+    RULES: ClassVar[tuple[Rule, ...]] = (part_rules.volume_has_one_source,)
 
 
 class Check(Part):
-    name: str = ""
-    kind: Literal["http", "https", "tcp", "grpc", "exec", "docker"]
-    purpose: Literal["liveness", "readiness", "both"] = "both"
-    port: str = ""
-    path: str = "/"
-    method: str = "GET"
-    headers: dict[str, str] = {}
-    expect_status: tuple[int, ...] = ()
-    expect_body: str = ""
-    verify_tls: bool = False
-    service: str = ""
-    command: tuple[str, ...] = ()
-    grace: Duration = 10.0
-    interval: Duration = 5.0
-    timeout: Duration = 2.0
-    failures: int = 3
-    successes: int = 1
+    """A health check. Failures ask for a restart (liveness) or keep requests away (readiness)."""
+
+    name: Annotated[values.CheckName, Field(description="Its name in reports. Empty = its kind and number, like `http-1`.")] = ""
+    kind: Annotated[
+        Literal["http", "https", "tcp", "grpc", "exec", "docker"], Field(description="How it asks. `docker` is the image's HEALTHCHECK.")
+    ]
+    purpose: Annotated[
+        Literal["liveness", "readiness", "both"], Field(description="Unhealthy means: restart it, or send it no requests, or both.")
+    ] = "both"
+    port: Annotated[values.PortReference, Field(description="Name of the port to ask. Empty = the app's first tcp port.")] = ""
+    path: Annotated[values.UrlPath, Field(description="http(s): what to ask for; redirects are not followed.")] = "/"
+    method: Annotated[Literal["GET", "HEAD", "OPTIONS", "POST", "PUT"], Field(description="http(s): the method.")] = "GET"
+    headers: Annotated[
+        dict[values.HeaderName, values.HeaderValue], Field(max_length=50, description="http(s): further headers; `Host` is one.")
+    ] = {}
+    expect_status: Annotated[
+        tuple[Annotated[values.Whole, Field(ge=200, le=599)], ...],
+        Field(max_length=50, description="http(s): what counts as well. None = 200 to 399."),
+    ] = ()
+    expect_body: Annotated[values.Expression, Field(description="http(s): searched in the first 64 KiB of the body. Empty = any body.")] = (
+        ""
+    )
+    verify_tls: Annotated[values.Flag, Field(description="https: the certificate must be valid for the Host header (or the address).")] = (
+        False
+    )
+    service: Annotated[values.GrpcService, Field(description="grpc: the service asked about. Empty = the server as a whole.")] = ""
+    command: Annotated[
+        tuple[values.Argument, ...], Field(max_length=1000, description="exec: run inside the instance; exit code 0 is well.")
+    ] = ()
+    grace: Annotated[
+        float,
+        values.duration(0.0),
+        Field(description="So long after the start failures do not count, until it was healthy for the first time."),
+    ] = 10.0
+    interval: Annotated[
+        float, values.duration(0.1), Field(description="Between two runs; quicker at first, while an instance comes up.")
+    ] = 5.0
+    timeout: Annotated[
+        float,
+        values.duration(0.01),
+        Field(description="Of a whole run; at most the interval, which is also what it is by default when shorter."),
+    ] = 2.0
+    failures: Annotated[values.Whole, Field(ge=1, le=1000, description="So many in a row until it is unhealthy.")] = 3
+    successes: Annotated[values.Whole, Field(ge=1, le=1000, description="So many in a row until it is healthy.")] = 1
+    RULES: ClassVar[tuple[Rule, ...]] = part_rules.CHECK
+
+    @classmethod
+    def completed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return complete_check(data)
 
 
 class Restart(Part):
-    policy: Literal["always", "on-failure", "never"] = "always"
-    backoff: Duration = 1.0
-    backoff_max: Duration = 60.0
-    crash_loop: int = 5
-    window: Duration = 120.0
+    """What happens when an instance ends by itself."""
+
+    policy: Annotated[Literal["always", "on-failure", "never"], Field(description="`on-failure`: not after exit code 0.")] = "always"
+    backoff: Annotated[
+        float, values.duration(0.0), Field(description="Before the second restart in a row; doubles each time. The first is at once.")
+    ] = 1.0
+    backoff_max: Annotated[float, values.duration(0.0), Field(description="It grows no longer than this.")] = 60.0
+    crash_loop: Annotated[
+        values.Whole, Field(ge=0, le=1000, description="So many exits within `window` are called a crash loop. 0 = never.")
+    ] = 5
+    window: Annotated[float, values.duration(1.0), Field(description="See `crash_loop`.")] = 120.0
+    RULES: ClassVar[tuple[Rule, ...]] = (part_rules.backoff_grows,)
 
 
 class Stop(Part):
-    signal: str = "SIGTERM"
-    grace: Duration = 10.0
-    drain: Duration = 5.0
+    """How an instance is stopped."""
+
+    signal: Annotated[values.Signal, Field(description="What asks it to end.")] = "SIGTERM"
+    grace: Annotated[float, values.duration(0.0, 86400.0), Field(description="From the signal to SIGKILL.")] = 10.0
+    drain: Annotated[
+        float, values.duration(0.0, 86400.0), Field(description="So long its connections may take to end before the signal.")
+    ] = 5.0
 
 
 class Security(Part):
-    user: str = ""
-    capabilities: tuple[str, ...] = ()
-    read_only_root: bool = False
-    no_new_privileges: bool = True
+    """What an instance may do."""
+
+    user: Annotated[
+        values.User, Field(description="Name or number, optionally with group. Empty = the image's, or root for a process.")
+    ] = ""
+    capabilities: Annotated[tuple[values.Capability, ...], Field(max_length=64, description="Kept; all others are dropped.")] = ()
+    read_only_root: Annotated[values.Flag, Field(description="It can write to volumes and /tmp only.")] = False
+    no_new_privileges: Annotated[values.Flag, Field(description="Set-user-id programs gain nothing.")] = True
+    RULES: ClassVar[tuple[Rule, ...]] = (part_rules.capabilities_differ,)
 
 
 class Ulimit(Part):
-    soft: int
-    hard: int
+    """A resource limit of the kernel; -1 is unlimited."""
+
+    soft: Annotated[values.Whole, Field(ge=-1, le=values.INT64_MAX, description="What holds at first.")]
+    hard: Annotated[values.Whole, Field(ge=-1, le=values.INT64_MAX, description="What the program may raise it to.")]
+    RULES: ClassVar[tuple[Rule, ...]] = (part_rules.soft_within_hard,)
 
 
 class Logging(Part):
-    driver: Literal["json-file", "none"] = "json-file"
-    max_size: Size = 10 * 1024**2
-    max_files: int = 3
+    """What becomes of standard output and error."""
+
+    driver: Annotated[Literal["json-file", "none"], Field(description="`none` keeps nothing; `gestaltctl logs` is empty then.")] = (
+        "json-file"
+    )
+    max_size: Annotated[int, values.size(4096), Field(description="Of one file; then the next one begins.")] = 10 * 1024**2
+    max_files: Annotated[values.Whole, Field(ge=1, le=1000, description="The oldest are removed.")] = 3
+
+
+Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "not-in", "matches", "exists", "missing"]
 
 
 class Constraint(Part):
-    attribute: str
-    operator: str = "="
-    value: str = ""
+    """A node must fulfil it to be taken."""
+
+    attribute: Annotated[values.Attribute, Field(description="Of the node.")]
+    operator: Annotated[
+        Operator, Field(description="`in` and `not-in` take values with commas between, `matches` a regular expression.")
+    ] = "="
+    value: Annotated[values.Text, Field(description="What to compare with; empty for `exists` and `missing`.")] = ""
+    RULES: ClassVar[tuple[Rule, ...]] = (part_rules.value_fits_operator,)
 
 
 class Affinity(Part):
-    attribute: str
-    operator: str = "="
-    value: str = ""
-    weight: int = 50
+    """A node that fulfils it is preferred, or avoided with a weight below 0."""
+
+    attribute: Annotated[values.Attribute, Field(description="Of the node.")]
+    operator: Annotated[Operator, Field(description="As in constraints.")] = "="
+    value: Annotated[values.Text, Field(description="As in constraints.")] = ""
+    weight: Annotated[values.Whole, Field(ge=-100, le=100, description="How much it counts.")] = 50
+    RULES: ClassVar[tuple[Rule, ...]] = (part_rules.value_fits_operator,)
 
 
 class Spread(Part):
-    attribute: str
-    targets: dict[str, int] = {}
-    weight: int = 50
+    """Instances are spread over the values of an attribute."""
+
+    attribute: Annotated[values.Attribute, Field(description="Of the node, like `rack`.")]
+    targets: Annotated[
+        dict[values.Text, Annotated[values.Whole, Field(ge=0, le=100)]],
+        Field(max_length=1000, description="Percentage by value; none = evenly."),
+    ] = {}
+    weight: Annotated[values.Whole, Field(ge=0, le=100, description="How much it counts.")] = 50
+    RULES: ClassVar[tuple[Rule, ...]] = (part_rules.percentages_fit,)
 
 
 class Placement(Part):
-    constraints: tuple[Constraint, ...] = ()
-    affinities: tuple[Affinity, ...] = ()
-    spread: tuple[Spread, ...] = ()
-    strategy: Literal["spread", "binpack"] = "spread"
-    pool: str = ""
-    priority: int = 50
-    exclusive: bool = False
-    on_isolation: Literal["keep", "stop"] = "keep"
-    failover_after: Duration = 60.0
+    """On which nodes instances run."""
+
+    constraints: Annotated[tuple[Constraint, ...], Field(max_length=100, description="All must hold.")] = ()
+    affinities: Annotated[tuple[Affinity, ...], Field(max_length=100, description="Preferences.")] = ()
+    spread: Annotated[tuple[Spread, ...], Field(max_length=20, description="Over what to spread, beyond nodes.")] = ()
+    strategy: Annotated[Literal["spread", "binpack"], Field(description="Many nodes, or few full ones.")] = "spread"
+    pool: Annotated[values.Pool, Field(description="Only nodes of this pool. Empty = the default one.")] = ""
+    priority: Annotated[values.Whole, Field(ge=0, le=100, description="Higher ones get room first.")] = 50
+    exclusive: Annotated[values.Flag, Field(description="Never two instances at work at once, whatever fails.")] = False
+    on_isolation: Annotated[Literal["keep", "stop"], Field(description="On a node that is cut off: keep running, or stop.")] = "keep"
+    failover_after: Annotated[
+        float, values.duration(0.0), Field(description="An unreachable node's instances are replaced after this.")
+    ] = 60.0
 
 
 class Update(Part):
-    strategy: Literal["rolling", "canary", "blue_green", "recreate"] = "rolling"
-    max_surge: str = "1"
-    max_unavailable: str = "0"
-    min_healthy_time: Duration = 0.0
-    health_deadline: Duration = 120.0
-    progress_deadline: Duration = 300.0
-    auto_rollback: bool = True
+    """How instances are replaced when the description changes."""
+
+    strategy: Annotated[Literal["rolling", "canary", "blue_green", "recreate"], Field(description="In which order.")] = "rolling"
+    max_surge: Annotated[values.Share, Field(description="So many more than wanted may run meanwhile (percentages round up).")] = "1"
+    max_unavailable: Annotated[
+        values.Share, Field(description="So many fewer than wanted may be ready meanwhile (percentages round down).")
+    ] = "0"
+    min_healthy_time: Annotated[
+        float, values.duration(0.0), Field(description="So long a new instance must stay healthy before the next step.")
+    ] = 0.0
+    health_deadline: Annotated[float, values.duration(1.0), Field(description="So long a new instance may take to become healthy.")] = 120.0
+    progress_deadline: Annotated[float, values.duration(1.0), Field(description="The change fails when nothing got on for so long.")] = (
+        300.0
+    )
+    auto_rollback: Annotated[values.Flag, Field(description="A change that fails goes back to the last version that was well.")] = True
+    RULES: ClassVar[tuple[Rule, ...]] = part_rules.UPDATE
 
 
 class ImagePull(Part):
-    policy: Literal["missing", "always", "never"] = "missing"
-    credentials: str = ""
+    """How the image comes to the node."""
+
+    policy: Annotated[
+        Literal["missing", "always", "never"], Field(description="`always` asks the registry each time, `never` takes what is on the node.")
+    ] = "missing"
+    credentials: Annotated[values.Credentials, Field(description="Name of a credentials file on the nodes; never the secret itself.")] = ""
 
 
 class AppSpec(Part):
-    path: str
-    runtime: Literal["docker", "process"] = "docker"
-    image: str = ""
-    command: tuple[str, ...] = ()
-    args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    labels: dict[str, str] = {}
-    workdir: str = ""
-    instances: Annotated[int, Field(ge=0, le=100_000)] = 1
-    resources: Resources = Resources()
-    ports: tuple[Port, ...] = ()
-    volumes: tuple[Volume, ...] = ()
-    checks: tuple[Check, ...] = ()
-    restart: Restart = Restart()
-    stop: Stop = Stop()
-    security: Security = Security()
-    ulimits: dict[str, Ulimit] = {}
-    logging: Logging = Logging()
-    placement: Placement = Placement()
-    update: Update = Update()
-    depends_on: tuple[str, ...] = ()
-    pull: ImagePull = ImagePull()
+    """The description of one app."""
+
+    path: Annotated[values.AppPath, Field(description="The app's address. It cannot be changed.", examples=["/acme/shop/production/web"])]
+    runtime: Annotated[
+        Literal["docker", "process"], Field(description="What runs it. Left out: `docker` with an image, `process` with only a command.")
+    ] = "docker"
+    image: Annotated[values.Image, Field(description="docker: the image.")] = ""
+    command: Annotated[
+        tuple[values.Argument, ...],
+        Field(max_length=1000, description="The program and its first arguments; replaces the image's entrypoint."),
+    ] = ()
+    args: Annotated[tuple[values.Argument, ...], Field(max_length=1000, description="Further arguments; replace the image's command.")] = ()
+    env: Annotated[
+        dict[values.EnvName, values.Argument],
+        Field(max_length=1000, description="Variables. `GESTALT_*` and `PORT_<NAME>` are set for you."),
+    ] = {}
+    labels: Annotated[
+        dict[values.LabelName, values.Argument],
+        Field(max_length=200, description="Put on the container. Names beginning with `gestalt` are ours."),
+    ] = {}
+    workdir: Annotated[values.Path, Field(description="Working folder. Empty = the image's, or / for a process.")] = ""
+    instances: Annotated[values.Whole, Field(ge=0, le=100_000, description="How many run.")] = 1
+    resources: Annotated[Resources, Field(description="What one instance may use.")] = Resources()
+    ports: Annotated[tuple[Port, ...], Field(max_length=100, description="On what it listens, and how it is served.")] = ()
+    volumes: Annotated[tuple[Volume, ...], Field(max_length=100, description="Storage.")] = ()
+    checks: Annotated[tuple[Check, ...], Field(max_length=50, description="Health checks. None = healthy as long as it runs.")] = ()
+    restart: Annotated[Restart, Field(description="What happens when it ends.")] = Restart()
+    stop: Annotated[Stop, Field(description="How it is stopped.")] = Stop()
+    security: Annotated[Security, Field(description="What it may do.")] = Security()
+    ulimits: Annotated[dict[values.UlimitName, Ulimit], Field(description="Resource limits of the kernel by name.")] = {}
+    logging: Annotated[Logging, Field(description="What becomes of its output.")] = Logging()
+    placement: Annotated[Placement, Field(description="On which nodes it runs.")] = Placement()
+    update: Annotated[Update, Field(description="How it is updated.")] = Update()
+    depends_on: Annotated[tuple[values.AppPath, ...], Field(max_length=100, description="Apps that it needs, by path.")] = ()
+    pull: Annotated[ImagePull, Field(description="docker: how the image comes to the node.")] = ImagePull()
+    RULES: ClassVar[tuple[Rule, ...]] = app_rules.APP
+
+    @classmethod
+    def completed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return complete(data)
+
+
+__all__ = [
+    "Affinity", "AppSpec", "Check", "Constraint", "HttpService", "ImagePull", "Logging", "Part", "Placement", "Port",
+    "Resources", "Restart", "Security", "Spread", "Stop", "TcpService", "Ulimit", "Update", "Volume",
+]  # fmt: skip

@@ -36,12 +36,12 @@ def test_a_fixed_port_is_kept_and_used_once_a_node() -> None:
         ({"ready": False, "why_not": "is cordoned"}, "is cordoned"),
         ({"runtimes": frozenset({"process"})}, "has no working docker runtime"),
         ({"cpu_reserved": 63.5}, "has 0.5 of 64 cores left, 1 are asked for"),
-        ({"memory_reserved": 64 * 1024**3 - 1024}, "has 1KiB of memory left, 1MiB are asked for"),
+        ({"memory_reserved": 64 * 1024**3 - 1024}, "has 1KiB of memory left, 8MiB are asked for"),
         ({"ports": frozenset(range(3000, 4001))}, "has no free host port in 3000-4000"),
     ],
 )
 def test_every_obstacle_is_told(fields: dict[str, object], reason: str) -> None:
-    assert obstacle(spec(resources={"cpu": 1, "memory": "1MiB"}), node(**fields)) == reason
+    assert obstacle(spec(resources={"cpu": 1, "memory": "8MiB"}), node(**fields)) == reason
 
 
 def test_reasons_of_many_nodes_are_counted() -> None:

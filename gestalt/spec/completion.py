@@ -1,0 +1,74 @@
+"""What follows from the rest of a description is filled in, so that a valid one says everything. Copes with any input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gestalt.units import parse_duration
+
+from .part import Part
+
+USUAL_TIMEOUT = 2.0
+PORT_KINDS = ("http", "https", "tcp", "grpc")
+
+
+def complete(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a description with its runtime, and its checks with names and ports."""
+    filled = dict(data)
+    if filled.get("runtime", "") == "":
+        filled["runtime"] = "process" if data.get("command") and not data.get("image") else "docker"
+    checks = data.get("checks")
+    if isinstance(checks, list | tuple):
+        filled["checks"] = _complete_checks(checks, _first_port(data.get("ports")))
+    return filled
+
+
+def complete_check(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a check with a timeout that fits into a short interval, where it says none."""
+    if "timeout" in data or "interval" not in data:
+        return data
+    try:
+        return {**data, "timeout": min(USUAL_TIMEOUT, parse_duration(data["interval"]))}
+    except ValueError:
+        return data  # its interval is a mistake that validation tells
+
+
+def _complete_checks(checks: list[Any] | tuple[Any, ...], first_port: str) -> list[Any]:
+    taken = {_read(check, "name") for check in checks}
+    completed = []
+    for number, check in enumerate(checks, 1):
+        kind, missing = _read(check, "kind"), {}
+        if isinstance(kind, str) and _read(check, "name") in ("", None):
+            missing["name"] = _free_name(kind, number, taken)
+            taken.add(missing["name"])
+        if kind in PORT_KINDS and first_port and _read(check, "port") in ("", None):
+            missing["port"] = first_port
+        completed.append(_with(check, missing))
+    return completed
+
+
+def _free_name(kind: str, number: int, taken: set[Any]) -> str:
+    while f"{kind}-{number}" in taken:
+        number += 1
+    return f"{kind}-{number}"
+
+
+def _first_port(ports: Any) -> str:
+    for port in ports if isinstance(ports, list | tuple) else ():
+        name = _read(port, "name")
+        if isinstance(name, str) and _read(port, "protocol") != "udp":
+            return name
+    return ""
+
+
+def _read(item: Any, name: str) -> Any:
+    """Return a field of a section that may be plain data, a section already, or garbage; None when it has none."""
+    content = item.get(name) if isinstance(item, Mapping) else getattr(item, name, None) if isinstance(item, Part) else None
+    return content if isinstance(content, str) else None
+
+
+def _with(item: Any, missing: Mapping[str, str]) -> Any:
+    if not missing:
+        return item
+    return {**item, **missing} if isinstance(item, Mapping) else item.model_copy(update=missing)
