@@ -194,7 +194,7 @@ def test_a_signal_gives_the_cursor_back(server: CtlServer) -> None:
 def test_delete_asks_first_and_no_is_the_default(server: CtlServer, answer: str, code: Exit, asked: bool) -> None:
     with OnTerminal(server, "delete", "web") as terminal:
         terminal.until("Delete /shop/main/prod/web, with its versions and all its instances? [y/N]")
-        terminal.type(answer)
+        terminal.interrupt() if answer == "\x03" else terminal.type(answer)
         assert terminal.end() == code, terminal.shown
     assert bool(server.world.tasks) == asked
 
