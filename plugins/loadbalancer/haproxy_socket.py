@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,17 +72,20 @@ def parse_processes(text: str) -> Processes:
     Raises:
         ValueError: it is something else.
     """
+    lines = text.splitlines()
+    if "<reloads>" not in text.partition("\n")[0]:
+        raise ValueError(f"this is not HAProxy's list of processes: {text[:200]!r}")
+    reloads = re.findall("<([^>]+)>", lines[0]).index("reloads")
     master = (0, 0, 0)
     workers: dict[bool, list[int]] = {False: [], True: []}
     old = False
-    for line in text.splitlines():
+    for line in lines[1:]:
         words = line.split()
-        old = line.startswith("# old workers") or (old and not line.startswith("# programs"))
-        if len(words) > 4 and words[1] == "master":
+        old = old or line.startswith("# old workers")
+        if words[1:2] == ["master"]:
             # Before 2.5 failed reloads are not counted.
-            master = (int(words[0]), int(words[2]), int(words[4].rstrip("]")) if words[3] == "[failed:" else 0)
-        elif len(words) > 2 and words[1] == "worker":
+            failed = re.search(r"\[failed: (\d+)\]", line)
+            master = (int(words[0]), int(words[reloads]), int(failed[1]) if failed else 0)
+        elif words[1:2] == ["worker"]:
             workers[old].append(int(words[0]))
-    if not master[0]:
-        raise ValueError(f"this is not HAProxy's list of processes: {text[:200]!r}")
     return Processes(*master, tuple(workers[False]), tuple(workers[True]))

@@ -38,7 +38,8 @@ async def serve(reader, writer):
             if b" /die " in head:
                 os.kill(os.getpid(), 9)
             await asyncio.sleep(delay)
-            writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: %d\\r\\n\\r\\n%s" % (len(name), name))
+            body = head if b" /echo " in head else name
+            writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: %d\\r\\n\\r\\n%s" % (len(body), body))
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
 async def main():

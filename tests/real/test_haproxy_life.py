@@ -1,0 +1,247 @@
+"""HAProxy's own life: it dies and comes back, outlives agents, is never mixed up with another, and bad configurations stay out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from gestalt.agent.proxy import ProxyManager
+from gestalt.clock import monotonic
+from gestalt.model import Route
+from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
+from gestalt.plugins.loadbalancer.haproxy import HaproxyLoadBalancer
+from gestalt.plugins.loadbalancer.haproxy_pids import find_processes
+from gestalt.plugins.loadbalancer.haproxy_process import HaproxyProcess
+
+from .haproxy_lab import Lab, backends, free_port, http_route, lab, new_folder, run_haproxy, settings_for, tcp_route, until
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+async def heir_of(made: Lab) -> HaproxyLoadBalancer:
+    """Let the agent be killed, as far as its HAProxy can tell, and return the next one's driver."""
+    await made.driver.close()
+    made.driver = HaproxyLoadBalancer.create(made.settings)
+    await made.driver.start(made.died)
+    return made.driver
+
+
+async def test_its_files_are_for_nobody_else() -> None:
+    async with lab() as made:
+        folder = made.folder / "haproxy"
+        modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in (folder, *folder.iterdir())}
+        assert modes["haproxy"] == 0o700
+        assert {modes["master.sock"], modes["worker.sock"], modes["haproxy.cfg"]} == {0o600}
+        worker = (await made.processes()).workers[0]
+        assert Path(f"/proc/{worker}").stat().st_uid != 0, "the worker has given up its rights"
+
+
+async def test_it_is_no_child_of_ours_and_inherits_no_notify_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
+    async with lab() as made:
+        master = (await made.processes()).master
+        status = Path(f"/proc/{master}/stat").read_text().rsplit(")", 1)[1].split()
+        assert int(status[1]) != os.getpid()
+        assert int(status[3]) == master, "a session of its own"
+        assert b"NOTIFY_SOCKET=/nowhere" not in Path(f"/proc/{master}/environ").read_bytes()
+
+
+@pytest.mark.parametrize("victim", ["master", "worker"])
+async def test_a_killed_haproxy_is_back_at_once(victim: str) -> None:
+    async with lab() as made, backends(2) as fleet:
+        manager = ProxyManager(made.driver)
+        await manager.start()
+        manager.set_routes({"web": http_route(item.server() for item in fleet)})
+        assert await manager.wait_applied(10), manager.problems
+        for _ in range(3):
+            processes = await made.processes()
+            os.kill(processes.master if victim == "master" else processes.workers[0], signal.SIGKILL)
+            killed = monotonic()
+            await until("it answers again", partial(answers, made, processes.master))
+            assert monotonic() - killed < 1.0
+        await manager.close()
+
+
+async def answers(made: Lab, old_master: int) -> bool:
+    try:
+        return (await made.processes()).master != old_master and (await made.get())[0] == 200
+    except (DriverUnavailable, OSError, asyncio.IncompleteReadError):
+        return False
+
+
+async def test_the_next_agent_adopts_it_with_the_same_processes_and_hears_of_its_death() -> None:
+    async with lab() as made, backends(2) as (one, two):
+        routes = [http_route([one.server(), two.server(ready=False)])]
+        await made.driver.apply(routes)
+        before = await made.processes()
+        heir = await heir_of(made)
+        assert made.deaths == []
+        await heir.apply(routes)
+        await heir.apply([http_route([two.server(), one.server(ready=False)])])
+        assert await made.get() == (200, two.name)
+        assert await made.processes() == before
+        os.kill(before.master, signal.SIGKILL)
+
+        async def told() -> bool:
+            return len(made.deaths) == 1
+
+        await until("the death is told", told)
+
+
+async def test_death_while_no_agent_was_there_is_mended_with_the_last_configuration() -> None:
+    async with lab() as made, backends(1) as (server,):
+        await made.driver.apply([http_route([server.server()])])
+        await made.driver.close()
+        os.kill((await made.processes()).master, signal.SIGKILL)
+        await until("it is gone", lambda: gone(made))
+        await heir_of(made)
+        assert await made.get() == (200, server.name), "before any route is known again"
+
+
+async def gone(made: Lab) -> bool:
+    return not list(find_processes(made.folder / "haproxy/haproxy.cfg"))
+
+
+async def test_one_that_hangs_is_replaced() -> None:
+    async with lab() as made, backends(1) as (server,):
+        await made.driver.apply([http_route([server.server()])])
+        processes = await made.processes()
+        for pid in (processes.master, *processes.workers):
+            os.kill(pid, signal.SIGSTOP)
+        await heir_of(made)
+        assert await made.get() == (200, server.name)
+        assert (await made.processes()).master != processes.master
+
+
+async def test_another_haproxy_is_never_touched() -> None:
+    folder = new_folder()
+    port = free_port()
+    config = folder / "haproxy.cfg"
+    config.write_text(f"defaults\n mode http\n timeout client 5s\nfrontend x\n bind 127.0.0.1:{port}\n http-request return status 418\n")
+    await run_haproxy(config, folder / "pid")
+    foreign = int((folder / "pid").read_text())
+    try:
+        async with lab() as made:
+            assert (await made.get(port=port))[0] == 418
+            await made.driver.apply([http_route([])])
+            await made.driver.stop()
+            assert (await made.get(port=port))[0] == 418
+    finally:
+        os.kill(foreign, signal.SIGKILL)
+
+
+async def test_a_port_that_somebody_has_costs_only_the_service_on_it(taken: int) -> None:
+    async with lab() as made, backends(1) as (server,):
+        free = free_port()
+        routes = [
+            tcp_route([server.server()], taken, app="/t/a"),
+            tcp_route([server.server()], free, app="/t/b"),
+            http_route([server.server()]),
+        ]
+        await made.driver.apply(routes)
+        (problem,) = made.driver.problems()
+        assert f"port {taken} (/t/a:sql) is taken by" in problem
+        assert f"(process {os.getpid()})" in problem
+        assert await made.get() == (200, server.name)
+        assert await made.get(port=free) == (200, server.name)
+        before = await made.processes()
+        await made.driver.apply(routes)
+        assert await made.processes() == before, "no reload as long as nothing changes"
+
+
+async def test_a_port_that_becomes_free_is_taken_at_the_next_apply() -> None:
+    async with lab() as made, backends(1) as (server,):
+        with socket.socket() as holder:
+            holder.bind(("127.0.0.1", 0))
+            holder.listen()
+            port = holder.getsockname()[1]
+            await made.driver.apply([tcp_route([server.server()], port)])
+            assert made.driver.problems()
+        await made.driver.apply([tcp_route([server.server()], port)])
+        assert made.driver.problems() == ()
+        assert await made.get(port=port) == (200, server.name)
+
+
+async def test_it_starts_although_its_http_port_is_taken(taken: int) -> None:
+    async with lab(http_port=taken) as made, backends(1) as (server,):
+        port = free_port()
+        await made.driver.apply([http_route([server.server()]), tcp_route([server.server()], port)])
+        assert f"port {taken} (the http services) is taken by" in made.driver.problems()[0]
+        assert await made.get(port=port) == (200, server.name)
+
+
+async def test_a_reload_that_fails_is_taken_back(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port is lost between our look at it and the reload."""
+    monkeypatch.setattr("gestalt.plugins.loadbalancer.haproxy.closed_ports", lambda listeners, ours: {})
+    async with lab() as made, backends(2) as (one, two):
+        await made.driver.apply([http_route([one.server(), two.server()])])
+        config = made.folder / "haproxy/haproxy.cfg"
+        before, text = await made.processes(), config.read_text()
+        with pytest.raises(LaunchRefused, match="old one still works"):
+            await made.driver.apply([http_route([one.server(), two.server(ready=False)]), tcp_route([], taken)])
+        assert config.read_text() == text
+        assert (await made.processes()).failed == 0, "the reload was repeated with the old configuration"
+        assert (await made.processes()).master == before.master
+        assert {await made.get() for _ in range(4)} == {(200, one.name)}, "servers follow nevertheless"
+
+
+async def test_a_torn_or_foreign_file_does_not_stop_the_start() -> None:
+    """Nobody writes it but us, atomically; still, whatever lies there, HAProxy starts."""
+    async with lab() as made, backends(1) as (server,):
+        await made.driver.stop()
+        (made.folder / "haproxy/haproxy.cfg").write_text("global\n  nonsense\x00")
+        await heir_of(made)
+        assert (await made.get())[0] == 404
+        await made.driver.apply([http_route([server.server()])])
+        assert await made.get() == (200, server.name)
+
+
+async def test_no_haproxy_installed_says_what_to_install() -> None:
+    process = HaproxyProcess(new_folder() / "haproxy", program="no-such-haproxy")
+    process.prepare(lambda: None)
+    with pytest.raises(DriverUnavailable, match="install the package haproxy"):
+        await process.launch()
+    process.close()
+
+
+async def test_a_folder_too_deep_for_a_socket_says_so() -> None:
+    driver = HaproxyLoadBalancer.create(settings_for(Path("/tmp") / ("x" * 90)))
+    with pytest.raises(DriverUnavailable, match="set a shorter run_dir"):
+        await driver.start(lambda: None)
+    await driver.close()
+
+
+async def test_reaction_times() -> None:
+    """A change of a server by the socket takes milliseconds, a reload a fraction of a second."""
+    async with lab() as made, backends(2) as (one, two):
+        routes = [http_route([one.server(), two.server()])]
+        reload = await timed(made, routes)
+        enable = [await timed(made, [http_route([one.server(), two.server(ready=number % 2 == 0)])]) for number in range(1, 11)]
+        nothing = [await timed(made, routes) for _ in range(10)]
+        print(f"reload {reload:.1f} ms, server {sorted(enable)[5]:.1f} ms (max {max(enable):.1f}), nothing {sorted(nothing)[5]:.1f} ms")
+        assert sorted(enable)[5] < 20
+        assert sorted(nothing)[5] < 20
+        assert reload < 2000
+
+
+async def timed(made: Lab, routes: list[Route]) -> float:
+    begun = monotonic()
+    await made.driver.apply(routes)
+    return (monotonic() - begun) * 1000

@@ -1,0 +1,152 @@
+"""No request is lost while servers come, go and die, or while HAProxy is reloaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from gestalt.clock import monotonic
+from gestalt.plugins.loadbalancer.haproxy import HaproxyLoadBalancer
+
+from .haproxy_lab import Backend, Lab, OpenLoop, backends, free_port, http_route, lab, request, start_backend, tcp_route, until
+
+pytestmark = pytest.mark.real
+
+
+async def drained(driver: HaproxyLoadBalancer, servers: Sequence[Backend]) -> None:
+    async def idle() -> bool:
+        load = await driver.load()
+        return all(load[server.name].connections == 0 for server in servers)
+
+    await until("no connections are left", idle)
+
+
+async def scale_down(made: Lab, kept: Sequence[Backend], leaving: Sequence[Backend]) -> None:
+    """Take servers out the way the agent does: drain, wait, kill, forget."""
+    await made.driver.apply([http_route([*(item.server() for item in kept), *(item.server(drain=True) for item in leaving)])])
+    await drained(made.driver, leaving)
+    for server in leaving:
+        server.kill()
+    await made.driver.apply([http_route(item.server() for item in kept)])
+
+
+async def test_scaling_two_to_ten_and_back_loses_nothing_and_never_reloads() -> None:
+    async with lab() as made, backends(10, delay=0.005) as fleet:
+        await made.driver.apply([http_route(item.server() for item in fleet[:2])])
+        before = await made.processes()
+        async with OpenLoop(made.http_port, rate=300) as client:
+            await client.answered(200)
+            await made.driver.apply([http_route(item.server() for item in fleet)])
+            await client.answered(300)
+            await scale_down(made, fleet[:2], fleet[2:])
+            await client.answered(300)
+        assert client.failures == []
+        assert set(client.answers) == {item.name for item in fleet}, "each server was used"
+        assert await made.processes() == before, "the same worker, no reload"
+
+
+async def test_reloads_under_kept_alive_load_lose_nothing() -> None:
+    async with lab() as made, backends(2) as fleet:
+        routes = [http_route(item.server() for item in fleet)]
+        await made.driver.apply(routes)
+        async with OpenLoop(made.http_port, rate=300) as client:
+            for number in range(6):
+                await client.answered(100)
+                routes.append(http_route([fleet[0].server()], app=f"/org/lab/test/more{number}", path=f"/more{number}"))
+                await made.driver.apply(routes)
+            await client.answered(100)
+        assert client.failures == []
+        assert (await made.processes()).reloads == 7
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["kept-alive servers", "new connections"])
+async def test_a_killed_server_costs_no_get(warm: bool) -> None:
+    """Nobody has told HAProxy yet: retry and redispatch alone see to it."""
+    async with lab() as made, backends(2, delay=0.02) as (victim, other):
+        await made.driver.apply([http_route([victim.server(), other.server()])])
+        async with OpenLoop(made.http_port, rate=200) as client:
+            await client.answered(200 if warm else 1)
+            victim.kill()
+            await client.answered(400)
+        assert client.failures == []
+        assert client.slowest < 2.0
+
+
+async def test_a_post_whose_server_died_is_not_sent_to_another() -> None:
+    """It may have had its effect: its sender is told."""
+    async with lab() as made, backends(3) as fleet:
+        await made.driver.apply([http_route(item.server() for item in fleet)])
+        status, _ = await made.get("/die", method="POST")
+        assert status in (502, 503)
+        answers = [await made.get(method="POST") for _ in range(8)]
+        assert {status for status, _ in answers} == {200}, "a connection that was refused is tried elsewhere, whatever the method"
+        assert len({name for _, name in answers}) == 2, "exactly one server died"
+
+
+async def test_a_replacement_in_place_gets_requests_at_once() -> None:
+    """The same instance on another port, while nobody else is there: the change takes milliseconds."""
+    async with lab() as made, backends(1) as (first,):
+        await made.driver.apply([http_route([first.server()])])
+        second = await start_backend("second")
+        try:
+            moved = Backend(first.name, second.port, second.process)
+            begun = monotonic()
+            await made.driver.apply([http_route([moved.server()])])
+            took = monotonic() - begun
+            assert await made.get() == (200, "second")
+            assert took < 0.2, f"took {took * 1000:.0f} ms"
+        finally:
+            second.kill()
+            await second.process.wait()
+
+
+async def test_leftovers_are_removed_once_their_connections_end() -> None:
+    """HAProxy keeps idle connections to a server: it gets no requests any more, and goes later."""
+    async with lab() as made, backends(2) as (kept, leaving):
+        await made.driver.apply([http_route([kept.server(), leaving.server()])])
+        for _ in range(6):
+            await made.get()
+        await made.driver.apply([http_route([kept.server()])])
+        assert made.driver.unfinished()
+        assert {await made.get() for _ in range(4)} == {(200, kept.name)}
+        leaving.kill()
+        await leaving.process.wait()
+
+        async def gone() -> bool:
+            await made.driver.apply([http_route([kept.server()])])
+            return not made.driver.unfinished() and leaving.name not in await made.driver.load()
+
+        await until("the server is gone", gone)
+
+
+async def test_a_tcp_connection_outlives_a_reload() -> None:
+    async with lab(hard_stop_after=30) as made, backends(1) as (server,):
+        port = free_port()
+        await made.driver.apply([tcp_route([server.server()], port)])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for number in range(3):
+            await made.driver.apply([tcp_route([server.server()], port), http_route([], app=f"/org/lab/test/{number}")])
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await reader.readuntil(server.name.encode())).endswith(server.name.encode())
+            assert (await made.driver.load())[server.name].connections == 1, "the old worker's connection counts"
+        writer.close()
+        assert await request(port) == (200, server.name)
+
+
+async def test_old_workers_end_at_their_limit() -> None:
+    async with lab(hard_stop_after=0.5) as made, backends(1) as (server,):
+        port = free_port()
+        await made.driver.apply([tcp_route([server.server()], port)])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await reader.readuntil(server.name.encode())
+        await made.driver.apply([tcp_route([server.server()], port), http_route([])])
+        assert (await made.processes()).old_workers
+
+        async def ended() -> bool:
+            return not (await made.processes()).old_workers
+
+        await until("the old worker has ended", ended)
+        writer.close()
