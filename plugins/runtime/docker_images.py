@@ -79,8 +79,14 @@ class PulledImages:
 class _Pull:
     """A pull under way, everyone who waits for it, and how far it is."""
 
-    task: asyncio.Task[None]
-    listeners: list[Progress]
+    task: asyncio.Task[None] | None = None
+    listeners: list[Progress] = field(default_factory=list)
+    said: str = ""
+
+    def tell(self, sentence: str) -> None:
+        self.said = sentence
+        for listener in tuple(self.listeners):
+            listener(sentence)
 
 
 class NodeImages:
@@ -128,23 +134,21 @@ class NodeImages:
         key = (spec.image, spec.pull.credentials)
         shared = self._pulls.get(key)
         if shared is None:
-            listeners: list[Progress] = []
-            task = asyncio.create_task(self._pull(spec, listeners), name=f"pull {spec.image}")
-            shared = self._pulls[key] = _Pull(task, listeners)
-            task.add_done_callback(lambda _: self._pulls.pop(key, None))
+            shared = self._pulls[key] = _Pull()
+            shared.task = asyncio.create_task(self._pull(spec, shared.tell), name=f"pull {spec.image}")
+        assert shared.task is not None
         shared.listeners.append(progress)
+        if shared.said:
+            progress(shared.said)
         try:
             await asyncio.shield(shared.task)
         finally:
             shared.listeners.remove(progress)
-            if not shared.listeners:
+            if self._pulls.get(key) is shared and (shared.task.done() or not shared.listeners):
+                del self._pulls[key]
                 shared.task.cancel()  # nobody waits for it any more; no effect when it is done
 
-    async def _pull(self, spec: AppSpec, listeners: Sequence[Progress]) -> None:
-        def tell(sentence: str) -> None:
-            for listener in tuple(listeners):
-                listener(sentence)
-
+    async def _pull(self, spec: AppSpec, tell: Progress) -> None:
         image, headers = Reference.parse(spec.image), {}
         if spec.pull.credentials:
             headers = await asyncio.get_running_loop().run_in_executor(
@@ -189,6 +193,7 @@ class NodeImages:
     async def close(self) -> None:
         """Stop the pulls and the writer of the record."""
         for shared in tuple(self._pulls.values()):
+            assert shared.task is not None
             shared.task.cancel()
         self._writer.shutdown(wait=False)
 

@@ -10,6 +10,8 @@ import re
 from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
 
 _PASSING = (
+    "failed to create endpoint",  # the bridge or the firewall of the node is broken, not the app
+    "driver failed programming external connectivity",
     "context deadline exceeded",
     "context canceled",
     "connection refused",
@@ -63,7 +65,9 @@ def refusal(message: str) -> LaunchRefused | DriverUnavailable:
         return LaunchRefused(_port_taken(text))
     if folder := _MISSING_FOLDER.search(text):
         return LaunchRefused(f"host path {folder[1]} does not exist on this node; create it (or mount it) there, Gestalt never does")
-    if any(passing in text.lower() for passing in _PASSING):
+    if "cannot assign requested address" in text:
+        return LaunchRefused(f"the agent's `address` is not one of this node: {text}")
+    if any(passing in message.lower() for passing in _PASSING):
         return DriverUnavailable(f"Docker could not start it now: {text}")
     if "no such image" in text.lower():
         return LaunchRefused(f"the image is not on this node: {text}")

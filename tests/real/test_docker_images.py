@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -74,7 +73,7 @@ class Registry:
     def publish(self, name: str, size: int = 1000, tag: str = "1") -> str:
         """Push an image of which this node keeps nothing."""
         reference = f"{self.host}/{name}:{tag}"
-        make_image(reference, **{f"filler-{uuid.uuid4().hex}": os.urandom(size // 2).hex()})
+        make_image(reference, **{f"filler-{uuid.uuid4().hex}": "0" * size})
         config = self.folder / "docker-config"
         if self.password:
             docker("--config", str(config), "login", "-u", USER, "--password-stdin", self.host, stdin=self.password.encode())
@@ -200,13 +199,17 @@ async def test_an_image_that_someone_removes_is_noticed(runtime: DockerRuntime, 
 
 
 async def test_a_pull_that_nobody_waits_for_any_more_is_given_up(runtime: DockerRuntime, open_registry: Registry) -> None:
-    image = open_registry.publish("abandoned", size=30_000_000)
-    waiting = [asyncio.create_task(runtime.prepare(app(image), ignore)) for _ in range(2)]
-    await asyncio.sleep(0)
+    image = open_registry.publish("abandoned", size=20_000_000)
+    begun = [asyncio.Event(), asyncio.Event()]
+    waiting = [asyncio.create_task(runtime.prepare(app(image), lambda _, event=event: event.set())) for event in begun]  # type: ignore[misc]
+    await asyncio.gather(*(event.wait() for event in begun))
     waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    pulls = [task for task in asyncio.all_tasks() if task.get_name() == f"pull {image}"]
+    assert len(pulls) == 1, "the other one still waits"
     waiting[1].cancel()
-    await asyncio.wait(waiting)
-    assert all(task.cancelled() for task in waiting)
+    await asyncio.wait([*waiting, *pulls], timeout=5)
+    assert pulls[0].cancelled()
     await runtime.prepare(app(image), ignore)
     assert present(image)
 
@@ -275,7 +278,7 @@ async def test_garbage_goes_oldest_use_first_and_nothing_that_is_needed(
 ) -> None:
     size = 6_000_000  # and about 2 MB of busybox in each: the marks are 25 and 15 MB
     names = [open_registry.publish(f"garbage-{number}", size) for number in range(4)]
-    foreign = make_image("gestalt-docker-test/foreign:1", filler=os.urandom(size).hex())
+    foreign = make_image("gestalt-docker-test/foreign:1", filler="0" * size)
     try:
         for image in names:
             await runtime.prepare(app(image), ignore)
