@@ -161,7 +161,7 @@ class ProcessRuntime(RuntimeDriver):
         self._supervisor.check(launch.spec)
         request = await self._threads(build_request, launch, self._settings)
         await self._threads(check_ports, self._settings.address, launch.ports)
-        place = await self._supervisor.fields(self._store.folder(launch.key).name, launch.spec)
+        place = await self._supervisor.fields(self._store.folder(launch.key).name)
         return await self._store.create(launch.key, launch.app, launch.template, self._supervisor, [*request, *place])
 
     async def _settled(self, key: AttemptKey) -> Attempt:

@@ -38,17 +38,17 @@ class CgroupTree:
         facts.update({f"no_{controller}_limit": reason for controller, reason in self._missing.items()})
         return facts
 
-    def create(self, name: str, resources: Resources) -> list[str]:
-        """Make the cgroup of an attempt and set its limits; return its folders. Idempotent."""
-        folders = []
+    def folders(self, name: str) -> list[str]:
+        """Return the folders that the cgroup of an attempt will have."""
+        return list(dict.fromkeys(str(parent / name) for parent in self._parents().values()))
+
+    def create(self, name: str, resources: Resources) -> None:
+        """Make the cgroup of an attempt and set its limits. Idempotent."""
         for controller, parent in self._parents().items():
             folder = parent / name
             folder.mkdir(exist_ok=True)
             for file, value in self._settings(controller, resources).items():
                 _write(folder / file, value)
-            if str(folder) not in folders:
-                folders.append(str(folder))
-        return folders
 
     def kill(self, name: str, limit: float = 5.0) -> None:
         """Kill everything in the cgroup; a full stop to forks first, so that it converges."""

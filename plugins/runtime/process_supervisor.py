@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import py_compile
+import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -40,8 +41,8 @@ class Supervisor(ABC):
         """Raise LaunchRefused for what this supervisor cannot do."""
 
     @abstractmethod
-    async def fields(self, name: str, spec: AppSpec) -> Fields:
-        """Return the fields of the request by which the shim finds the cgroup of the attempt. Idempotent."""
+    async def fields(self, name: str) -> Fields:
+        """Return the fields of the request by which the shim will find the cgroup of the attempt. Makes nothing yet."""
 
     @abstractmethod
     async def start(self, folder: AttemptFolder, spec: AppSpec) -> None:
@@ -57,13 +58,23 @@ class Supervisor(ABC):
 
 
 def compile_shim(folder: Path) -> Path:
-    """Compile the shim for this interpreter into `folder`: it starts 5 ms sooner and takes 1.6 MB less than its source."""
-    source = Path(process_shim.__file__)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
-    target = folder / f".shim-{digest}.{sys.implementation.cache_tag}.pyc"
-    if not target.exists():
-        py_compile.compile(str(source), cfile=str(target), doraise=True, optimize=2)
-    return target
+    """Compile the shim for this interpreter into `folder`: it starts sooner and takes 1.6 MB less than from its source.
+
+    Returns:
+        The file to run.
+    """
+    sources = sorted(Path(process_shim.__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:8]
+    place = folder / f".shim-{digest}-{sys.implementation.cache_tag}"
+    for outdated in folder.glob(".shim-*"):  # what runs from there has all it needs in memory
+        if outdated != place:
+            shutil.rmtree(outdated)
+    package = place / "process_shim"
+    for source in sources:
+        target = package / f"{source.stem}.pyc"
+        if not target.exists():
+            py_compile.compile(str(source), cfile=str(target), doraise=True, optimize=2)
+    return package / "__main__.pyc"
 
 
 def shim_command(compiled: Path, *arguments: str) -> tuple[str, ...]:
@@ -85,12 +96,11 @@ class ShimSupervisor(Supervisor):
         if spec.security.read_only_root:
             raise LaunchRefused("read_only_root needs systemd on the node for a process; leave it out, or use the runtime docker")
 
-    async def fields(self, name: str, spec: AppSpec) -> Fields:
-        folders = await self._threads(self._cgroups.create, name, spec.resources)
-        return [("cgroup", folder) for folder in folders]
+    async def fields(self, name: str) -> Fields:
+        return [("cgroup", folder) for folder in await self._threads(self._cgroups.folders, name)]
 
     async def start(self, folder: AttemptFolder, spec: AppSpec) -> None:
-        await self.fields(folder.name, spec)
+        await self._threads(self._cgroups.create, folder.name, spec.resources)
         try:
             done = await shell.run(shim_command(self._compiled(), "start", str(folder.path)), limit=START_LIMIT, cwd="/")
         except shell.CommandTimedOut as error:

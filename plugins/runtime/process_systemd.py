@@ -43,7 +43,7 @@ class SystemdSupervisor(Supervisor):
     def check(self, spec: AppSpec) -> None:
         """Nothing of a process is beyond systemd."""
 
-    async def fields(self, name: str, spec: AppSpec) -> Fields:
+    async def fields(self, name: str) -> Fields:
         return [("unit", unit_name(name))]
 
     async def start(self, folder: AttemptFolder, spec: AppSpec) -> None:

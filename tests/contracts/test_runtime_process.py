@@ -13,6 +13,7 @@ from gestalt.plugins.runtime.process import ProcessRuntime
 from gestalt.plugins.runtime.process_systemd import systemd_runs
 from gestalt.spec.schema import AppSpec
 
+from ..real.process_lab import sweep_leftovers
 from .runtime_contract import RuntimeContract
 
 
@@ -25,6 +26,7 @@ class TestProcessRuntimeUnderTheShim(RuntimeContract):
         return spec.model_copy(update={"path": "/contract/app"})
 
     def adapt(self, settings: AgentSettings) -> AgentSettings:
+        sweep_leftovers()
         return settings.model_copy(update={"process": ProcessSettings(supervisor=self.supervisor)})
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,16 +17,19 @@ from gestalt.config import AgentSettings, ProcessSettings, TlsSettings
 from gestalt.model import PortBinding
 from gestalt.plugin.runtime import AttemptKey, AttemptState, AttemptStatus, Launch, LogOptions
 from gestalt.plugins.runtime.process import ProcessRuntime
+from gestalt.plugins.runtime.process_cgroup import CgroupTree
 from gestalt.spec.schema import AppSpec, Part
 
 P = TypeVar("P", bound=Part)
 
 PATIENCE = 15.0
+OLD = 900.0
 PATH = "/lab/tests/local/app"
 
 
 def settings_for(folder: Path, **process: Any) -> AgentSettings:
     """Return the settings of an agent whose node and cluster nobody else has."""
+    sweep_leftovers()
     nowhere = folder / "none.pem"
     return AgentSettings(
         node_id=str(uuid.uuid4()),
@@ -120,4 +127,35 @@ def exists(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
+        return False
+
+
+@cache
+def sweep_leftovers() -> None:
+    """Kill, once a run, the processes of test runs that were killed themselves: pytest's lock file says which run is over."""
+    for entry in Path("/proc").iterdir():
+        folder = _folder_of_shim(entry)
+        if folder is None or _run_is_alive(folder):
+            continue
+        os.kill(int(entry.name), signal.SIGKILL)
+        CgroupTree().remove(folder.name)
+    for cgroup in Path("/sys/fs/cgroup").glob("*/gestalt/gestalt-*"):
+        if time.time() - cgroup.stat().st_mtime > OLD and not (cgroup / "cgroup.procs").read_text():
+            cgroup.rmdir()
+
+
+def _folder_of_shim(process: Path) -> Path | None:
+    try:
+        arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    is_shim = any("/.shim-" in argument for argument in arguments)
+    return next((Path(argument) for argument in arguments if is_shim and "/pytest-of-" in argument and "/gestalt-" in argument), None)
+
+
+def _run_is_alive(folder: Path) -> bool:
+    run = next(parent for parent in folder.parents if parent.name.startswith("pytest-") and parent.parent.name.startswith("pytest-of-"))
+    try:
+        return exists(int((run / ".lock").read_text()))
+    except (OSError, ValueError):
         return False

@@ -20,6 +20,7 @@ from gestalt.config import AgentSettings
 from gestalt.files import write_atomic
 from gestalt.plugin.runtime import AttemptKey, AttemptState, LaunchRefused
 from gestalt.plugins.runtime.process_records import AttemptFolder, Labels
+from gestalt.plugins.runtime.process_supervisor import shim_command
 
 from .process_lab import PATH, PATIENCE, clean_driver, driver, ended, exists, first_line, lines, order, settings_for, until
 
@@ -84,10 +85,10 @@ async def test_the_end_is_seen_as_it_was_however_slow_the_loop_is(settings: Agen
 
     async with clean_driver(settings) as runtime:
         blocker = asyncio.ensure_future(hold_up())
-        for number in range(10):
+        for number in range(6):
             key = AttemptKey(f"app-{number}", 1)
             await runtime.launch(order("exit 3", key))
-            ends = await asyncio.gather(*(ended(runtime, key) for _ in range(4)))
+            ends = await asyncio.gather(*(ended(runtime, key) for _ in range(3)))
             assert {(end.exit_code, end.error) for end in ends} == {(3, "")}
         blocker.cancel()
 
@@ -144,8 +145,8 @@ class TestHalfDoneStarts:
         marker = tmp_path / "marker"
         async with clean_driver(settings) as runtime:
             folder = await self.put_on_record(settings, f"echo started >> {marker}; exec sleep 1000")
-            shim = next(folder.path.parent.glob(".shim-*"))
-            command = (sys.executable, "-I", "-S", str(shim), "start", str(folder.path))
+            shim = next(folder.path.parent.glob(".shim-*/process_shim/__main__.pyc"))
+            command = shim_command(shim, "start", str(folder.path))
             racers = [await asyncio.create_subprocess_exec(*command, stdout=PIPE) for _ in range(6)]
             outcomes = sorted([(await racer.communicate())[0] for racer in racers])
             assert outcomes.count(b"started") == 1

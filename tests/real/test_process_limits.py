@@ -131,7 +131,7 @@ class TestEnding:
         self, runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch, cgroups: bool
     ) -> None:
         if not cgroups:
-            monkeypatch.setattr(CgroupTree, "create", lambda *_: [])
+            monkeypatch.setattr(CgroupTree, "folders", lambda *_: [])
         script = "(setsid sh -c 'trap \"\" TERM HUP; sleep 1001; sleep 1002' & echo $!); echo own; exit 4"
         status = await runtime.launch(order(script))
         assert (await ended(runtime, status.key)).exit_code == 4
