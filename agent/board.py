@@ -1,17 +1,22 @@
 """What the agent tells the coordinator: the observation of every instance, what is gone, and the problems of the node.
 
-Workers put, the session takes. Only the latest value counts; ages and back-offs are worked out when they are taken.
+Workers put, the session takes. Only the latest value counts, and how attempts ended; ages and back-offs are worked out when
+they are taken.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gestalt.clock import boottime, monotonic
-from gestalt.model import Observed
+from gestalt.model import Observed, Phase
 from gestalt.proto.v1 import agent_pb2, model_pb2
 from gestalt.wire import to_wire
+
+ENDS_KEPT = 500
+_ENDS = (Phase.STOPPED, Phase.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Board:
         self._gone: set[str] = set()
         self._problems: dict[str, tuple[str, ...]] = {}
         self._changed: set[str] = set()
+        self._ends: deque[_Entry] = deque(maxlen=ENDS_KEPT)
         self._problems_changed = False
         self._wake: Callable[[], None] = _nothing
         self._facts_changed = False
@@ -43,6 +49,8 @@ class Board:
         before = self._entries.get(observed.instance)
         if before is not None and before.observed == observed and before.retry_at == retry_at:
             return False
+        if before is not None and observed.instance in self._changed and before.observed.phase in _ENDS:
+            self._ends.append(before)
         same_phase = before is not None and (before.observed.attempt, before.observed.phase) == (observed.attempt, observed.phase)
         since = before.since if before is not None and same_phase else monotonic()
         self._entries[observed.instance] = _Entry(observed, since, retry_at)
@@ -101,11 +109,16 @@ class Board:
     def inventory(self) -> agent_pb2.Inventory:
         """Return everything; what is gone follows with the next change."""
         self._changed = set(self._gone)
+        self._ends.clear()
         self._problems_changed = False
         return agent_pb2.Inventory(instances=[entry.wire() for entry in self._entries.values()], problems=self.problems())
 
     def take(self) -> agent_pb2.ObservedChange | None:
-        """Return what changed since the last call, or None."""
+        """Return what changed since the last call, or None. Ends of attempts come first, so that none is lost in a quick restart."""
+        if self._ends:
+            ends = [entry.wire() for entry in self._ends]
+            self._ends.clear()
+            return agent_pb2.ObservedChange(instances=ends)
         if not self._changed and not self._problems_changed:
             return None
         change = agent_pb2.ObservedChange(

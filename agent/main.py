@@ -19,3 +19,7 @@ async def _start(settings: AgentSettings, life: Life) -> Service[AgentSettings]:
     from .node import start_agent
 
     return await start_agent(settings, life)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -69,9 +69,10 @@ class Session:
             self._task = asyncio.create_task(self._run(), name="session")
 
     async def close(self) -> None:
-        if self._task is not None:
+        """End it. A cancellation may come out of grpc.aio as an error of the call, so one may not be enough."""
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            await asyncio.wait((self._task,))
+            await asyncio.wait((self._task,), timeout=0.1)
 
     def summary(self) -> str:
         return "connected" if self.connected else "no coordinator"
@@ -150,10 +151,8 @@ class Conversation:
                 async with asyncio.TaskGroup() as group:
                     writer = group.create_task(self._write(call, greeting.welcome.heartbeat), name="session writer")
                     group.create_task(self._read(call, stub, writer), name="session reader")
-            except* SessionDoubt as errors:
-                raise errors.exceptions[0] from None
-            except* (grpc.aio.AioRpcError, OSError) as errors:
-                raise errors.exceptions[0] from None
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None  # the other task's failure, if any, only follows from the first
             finally:
                 self._board.detach()
                 await self._bulk.hang_up()
@@ -208,7 +207,7 @@ class Conversation:
 
     def _news(self) -> list[agent_pb2.AgentMessage]:
         news = []
-        if (change := self._board.take()) is not None:
+        while (change := self._board.take()) is not None:
             news.append(agent_pb2.AgentMessage(observed=change))
         if (facts := self._board.take_facts()) is not None:
             news.append(agent_pb2.AgentMessage(facts=facts))

@@ -130,7 +130,11 @@ class Worker:
             return self._put_off(f"{type(action).__name__.lower()} had no effect on attempt {local.last_attempt()}")
         if isinstance(action, Stop) and self._checks.attempt == action.attempt:
             await self._checks.stop()
+        before = local.record.ended
         await self._hands.act(action)
+        if local.record.ended > before:  # told by itself: the next attempt may follow at once
+            self._told = self._situation(local.attempts), Wait()
+            self._say("")
         return 0.0
 
     def _is_stuck(self, situation: Situation, action: Action) -> bool:
