@@ -22,8 +22,7 @@ class TestProcessRuntimeUnderTheShim(RuntimeContract):
     supervisor: ClassVar[Literal["shim", "systemd"]] = "shim"
 
     def app(self, script: str, **sections: Any) -> AppSpec:
-        spec = AppSpec(path="/contract/tests/local/app", runtime="process", command=("/bin/sh", "-c", script), **sections)
-        return spec.model_copy(update={"path": "/contract/app"})
+        return AppSpec(path="/contract/suite/test/app", runtime="process", command=("/bin/sh", "-c", script), **sections)
 
     def adapt(self, settings: AgentSettings) -> AgentSettings:
         sweep_leftovers()

@@ -38,8 +38,11 @@ class Shim:
             signal.signal(number, self.forward)
 
     def forward(self, number: int, _frame: object) -> None:
-        if self.main:
-            os.kill(self.main, self.request.number("stop_signal") if number == signal.SIGTERM else number)
+        try:
+            if self.main:
+                os.kill(self.main, self.request.number("stop_signal") if number == signal.SIGTERM else number)
+        except ProcessLookupError:  # reaped this very moment
+            return
 
     def run(self) -> None:
         """Start it, tell the outcome, follow it to its end."""
