@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .schema import AppSpec, Check, Placement, Update
+from .schema import AppSpec, Placement, Update
 
 _PLACEMENT = tuple(Placement.model_fields)
+_ONE_BY_ONE = (Update().max_surge, Update().max_unavailable)
 _STRATEGIES = ("canary", "blue_green", "recreate")
 
 
@@ -22,30 +23,31 @@ def warnings(spec: AppSpec) -> tuple[str, ...]:
 
 def _unhonoured(spec: AppSpec) -> Iterator[str]:
     for name in _PLACEMENT:
-        if getattr(spec.placement, name) != Placement.model_fields[name].default:
+        if name != "exclusive" and getattr(spec.placement, name) != Placement.model_fields[name].default:
             yield f"placement.{name} is not acted on yet"
+    if spec.placement.exclusive:
+        yield "placement.exclusive goes as far as one node yet: an old instance stops before its replacement starts, but no lease holds it"
     if spec.update.strategy in _STRATEGIES:
         yield f"update.strategy {spec.update.strategy} is not done yet: the update is rolling"
-    for name in ("max_surge", "max_unavailable"):
-        if getattr(spec.update, name) != Update.model_fields[name].default:
-            yield f"update.{name} is not acted on yet: instances are replaced one by one"
     if spec.resources.disk:
         yield "resources.disk is not limited yet"
     if spec.depends_on:
         yield "depends_on is not acted on yet: apps start in any order"
+    if spec.runtime == "process" and not spec.security.read_only_root:
+        for index, volume in enumerate(spec.volumes):
+            if volume.read_only:
+                yield f"volumes[{index}].read_only is not enforced for a process without security.read_only_root"
 
 
 def _doubts(spec: AppSpec) -> Iterator[str]:
-    for port in spec.ports:
-        if port.host_port and spec.instances > 1:
-            yield f"port {port.name} has the fixed host port {port.host_port}: only one of the {spec.instances} instances fits on a node"
+    fixed = [port for port in spec.ports if port.host_port]
+    for port in fixed if spec.instances > 1 else ():
+        yield f"port {port.name} has the fixed host port {port.host_port}: only one of the {spec.instances} instances fits on a node"
+    if fixed and (spec.update.max_surge, spec.update.max_unavailable) != _ONE_BY_ONE:
+        yield "update.max_surge and max_unavailable are not used: with a fixed host port each old instance stops before the new one starts"
     if not spec.checks and spec.ports:
         yield "there are no checks: an instance counts as healthy, and gets requests, as soon as it runs"
-    elif spec.checks and all(_only_connects(check) for check in spec.checks):
+    elif spec.checks and all(check.kind == "tcp" for check in spec.checks):
         yield "all checks only connect: an app that hangs passes them"
     if spec.image and ":" not in spec.image.rpartition("/")[2] and "@" not in spec.image:
         yield f"image {spec.image} has no tag, so it means latest: nobody can tell its versions apart"
-
-
-def _only_connects(check: Check) -> bool:
-    return check.kind == "tcp"

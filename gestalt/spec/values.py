@@ -105,7 +105,7 @@ class Unit:
         return {"anyOf": [number, {"type": "string", "pattern": self.pattern}]}
 
 
-def _show_cores(cores: float) -> str:
+def show_cores(cores: float) -> str:
     return f"{cores:g} cores"
 
 
@@ -252,7 +252,7 @@ VolumeName = Annotated[str, Words(r"[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?", "a-z, 0-
 HostName = Annotated[
     str,
     Words(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*", "a host name like shop.example.org, or *.example.org", 253),
-    Tested(str.lower, "a host name like shop.example.org, or *.example.org", {"type": "string"}),
+    Tested(str.lower, "a host name like shop.example.org, or *.example.org"),
 ]
 UrlPrefix = Annotated[str, Words(r"/|(?:/[A-Za-z0-9._~@:+,=%-]+)+/?", "a path like / or /shop, without query and quotes", 1024)]
 UrlPath = Annotated[str, Words(r"/[!-~]*", "a path with an optional query, like /health?full=1, without blanks", 2048)]
@@ -262,8 +262,12 @@ HeaderValue = Annotated[
 ]
 Expression = Annotated[str, Tested(_expression, EXPRESSION_ALLOWED), Tested(_text, EXPRESSION_ALLOWED)]
 GrpcService = Annotated[str, Words(r"[A-Za-z_][A-Za-z0-9_.]*", "the full name of a gRPC service", optional=True)]
+_USER = rf"{_ACCOUNT}(?::{_ACCOUNT})?"
+_USER_ALLOWED = "a name or number, and optionally a group: app, 1000, 1000:1000"
 User = Annotated[
-    str, Words(rf"{_ACCOUNT}(?::{_ACCOUNT})?", "a name or number, and optionally a group: app, 1000, 1000:1000", optional=True)
+    str,
+    Words(_USER, _USER_ALLOWED, optional=True),
+    Tested(_as_text, _USER_ALLOWED, {"type": ["string", "integer"], "pattern": f"^(?:{_USER})?$"}, before=True),
 ]
 Capability = Annotated[str, Tested(_capability, "a capability of Linux, with or without CAP_: NET_BIND_SERVICE …")]
 Signal = Annotated[str, Tested(_signal, SIGNAL_ALLOWED)]
@@ -281,4 +285,4 @@ Whole = Annotated[int, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 PortNumber = Annotated[Whole, Field(ge=1, le=65535)]
 Size = Annotated[int, size()]
-Cores = Annotated[float, Unit(parse_cpu, CPU_ALLOWED, _show_cores, r"^[0-9]+(\.[0-9]+)?m?$", 0.0, 4096.0)]
+Cores = Annotated[float, Unit(parse_cpu, CPU_ALLOWED, show_cores, r"^[0-9]+(\.[0-9]+)?m?$", 0.0, 4096.0)]
