@@ -164,7 +164,7 @@ def _judge(case: _Case) -> tuple[Outcome, str]:
     steady = [view for view in case.current if view.ready and view.ready_for >= rest]
     if len(case.current) == case.app.wanted == len(steady) and not case.old and not case.leaving:
         return Outcome.DONE, ""
-    for view in case.current:
+    for view in case.current if case.app.wanted else ():
         if reason := _hopeless(view, case.spec):
             return Outcome.FAILED, reason
     if case.stalled >= case.spec.update.progress_deadline and all(view.heard for view in (*case.current, *case.old, *case.leaving)):

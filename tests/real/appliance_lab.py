@@ -67,6 +67,7 @@ class Appliance:
     http_port: int = field(default_factory=free_port)
     api_port: int = field(default_factory=free_port)
     health_port: int = field(default_factory=free_port)
+    cluster_id: str = ""
 
     def init(self) -> None:
         first = random.randrange(12_000, 28_000, 200)
@@ -78,6 +79,7 @@ class Appliance:
             file = self.root / f"etc/gestalt/{daemon}.yaml"
             document = yaml.safe_load(file.read_text())
             file.write_text(yaml.safe_dump(document | changes))
+        self.cluster_id = yaml.safe_load((self.root / "etc/gestalt/agent.yaml").read_text())["cluster_id"]
 
     def up(self) -> None:
         self.ctl("appliance", "up", "--root", self.root)
@@ -120,8 +122,7 @@ class Appliance:
 
     def containers(self) -> dict[str, str]:
         """Return container id and start time by name, of all that run for this appliance."""
-        document = yaml.safe_load((self.root / "etc/gestalt/agent.yaml").read_text())
-        label = f"label=gestalt.cluster={document['cluster_id']}"
+        label = f"label=gestalt.cluster={self.cluster_id}"
         ids = docker("ps", "-q", "--no-trunc", "--filter", label).split()
         form = "{{.Name}} {{.Id}} {{.State.StartedAt}}"
         lines = docker("inspect", "-f", form, *ids, check=False).splitlines() if ids else []
@@ -136,7 +137,7 @@ class Appliance:
                     line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 except OSError:
                     continue
-                if program in line and str(self.root) in line and "appliance" not in line:
+                if program in line and str(self.root) in line and "gestaltctl" not in line:
                     found.append(int(entry.name))
         return found
 
@@ -195,7 +196,7 @@ class Traffic:
 
     def __enter__(self) -> Traffic:
         self._thread.start()
-        wait_for("the first answers", lambda: all(count.answered for count in self.counts.values()))
+        wait_for("the first answers", lambda: all(count.answered for count in self.counts.values()), state=lambda: self.counts)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -66,7 +66,7 @@ def test_a_killed_container_costs_no_get_and_is_replaced(running: Appliance) -> 
             after = running.containers()
             kept = {name: item for name, item in before.items() if name != victim}
             assert {name: after.get(name) for name in kept} == kept, "only the killed one was restarted"
-            wait_for("all to be ready", lambda: all(item["ready"] for item in running.instances(WEB)), state=running.logs)
+            wait_for("all to be ready", lambda: all(item["observed"]["ready"] for item in running.instances(WEB)), state=running.logs)
     assert traffic.counts["GET"].failures == []
 
 
@@ -118,6 +118,7 @@ def test_a_port_that_someone_else_took_is_gone_around(appliance: Appliance) -> N
     (first,) = appliance.instances(WEB)
     taken = first["ports"][0]["host_port"] + 1
     with socket.socket() as someone:
+        someone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         someone.bind(("127.0.0.1", taken))
         someone.listen()
         appliance.ctl("scale", WEB, 2)
@@ -129,7 +130,8 @@ def test_a_port_that_someone_else_took_is_gone_around(appliance: Appliance) -> N
 
 def test_an_absent_image_is_told_and_the_launch_fails_in_time(appliance: Appliance) -> None:
     appliance.wait_ready()
-    spec = web("/test/e2e/live/absent", image="no-such-image:9", pull={"policy": "never"}, update={"health_deadline": "2s"})
+    checks = [{"kind": "http", "path": "/index.html", "grace": "1s"}]
+    spec = web("/test/e2e/live/absent", image="no-such-image:9", pull={"policy": "never"}, checks=checks, update={"health_deadline": "2s"})
     done = appliance.apply(spec, check=False)
     assert done.returncode == 8, done.stdout + done.stderr
     assert "no-such-image:9" in done.stdout + done.stderr
@@ -141,6 +143,8 @@ def test_a_crash_loop_is_named_with_its_last_words(appliance: Appliance) -> None
     appliance.wait_ready()
     spec = web(
         "/test/e2e/live/crash",
+        ports=[],
+        checks=[],
         command=["/bin/sh", "-c", "echo the database is missing; exit 3"],
         instances=1,
         restart={"backoff": "50ms", "backoff_max": "100ms", "crash_loop": 3},
@@ -149,7 +153,7 @@ def test_a_crash_loop_is_named_with_its_last_words(appliance: Appliance) -> None
     assert done.returncode == 8, done.stdout + done.stderr
     assert "crash loop" in done.stdout + done.stderr
     (instance,) = appliance.instances("/test/e2e/live/crash")
-    assert instance["crash_loop"]
+    assert instance["observed"]["crash_loop"]
     assert "the database is missing" in "\n".join(appliance.ctl("inspect", instance["id"]).stdout.splitlines())
     appliance.ctl("delete", "/test/e2e/live/crash", "--yes")
 
@@ -199,7 +203,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_doubled(appliance:
 
 def _healthy(appliance: Appliance, path: str) -> int:
     found = appliance.instances(path)
-    return sum(item["ready"] for item in found) if not any(item["stopping"] for item in found) else -1
+    return sum(item["observed"]["ready"] for item in found) if not any(item["stopping"] for item in found) else -1
 
 
 @contextmanager
@@ -224,8 +228,9 @@ def fill(file: Path) -> None:
 
 def test_a_full_disk_refuses_changes_clearly_and_recovers(tmp_path: Path) -> None:
     web_image()
-    data = tmp_path / "var/lib/gestalt/coordinator"
-    appliance = Appliance(tmp_path)
+    data = tmp_path / "small"
+    settings = {"coordinator": {"store": {"path": str(data / "state.db")}}}
+    appliance = Appliance(tmp_path / "root", settings=settings)
     with small_disk(data):
         appliance.init()
         try:
@@ -271,10 +276,10 @@ def test_an_instance_that_stops_answering_is_taken_out_and_restarted(running: Ap
         try:
             wait_for(
                 "the hung one to be out of service",
-                lambda: sum(item["ready"] for item in running.instances(WEB)) == 2,
+                lambda: sum(item["observed"]["ready"] for item in running.instances(WEB)) == 2,
                 state=running.logs,
             )
         finally:
             docker("unpause", victim, check=False)
-        wait_for("all to be ready", lambda: sum(item["ready"] for item in running.instances(WEB)) == 3, state=running.logs)
+        wait_for("all to be ready", lambda: sum(item["observed"]["ready"] for item in running.instances(WEB)) == 3, state=running.logs)
     print(f"{len(traffic.counts['GET'].failures)} of {traffic.counts['GET'].sent} GETs failed while one instance hung")

@@ -171,6 +171,19 @@ def test_delete_leaves_nothing_but_the_task() -> None:
     assert world.last_task.kind is Verb.DELETE
 
 
+@pytest.mark.parametrize("verb", [changes.stop, changes.delete])
+def test_an_app_in_a_crash_loop_can_be_stopped_and_deleted(verb: object) -> None:
+    world = World(broken=frozenset({"web:1"}))
+    world.apply(spec(instances=1))
+    world.decide()
+    name = f"web-{world.app.uid}-1"
+    world.tracker.observed(world.view, [Observed(name, 5, Phase.FAILED, crash_loop=True, reason="exit code 3")], ())
+    world.ask(verb, PATH)
+    world.settle()
+    assert world.placed == ()
+    assert world.last_task.state is TaskState.SUCCEEDED
+
+
 def test_applying_the_same_again_changes_nothing() -> None:
     world = launched(3)
     assert world.apply(spec()) is None
