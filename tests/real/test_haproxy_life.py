@@ -202,6 +202,25 @@ async def test_a_reload_that_fails_is_taken_back(taken: int, monkeypatch: pytest
         assert {await made.get() for _ in range(4)} == {(200, one.name)}, "servers follow nevertheless"
 
 
+async def test_an_agent_that_is_cut_off_anywhere_in_a_change_leaves_nothing_that_the_next_one_cannot_mend() -> None:
+    """Structural changes and server changes, given up after growing times; HAProxy answers all the while."""
+    async with lab() as made, backends(2) as fleet:
+        master = (await made.processes()).master
+        await made.driver.apply([http_route([fleet[0].server()])])
+        for step in range(12):
+            extra = http_route([], app="/org/lab/test/extra", path=f"/extra{step}")
+            change = asyncio.create_task(made.driver.apply([http_route([fleet[step % 2].server()]), extra]))
+            await asyncio.wait([change], timeout=step * 0.012)
+            change.cancel()
+            await asyncio.gather(change, return_exceptions=True)
+            assert (await made.get())[0] == 200
+            heir = await heir_of(made)
+            await heir.apply([http_route([fleet[1].server()]), extra])
+            assert await made.get() == (200, fleet[1].name)
+            assert (await made.get(f"/extra{step}"))[0] == 503
+        assert (await made.processes()).master == master
+
+
 async def test_a_torn_or_foreign_file_does_not_stop_the_start() -> None:
     """Nobody writes it but us, atomically; still, whatever lies there, HAProxy starts."""
     async with lab() as made, backends(1) as (server,):
