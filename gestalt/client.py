@@ -42,6 +42,7 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+_ACCEPTANCE = 0.3  # seconds
 _TLS_WORDS = ("handshake", "certificate", "ssl_error", "tls")
 
 
@@ -147,16 +148,28 @@ class Client:
     async def exec(self, inputs: AsyncIterator[api_pb2.ExecInput]) -> AsyncIterator[api_pb2.ExecOutput]:
         """Run a command in an instance: the first input is `open`, the last output `exit_code`. Nothing is repeated.
 
+        Inputs after the first wait for the first output, for initial metadata that the coordinator may send as soon as
+        it accepts, or for a moment: gRPC replaces the answer of a call that ends while it is written to.
+
         Raises:
             GestaltError: what the coordinator answered, or UNAVAILABLE, UNAUTHENTICATED.
         """
         api = await self._connected(_Search(self._patience))
+        accepted = asyncio.Event()
+        call = api.apps.Exec(_once_accepted(inputs, accepted))
+        greeting = asyncio.create_task(_await_greeting(call, accepted))
         try:
-            async for output in api.apps.Exec(inputs):
+            async for output in call:
+                accepted.set()
                 yield output
+                if output.HasField("exit_code"):
+                    return
         except grpc.aio.AioRpcError as error:
             self._explain(error)
             raise decode_error(error) from error
+        finally:
+            greeting.cancel()
+            call.cancel()
 
     async def _follow(
         self, pick: Callable[[Api], grpc.aio.UnaryStreamMultiCallable[Q, A]], request: Q, seen: Callable[[A], None]
@@ -259,6 +272,23 @@ class _Search:
         await asyncio.sleep(min(self._pause, max(self._end - monotonic(), 0)))
         self._pause = min(self._pause * 2, 1.0)
         return True
+
+
+async def _once_accepted(inputs: AsyncIterator[api_pb2.ExecInput], accepted: asyncio.Event) -> AsyncIterator[api_pb2.ExecInput]:
+    opened = False
+    async for item in inputs:
+        if opened and not accepted.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ACCEPTANCE):
+                    await accepted.wait()
+            accepted.set()
+        opened = True
+        yield item
+
+
+async def _await_greeting(call: grpc.aio.StreamStreamCall[api_pb2.ExecInput, api_pb2.ExecOutput], accepted: asyncio.Event) -> None:
+    if await call.initial_metadata():  # a refusal has none
+        accepted.set()
 
 
 def _fill_request_id(request: Message) -> None:

@@ -239,28 +239,33 @@ class Apps(api_pb2_grpc.AppsServicer):
     async def Exec(self, inputs: AsyncIterator[api_pb2.ExecInput], context: Any) -> AsyncIterator[api_pb2.ExecOutput]:
         async for item in inputs:
             self.world.exec_inputs.append(item)
-            if item.HasField("open"):
-                command = list(item.open.command)
-                if item.open.tty:
-                    yield api_pb2.ExecOutput(stdout=f"size {item.open.rows}x{item.open.columns}\r\n".encode())
-                if command[0] == "exit":
-                    yield api_pb2.ExecOutput(stdout=b"out\n")
-                    yield api_pb2.ExecOutput(stderr=b"err\n")
-                    yield api_pb2.ExecOutput(exit_code=int(command[1]))
-                    return
-                if command[0] == "vanish":
-                    return
-            elif item.HasField("resize"):
-                yield api_pb2.ExecOutput(stdout=f"size {item.resize.rows}x{item.resize.columns}\r\n".encode())
-            elif item.HasField("stdin"):
-                yield api_pb2.ExecOutput(stdout=b"<" + item.stdin + b">")
-                if item.stdin == b"q":
-                    yield api_pb2.ExecOutput(exit_code=3)
-                    return
-            elif item.stdin_closed:
-                yield api_pb2.ExecOutput(stdout=b"end of input\n")
-                yield api_pb2.ExecOutput(exit_code=0)
+            if item.HasField("open") and item.open.instance not in self.world.instances:
+                code, metadata = encode_error(GestaltError(Kind.NOT_FOUND, f"there is no instance {item.open.instance}"))
+                await context.abort(code, "gone", metadata)
+            if item.HasField("open") and item.open.command[0] == "vanish":
                 return
+            if item.HasField("open") and item.open.command[0] == "greet":
+                await context.send_initial_metadata((("gestalt-exec", "accepted"),))
+            for output in _outputs(item):
+                yield output
+                if output.HasField("exit_code"):
+                    return
+
+
+def _outputs(item: api_pb2.ExecInput) -> list[api_pb2.ExecOutput]:
+    """Return what a command answers to one input: it tells its terminal's size, echoes, and ends as it was told."""
+    if item.HasField("open") and item.open.command[0] == "exit":
+        out, err = api_pb2.ExecOutput(stdout=b"out\n"), api_pb2.ExecOutput(stderr=b"err\n")
+        return [out, err, api_pb2.ExecOutput(exit_code=int(item.open.command[1]))]
+    if item.HasField("resize") or item.open.tty:
+        size = item.resize if item.HasField("resize") else item.open
+        return [api_pb2.ExecOutput(stdout=f"size {size.rows}x{size.columns}\r\n".encode())]
+    if item.HasField("stdin"):
+        echo = api_pb2.ExecOutput(stdout=b"<" + item.stdin + b">")
+        return [echo, api_pb2.ExecOutput(exit_code=3)] if item.stdin == b"q" else [echo]
+    if item.stdin_closed:
+        return [api_pb2.ExecOutput(stdout=b"end of input\n"), api_pb2.ExecOutput(exit_code=0)]
+    return []
 
 
 def _plan(spec: spec_pb2.AppSpec, exists: bool) -> api_pb2.AppPlan:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -168,6 +168,32 @@ async def test_a_coordinator_that_stays_away_is_given_up_after_the_patience(serv
     finally:
         await asyncio.to_thread(server.start)
     assert caught.value.kind is Kind.UNAVAILABLE
+
+
+async def _inputs(instance: str, *command: str) -> AsyncIterator[api_pb2.ExecInput]:
+    yield api_pb2.ExecInput(open=api_pb2.ExecInput.Open(instance=instance, command=command))
+    for _ in range(20):
+        yield api_pb2.ExecInput(stdin=b"x" * 1000)
+    yield api_pb2.ExecInput(stdin_closed=True)
+
+
+async def test_a_refused_exec_is_told_although_input_waits_to_be_sent(server: CtlServer) -> None:
+    async with Client(_target(server)) as client:
+        for _ in range(20):
+            with pytest.raises(GestaltError, match="there is no instance nope-1") as caught:
+                [output async for output in client.exec(_inputs("nope-1", "cat"))]
+            assert caught.value.kind is Kind.NOT_FOUND
+            assert [item.exit_code async for item in client.exec(_inputs("web-3fa9c1-1", "exit", "5"))][-1] == 5
+
+
+async def test_input_is_not_held_back_once_the_coordinator_accepted(server: CtlServer) -> None:
+    async with Client(_target(server)) as client:
+        await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
+        began = time.monotonic()
+        outputs = [output async for output in client.exec(_inputs("web-3fa9c1-1", "greet"))]
+        assert time.monotonic() - began < 0.25
+        assert len(outputs) == 22
+        assert outputs[-1].HasField("exit_code")
 
 
 async def test_a_call_has_a_deadline(server: CtlServer) -> None:
