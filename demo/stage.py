@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from demo import image
+from gestalt.appliance.processes import find
 
 CLONE = Path(__file__).resolve().parents[1]
 ROOT = Path(os.environ.get("DEMO_ROOT", CLONE / ".run/demo")).resolve()
@@ -51,7 +52,7 @@ class Stage:
             self.gestaltctl("appliance", "destroy", "--root", str(ROOT), "--yes")
         known = _agent_settings()
         self.gestaltctl("appliance", "init", "--root", str(ROOT), *self._choices(known=bool(known)))
-        if known:
+        if known or _daemons_run():
             say("the daemons of an earlier demo are restarted, so that they are of this checkout; what they run is left alone")
             self.gestaltctl("appliance", "down", "--root", str(ROOT))
         self.gestaltctl("appliance", "up", "--root", str(ROOT))
@@ -184,6 +185,13 @@ def wait_until(what: str, reached: Any, limit: float = 60.0) -> Any:
             raise StageError(f"waited {limit:.0f} s in vain: {what}")
         time.sleep(0.05)
     return answer
+
+
+def _daemons_run() -> bool:
+    """Whether daemons of this root run, though their files may have been deleted under them."""
+    return any(
+        find(name, str(ROOT / f"etc/gestalt/{name.removeprefix('gestalt-')}.yaml")) for name in ("gestalt-coordinator", "gestalt-agent")
+    )
 
 
 def _agent_settings() -> dict[str, Any]:
