@@ -87,7 +87,8 @@ async def _start(supervisor: Supervisor, daemon: Daemon, say: Say) -> None:
 async def _wait(supervisor: Supervisor, daemon: Daemon, goal: str, reached: Callable[[], Awaitable[str]], deadline: float) -> None:
     """Return when `reached` returns no obstacle any more."""
     while obstacle := await reached():
-        if not (await supervisor.state(daemon)).pid:
+        state = await supervisor.state(daemon)
+        if not (state.pid or state.coming):
             raise await _failure(supervisor, daemon, Kind.FAILED, "ended; the last it said")
         if monotonic() > deadline:
             raise await _failure(

@@ -33,10 +33,11 @@ class Daemon:
 
 @dataclass(frozen=True, slots=True)
 class DaemonState:
-    """Whether it runs, with which pid (0 = it does not) and for how many seconds."""
+    """Whether it runs, with which pid (0 = it does not) and for how many seconds. `coming`: it will, without more ado."""
 
     pid: int = 0
     age: float = 0.0
+    coming: bool = False
 
 
 class Supervisor(ABC):
@@ -158,10 +159,12 @@ class SystemdSupervisor(Supervisor):
         return ran
 
     async def state(self, daemon: Daemon) -> DaemonState:
-        shown = await _systemctl("show", "--property", "MainPID,ExecMainStartTimestampMonotonic", daemon.name)
+        shown = await _systemctl("show", "--property", "MainPID,ActiveState,Job,ExecMainStartTimestampMonotonic", daemon.name)
         values = _properties(shown.stdout.decode(errors="replace"))
         pid = int(values.get("MainPID", "0"))
-        return DaemonState(pid, monotonic() - int(values["ExecMainStartTimestampMonotonic"]) / 1e6) if pid else DaemonState()
+        coming = values.get("ActiveState") in {"activating", "reloading"} or values.get("Job", "") not in {"", "0"}
+        age = monotonic() - int(values["ExecMainStartTimestampMonotonic"]) / 1e6 if pid else 0.0
+        return DaemonState(pid, age, coming)
 
     async def last_words(self, daemon: Daemon) -> list[str]:
         shown = await run(["journalctl", "--unit", daemon.name, "--lines", str(_LAST_WORDS), "--output", "cat", "--no-pager"], limit=10)

@@ -1,0 +1,105 @@
+"""The appliance of a machine that systemd runs: on a lab node with systemd as PID 1."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gestalt.clock import monotonic
+
+from ..cluster.lab.nodes import CHECKOUT, Node, can_run, down, up
+
+GROUP = "appliance"
+LIMIT = 30.0
+GESTALTCTL = str(CHECKOUT / ".venv/bin/gestaltctl")
+APP = "/test/appliance/systemd/sleeper"
+SLEEPER = {
+    "path": APP,
+    "runtime": "process",
+    "command": ["/usr/bin/sleep", "100000"],
+    "instances": 2,
+    "stop": {"grace": "1s", "drain": "0s"},
+}
+UNITS = ("gestalt-coordinator", "gestalt-agent")
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(not can_run(), reason="lab nodes need root, systemd-sysv and busybox-static")]
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    (node,) = await up(1, group=GROUP, network=False)
+    yield node
+    await down(GROUP)
+
+
+async def ctl(node: Node, *words: str, expect: int = 0) -> str:
+    done = await node.run(GESTALTCTL, *words, limit=90)
+    said = done.stdout.decode() + done.stderr.decode()
+    if done.code != expect:
+        journal = await node.run("journalctl", "--no-pager", "--lines", "30", "--output", "cat")
+        pytest.fail(f"gestaltctl {' '.join(words)}: exit {done.code}\n{said}\n{journal.stdout.decode()}")
+    return said
+
+
+async def show(node: Node, unit: str) -> dict[str, str]:
+    done = await node.run("systemctl", "show", "--property", "ActiveState,UnitFileState,MainPID,NRestarts", unit)
+    return dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
+
+
+async def workers(node: Node) -> set[str]:
+    done = await node.run("pgrep", "--full", "--exact", "/usr/bin/sleep 100000")
+    return set(done.stdout.decode().split())
+
+
+async def parts(node: Node) -> dict[str, dict[str, Any]]:
+    done = await node.run(GESTALTCTL, "appliance", "status", "-o", "json", limit=60)
+    return {part["part"]: part for part in json.loads(done.stdout)}
+
+
+async def until_well(node: Node) -> None:
+    deadline = monotonic() + LIMIT
+    while bad := [part for part in (await parts(node)).values() if not part["ok"]]:
+        assert monotonic() < deadline, f"the appliance does not get well: {bad}"
+        await asyncio.sleep(0.2)
+
+
+@pytest.mark.timeout(180)
+async def test_systemd_runs_the_appliance(node: Node) -> None:
+    for unit in UNITS:
+        verified = await node.run("systemd-analyze", "verify", "--recursive-errors=no", str(CHECKOUT / f"systemd/{unit}.service"))
+        assert "Unknown" not in verified.stderr.decode(), verified.stderr.decode()
+    await ctl(node, "appliance", "init", "--runtime", "process")
+    assert "run by systemd" in await ctl(node, "appliance", "up")
+    states = {unit: await show(node, unit) for unit in UNITS}
+    assert all(state["ActiveState"] == "active" and state["UnitFileState"] == "enabled" for state in states.values()), states
+    await until_well(node)
+
+    await node.run("/bin/sh", "-c", f"cat >/tmp/sleeper.json <<'END'\n{json.dumps(SLEEPER)}\nEND")
+    await ctl(node, "launch", "-f", "/tmp/sleeper.json")
+    running = await workers(node)
+    assert len(running) == 2
+
+    for unit in UNITS:
+        await node.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", unit)
+    await ctl(node, "appliance", "up")
+    await until_well(node)
+    after = {unit: await show(node, unit) for unit in UNITS}
+    assert all(after[unit]["MainPID"] != states[unit]["MainPID"] for unit in UNITS)
+    await node.run("systemctl", "restart", "gestalt-agent")
+    await until_well(node)
+    assert await workers(node) == running, "neither kill -9 nor a restart of the daemons touched what runs"
+
+    await ctl(node, "appliance", "down")
+    assert await workers(node) == running
+    assert (await show(node, "gestalt-agent"))["UnitFileState"] == "disabled", "down holds over a reboot"
+    await ctl(node, "appliance", "up")
+    await ctl(node, "appliance", "destroy", "--yes")
+    assert await workers(node) == set()
+    left = await node.run(
+        "/bin/sh", "-c", "ls -d /etc/gestalt /var/lib/gestalt /var/log/gestalt /run/gestalt /etc/systemd/system/gestalt-* 2>/dev/null"
+    )
+    assert left.stdout.decode() == ""
