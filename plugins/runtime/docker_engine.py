@@ -30,12 +30,16 @@ _NOT_FOUND = 404
 _UNANSWERED = (requests.exceptions.RequestException, docker.errors.DockerException, OSError)
 
 
-class Engine:
-    """The Engine behind one socket.
+class _OnePool(UnixHTTPAdapter):
+    """The SDK's adapter keeps a pool of connections for each URL, of which no two are alike; one for all is kept open and used."""
 
-    Every method raises `ApiRefused` when the Engine answers with an error, and `DriverUnavailable` when it does not answer in time: the
-    outcome is unknown then. Removing what is not there is success. The SDK's stubs leave half of its calls untyped, hence `Any` below.
-    """
+    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
+        del url
+        return super().get_connection("http+docker://localhost", proxies)
+
+
+class _Connection:
+    """How the Engine is called: with a limit, in a thread of the pool, in the API version that it speaks."""
 
     def __init__(self, socket: Path, limit: float) -> None:
         self._socket = socket
@@ -54,6 +58,63 @@ class Engine:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+    async def stream(self, request: Request, limit: float | None = None) -> Stream:
+        """Return the body of an endless answer; the limit is for its first byte."""
+        return await open_stream(self._socket, request, limit or self._limit)
+
+    async def _found(self, work: Callable[[Any], T]) -> T | None:
+        try:
+            return await self._call(work)
+        except ApiRefused as refused:
+            if refused.status == _NOT_FOUND:
+                return None
+            raise
+
+    async def _call(self, work: Callable[[Any], T]) -> T:
+        try:
+            async with asyncio.timeout(self._limit):
+                client = self._client or await self._connect()
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work, client)
+        except TimeoutError as error:
+            raise DriverUnavailable(
+                f"Docker did not answer within {self._limit:g} s; `systemctl status docker` tells whether dockerd hangs"
+            ) from error
+        except docker.errors.APIError as error:
+            raise ApiRefused(error.status_code or 0, str(error.explanation or error)) from error
+        except _UNANSWERED as error:
+            raise DriverUnavailable(
+                f"Docker does not answer at {self._socket} ({_reason(error)}); is dockerd running? `systemctl status docker` tells"
+            ) from error
+
+    async def _connect(self) -> docker.APIClient:
+        """Ask for the Engine's API version and make the client that speaks it; the loop waits here, no thread does."""
+        async with self._connecting:
+            if self._client is None:
+                answer = await self.stream(Request("GET", "/version", {}))
+                try:
+                    version = str(json.loads(b"".join([piece async for piece in answer.pieces()]))["ApiVersion"])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise DriverUnavailable(f"what answers at {self._socket} is not Docker: it tells no API version") from error
+                finally:
+                    await answer.close()
+                self._client = await asyncio.get_running_loop().run_in_executor(self._threads, self._make_client, version)
+            return self._client
+
+    def _make_client(self, version: str) -> docker.APIClient:
+        limit = cast("int", self._limit)  # the SDK's stubs know only whole seconds; a fraction works
+        client = docker.APIClient(f"unix://{self._socket}", version=version, timeout=limit)
+        client.trust_env = False  # neither proxies nor a netrc file concern a socket
+        client.mount("http+docker://", _OnePool(f"http+unix://{self._socket}", limit, max_pool_size=_THREADS))
+        return client
+
+
+class Engine(_Connection):
+    """The Engine behind one socket.
+
+    Every method raises `ApiRefused` when the Engine answers with an error, and `DriverUnavailable` when it does not answer in time: the
+    outcome is unknown then. Removing what is not there is success. The SDK's stubs leave half of its calls untyped, hence `Any` below.
+    """
 
     async def version(self) -> dict[str, Any]:
         return await self._call(lambda client: dict(client.version()))
@@ -108,61 +169,6 @@ class Engine:
 
     async def exec_resize(self, exec_id: str, rows: int, columns: int) -> None:
         await self._call(lambda client: client.exec_resize(exec_id, rows, columns))
-
-    async def stream(self, request: Request, limit: float | None = None) -> Stream:
-        """Return the body of an endless answer; the limit is for its first byte."""
-        return await open_stream(self._socket, request, limit or self._limit)
-
-    async def _found(self, work: Callable[[Any], T]) -> T | None:
-        try:
-            return await self._call(work)
-        except ApiRefused as refused:
-            if refused.status == _NOT_FOUND:
-                return None
-            raise
-
-    async def _call(self, work: Callable[[Any], T]) -> T:
-        try:
-            async with asyncio.timeout(self._limit):
-                client = self._client or await self._connect()
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work, client)
-        except TimeoutError as error:
-            raise DriverUnavailable(
-                f"Docker did not answer within {self._limit:g} s; `systemctl status docker` tells whether dockerd hangs"
-            ) from error
-        except docker.errors.APIError as error:
-            raise ApiRefused(error.status_code or 0, str(error.explanation or error)) from error
-        except _UNANSWERED as error:
-            raise DriverUnavailable(
-                f"Docker does not answer at {self._socket} ({_reason(error)}); is dockerd running? `systemctl status docker` tells"
-            ) from error
-
-    async def _connect(self) -> docker.APIClient:
-        """Ask for the Engine's API version and make the client that speaks it; the loop waits here, no thread does."""
-        async with self._connecting:
-            if self._client is None:
-                answer = await self.stream(Request("GET", "/version", {}))
-                try:
-                    version = str(json.loads(b"".join([piece async for piece in answer.pieces()]))["ApiVersion"])
-                finally:
-                    await answer.close()
-                self._client = await asyncio.get_running_loop().run_in_executor(self._threads, self._make_client, version)
-            return self._client
-
-    def _make_client(self, version: str) -> docker.APIClient:
-        limit = cast("int", self._limit)  # the SDK's stubs know only whole seconds; a fraction works
-        client = docker.APIClient(f"unix://{self._socket}", version=version, timeout=limit)
-        client.trust_env = False  # neither proxies nor a netrc file concern a socket
-        client.mount("http+docker://", _OnePool(f"http+unix://{self._socket}", limit, max_pool_size=_THREADS))
-        return client
-
-
-class _OnePool(UnixHTTPAdapter):
-    """The SDK's adapter keeps a pool of connections for each URL, of which no two are alike; one for all is kept open and used."""
-
-    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
-        del url
-        return super().get_connection("http+docker://localhost", proxies)
 
 
 def _reason(error: BaseException) -> str:
