@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import platform
@@ -22,8 +23,6 @@ log = logging.getLogger(__name__)
 
 TELL_EVERY = 60.0
 _COARSE = 256 * 1024**2
-_AF_INET = int(socket.AF_INET)
-_SCOPE_GLOBAL = 0
 
 
 class FactsKeeper:
@@ -84,12 +83,12 @@ def host_facts(settings: AgentSettings) -> model_pb2.Facts:
 
 
 def addresses() -> list[str]:
-    """Return the addresses by which other machines may reach this one: global ones of interfaces that are up."""
-    from pyroute2 import IPRoute
+    """Return the addresses by which other machines may reach this one."""
+    import psutil
 
-    with IPRoute() as route:
-        found = route.get_addr(family=_AF_INET, scope=_SCOPE_GLOBAL)
-        return sorted({str(item.get_attr("IFA_ADDRESS")) for item in found})
+    every = (item for items in psutil.net_if_addrs().values() for item in items if item.family in (socket.AF_INET, socket.AF_INET6))
+    found = {ipaddress.ip_address(item.address.partition("%")[0]) for item in every}
+    return sorted(str(item) for item in found if not (item.is_loopback or item.is_link_local))
 
 
 def _os_name() -> str:

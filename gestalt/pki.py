@@ -7,11 +7,9 @@ idempotent on disk: what is there and good is kept; what an interruption left ha
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 
 from cryptography import x509
@@ -23,6 +21,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from gestalt.clock import wall
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import write_atomic
+from gestalt.identity import Identity as Identity
+from gestalt.identity import Role as Role
+from gestalt.identity import identity_of as identity_of
 
 CA_LIFE = timedelta(days=3650)
 LEAF_LIFE = timedelta(days=365)
@@ -31,28 +32,6 @@ NODE_HOST = "node.gestalt"
 """The host name in every node's certificate: not `localhost`, so that a node's key cannot pose as a coordinator."""
 
 _CLOCK_SKEW = timedelta(minutes=5)
-_URI = re.compile(r"gestalt://([A-Za-z0-9-]+)/(node|coordinator|user)/([A-Za-z0-9][A-Za-z0-9._@-]*)")
-
-
-class Role(StrEnum):
-    """What a certificate may be used as."""
-
-    NODE = "node"
-    COORDINATOR = "coordinator"
-    USER = "user"
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who the holder of a certificate is."""
-
-    cluster_id: str
-    role: Role
-    name: str
-
-    @property
-    def uri(self) -> str:
-        return f"gestalt://{self.cluster_id}/{self.role}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +41,6 @@ class Pair:
     certificate: Path
     key: Path
     made: bool
-
-
-def identity_of(names: Iterable[str | bytes]) -> Identity:
-    """Return the one identity among a certificate's alternative names.
-
-    Raises:
-        GestaltError: UNAUTHENTICATED, when there is none or more than one.
-    """
-    texts = (name.decode("ascii", "replace") if isinstance(name, bytes) else name for name in names)
-    found = [match for match in map(_URI.fullmatch, texts) if match]
-    if len(found) != 1:
-        raise GestaltError(
-            Kind.UNAUTHENTICATED,
-            f"the certificate holds {len(found) or 'no'} Gestalt identities, one is needed",
-            hint="use a certificate that this cluster issued: see etc/gestalt/client.yaml",
-        )
-    return Identity(found[0][1], Role(found[0][2]), found[0][3])
 
 
 def identity_in(certificate: x509.Certificate) -> Identity:

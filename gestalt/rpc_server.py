@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from gestalt.config import TlsSettings
 from gestalt.errors import GestaltError, Kind
-from gestalt.pki import Identity, identity_of
+from gestalt.identity import Identity, identity_of
 
 log = logging.getLogger(__name__)
 
