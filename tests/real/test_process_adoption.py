@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gestalt import shell
 from gestalt.clock import boot_id
 from gestalt.config import AgentSettings
 from gestalt.files import write_atomic
@@ -140,15 +141,15 @@ class TestHalfDoneStarts:
             await runtime.remove(KEY)
             assert await runtime.list() == []
 
-    async def test_two_shims_at_once_run_one_process(self, settings: AgentSettings, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("round_", range(3))
+    async def test_shims_that_start_at_once_run_one_process(self, settings: AgentSettings, tmp_path: Path, round_: int) -> None:
         """As when the shim of a killed agent is still starting and the next agent starts one too."""
-        marker = tmp_path / "marker"
+        marker = tmp_path / f"marker-{round_}"
         async with clean_driver(settings) as runtime:
             folder = await self.put_on_record(settings, f"echo started >> {marker}; exec sleep 1000")
             shim = next(folder.path.parent.glob(".shim-*/process_shim/__main__.pyc"))
-            command = shim_command(shim, "start", str(folder.path))
-            racers = [await asyncio.create_subprocess_exec(*command, stdout=PIPE) for _ in range(6)]
-            outcomes = sorted([(await racer.communicate())[0] for racer in racers])
+            race = (shell.run(shim_command(shim, "start", str(folder.path)), limit=PATIENCE) for _ in range(8))
+            outcomes = [racer.stdout for racer in await asyncio.gather(*race)]
             assert outcomes.count(b"started") == 1
             assert set(outcomes) <= {b"started", b"busy", b"already"}
             assert (await runtime.launch(order("", KEY))).state is AttemptState.RUNNING
@@ -184,16 +185,33 @@ class TestHalfDoneStarts:
             await until("its child to die", lambda: not exists(grandchild))
             assert (await runtime.launch(order("echo never", KEY))).error == end.error
 
+    async def test_a_process_dies_with_its_shim_even_when_no_agent_looks(self, settings: AgentSettings) -> None:
+        async with driver(settings) as runtime:
+            status = await runtime.launch(order("exec sleep 1000", KEY))
+        records = AttemptFolder(folder_of(settings)).read(boot_id())
+        assert records is not None
+        assert records.started is not None
+        os.kill(records.started.shim.pid, signal.SIGKILL)
+        await until("the process to die", lambda: not exists(status.pid))
+        async with clean_driver(settings) as runtime:
+            assert "its supervisor was killed" in (await ended(runtime, KEY)).error
+
     async def test_a_reused_pid_is_not_taken_for_the_process(self, settings: AgentSettings) -> None:
         async with clean_driver(settings) as runtime:
             folder = await self.put_on_record(settings, "true")
-            someone = os.getpid()
-            write_atomic(folder.path / "started", f"boot={boot_id()}\nshim={someone}\nshim_start=1\npid={someone}\nstart=1\n")
-            status = await runtime.inspect(KEY)
-            assert status is not None
-            assert (status.state, status.pid) == (AttemptState.EXITED, 0)
-            await runtime.stop(KEY, "SIGKILL", 0.0)
-            await runtime.remove(KEY)  # and we still live
+            someone = await asyncio.create_subprocess_exec("sleep", "60")
+            try:
+                pid = someone.pid
+                write_atomic(folder.path / "started", f"boot={boot_id()}\nshim={pid}\nshim_start=1\npid={pid}\nstart=1\n")
+                status = await runtime.inspect(KEY)
+                assert status is not None
+                assert (status.state, status.pid) == (AttemptState.EXITED, 0)
+                await runtime.stop(KEY, "SIGKILL", 0.0)
+                await runtime.remove(KEY)
+                assert exists(pid)
+            finally:
+                someone.kill()
+                await someone.wait()
 
     async def test_what_ran_before_a_reboot_has_ended(self, settings: AgentSettings) -> None:
         async with clean_driver(settings) as runtime:

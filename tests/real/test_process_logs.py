@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,18 @@ class TestFullDisk:
             assert found[0] == b"early\n"
             assert b"[gestalt: output was lost here, the disk was full]\n" in found
             assert found[-1] == b"late\n"
+
+    async def test_the_end_is_recorded_where_nothing_more_fits(self, disk: Path, tmp_path: Path) -> None:
+        async with clean_driver(settings_for(disk)) as runtime:
+            gate = tmp_path / "gate"
+            status = await runtime.launch(order(f"while [ ! -e {gate} ]; do sleep 0.02; done; exit 6"))
+            with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+                while True:
+                    filler.write(b"x" * 4096)
+            assert os.statvfs(disk).f_bavail == 0
+            gate.touch()
+            end = await ended(runtime, status.key)
+            assert (end.exit_code, end.error) == (6, "")
 
 
 async def test_a_shim_starts_fast_and_stays_small(settings: AgentSettings) -> None:
