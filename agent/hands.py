@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from gestalt.clock import boottime
-from gestalt.plugin.runtime import Launch, LaunchRefused, RuntimeDriver
+from gestalt.plugin.runtime import Launch, LaunchRefused, PortTaken, RuntimeDriver
 
 from .attempts import describe_ending, read_tail
 from .local import LocalInstance, Surroundings
@@ -73,7 +73,7 @@ class Hands:
             if await self._prepared(launch):
                 await self._launch(launch)
         except LaunchRefused as error:
-            self._refused(attempt, str(error))
+            self._refused(attempt, error)
 
     async def _prepared(self, launch: Launch) -> bool:
         """Have everything that the launch needs; False when the wish changed meanwhile."""
@@ -105,16 +105,17 @@ class Hands:
         self._local.record = running(self._local.record, attempt, boottime())
         self._around.records.note(self._local.record)
 
-    def _refused(self, attempt: int, why: str) -> None:
-        log.warning("attempt %d cannot be launched: %s", attempt, why, extra=self._extra)
-        self._end(attempt, Ending(why, failed=True, refused=True))
+    def _refused(self, attempt: int, error: LaunchRefused) -> None:
+        log.warning("attempt %d cannot be launched: %s", attempt, error, extra=self._extra)
+        taken = error.port if isinstance(error, PortTaken) else 0
+        self._end(attempt, Ending(str(error), failed=True, refused=True, port_taken=taken))
         self._local.unsure.add(attempt)
 
     async def _count(self, attempt: int) -> None:
         local = self._local
         status = (local.attempts or {}).get(attempt)
         tail = await read_tail(self.driver, status.key) if status else ()
-        ending = describe_ending(status, local.restarting, tail)
+        ending = describe_ending(status, local.restarting, tail, interrupted=local.record.interrupted)
         local.restarting = ""
         self._end(attempt, ending)
         verdict = ", and keeps doing so" if local.record.crash_loop else ""

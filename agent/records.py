@@ -29,7 +29,7 @@ NOTE_DELAY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended. `refused`: it never ran. `failed`: its end was no success."""
+    """How an attempt ended. `refused`: it never ran. `failed`: its end was no success. `port_taken`: a host port that it could not have."""
 
     reason: str
     failed: bool
@@ -37,13 +37,15 @@ class Ending:
     exit_code: int | None = None
     oom_killed: bool = False
     log_tail: tuple[str, ...] = ()
+    port_taken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
     """Attempt `attempt` is the last that was decided; `started`: it is known to have run; `ended`: the last whose end was counted.
 
-    `streak` counts the ends in a row since it last ran well, `exits` holds the times of those within the window.
+    `streak` counts the ends in a row since it last ran well, `exits` holds the times of those within the window. `interrupted`:
+    it ran when the machine went down, so its end says nothing about it.
     """
 
     instance: str
@@ -59,6 +61,7 @@ class InstanceRecord:
     crash_loop: bool = False
     restarts: int = 0
     checks: tuple[CheckStatus, ...] = ()
+    interrupted: bool = False
 
 
 def launching(record: InstanceRecord, attempt: int) -> InstanceRecord:
@@ -66,13 +69,13 @@ def launching(record: InstanceRecord, attempt: int) -> InstanceRecord:
     if attempt == record.attempt:
         return record
     ran_before = record.ended > 0 and record.ending is not None and not record.ending.refused
-    return replace(record, attempt=attempt, started=False, restarts=record.restarts + ran_before, checks=())
+    return replace(record, attempt=attempt, started=False, restarts=record.restarts + ran_before, checks=(), interrupted=False)
 
 
 def running(record: InstanceRecord, attempt: int, now: float) -> InstanceRecord:
     """The attempt was seen to run: our launch of it, or one that was found and is adopted."""
     started_at = record.started_at if record.started and record.attempt == attempt else now
-    return replace(record, attempt=max(attempt, record.attempt), started=True, started_at=started_at)
+    return replace(record, attempt=max(attempt, record.attempt), started=True, started_at=started_at, interrupted=False)
 
 
 def ended(record: InstanceRecord, attempt: int, ending: Ending, restart: Restart, now: float) -> InstanceRecord:
@@ -141,7 +144,7 @@ class RecordStore:
                 log.error("%s cannot be read and is ignored: %s", file, error)
                 continue
             same_boot = document.get("boot_id") == self._boot_id
-            records[record.instance] = record if same_boot else replace(settled(record), ended_at=0.0, started_at=0.0)
+            records[record.instance] = record if same_boot else _of_another_boot(record)
         return records
 
     async def save(self, record: InstanceRecord) -> None:
@@ -185,6 +188,11 @@ class RecordStore:
 
     def _file(self, instance: str) -> Path:
         return self._folder / f"{instance}.json"
+
+
+def _of_another_boot(record: InstanceRecord) -> InstanceRecord:
+    interrupted = record.interrupted or (record.started and record.ended < record.attempt)
+    return replace(settled(record), ended_at=0.0, started_at=0.0, checks=(), interrupted=interrupted)
 
 
 def _from_document(document: Mapping[str, Any]) -> InstanceRecord:

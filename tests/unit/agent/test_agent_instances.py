@@ -210,6 +210,17 @@ async def test_another_boot_restarts_at_once_and_forgives(live: Live) -> None:
     await second.until("the third attempt", lambda: second.at(ONE, Phase.RUNNING, 3))
 
 
+async def test_what_ended_with_the_machine_is_started_again_whatever_its_exit_code(live: Live) -> None:
+    world = World()
+    rules = Restart(policy="on-failure")
+    await bring_up(first := live(world), ONE, restart=rules)
+    await first.end()
+    world.end(key(ONE), 0)
+    second = live(world, boot="boot-2")
+    await second.begin(wish(ONE, restart=rules))
+    await second.until("the second attempt", lambda: second.at(ONE, Phase.RUNNING, 2))
+
+
 async def test_back_off_survives_the_agent(live: Live) -> None:
     world = World()
     rules = Restart(backoff=500, backoff_max=1000)
