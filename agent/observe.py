@@ -121,6 +121,7 @@ def _observed(
         log_tail=told.log_tail if told else (),
         runtime_id=runtime_id,
         checks=checks,
+        port_taken=told.port_taken if told and phase is Phase.FAILED else 0,
     )
 
 

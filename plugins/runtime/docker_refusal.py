@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
+from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused, PortTaken
 
 _PASSING = (
     "failed to create endpoint",  # the bridge or the firewall of the node is broken, not the app
@@ -62,7 +62,7 @@ def refusal(message: str) -> LaunchRefused | DriverUnavailable:
     """Return what to raise for the Engine's complaint about creating or starting a container."""
     text = clean(message)
     if _TAKEN.search(text):
-        return LaunchRefused(_port_taken(text))
+        return _port_taken(text)
     if folder := _MISSING_FOLDER.search(text):
         return LaunchRefused(f"host path {folder[1]} does not exist on this node; create it (or mount it) there, Gestalt never does")
     if "cannot assign requested address" in text:
@@ -74,7 +74,8 @@ def refusal(message: str) -> LaunchRefused | DriverUnavailable:
     return LaunchRefused(f"Docker refuses: {text}")
 
 
-def _port_taken(text: str) -> str:
+def _port_taken(text: str) -> PortTaken:
     endpoint = _ENDPOINT.search(text)
     where = f"host port {endpoint[2]} of {endpoint[1]}" if endpoint else "a host port"
-    return f"{where} is taken by something else on this node (`ss -lntup` there shows it; Docker says: {text})"
+    message = f"{where} is taken by something else on this node (`ss -lntup` there shows it; Docker says: {text})"
+    return PortTaken(message, int(endpoint[2]) if endpoint else 0)

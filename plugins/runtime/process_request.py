@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gestalt.config import AgentSettings
 from gestalt.model import PortBinding
-from gestalt.plugin.runtime import Launch, LaunchRefused
+from gestalt.plugin.runtime import Launch, LaunchRefused, PortTaken
 from gestalt.spec.schema import AppSpec
 
 CAPABILITIES = (
@@ -188,7 +188,7 @@ def check_ports(address: str, ports: Iterable[PortBinding]) -> None:
     """Refuse a launch whose ports someone else has; best effort, since the process binds them itself later.
 
     Raises:
-        LaunchRefused: names the port.
+        PortTaken: names the port.
     """
     for port in filter(lambda port: port.host_port, ports):
         kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
@@ -200,4 +200,4 @@ def check_ports(address: str, ports: Iterable[PortBinding]) -> None:
                 probe.bind((address, port.host_port))
             except OSError as error:
                 reason = f"the {port.protocol} port {port.host_port} ({port.name}) cannot be used on {address}: {error.strerror}"
-                raise LaunchRefused(reason) from None
+                raise PortTaken(reason, port.host_port) from None

@@ -167,7 +167,7 @@ def web(path: str = "/test/e2e/live/web", **fields: Any) -> dict[str, Any]:
         "instances": 3,
         "resources": {"cpu": "10m"},
         "ports": [{"name": "http", "container_port": 80, "http": {"path_prefix": "/"}}],
-        "checks": [{"kind": "http", "path": "/index.html", "interval": "300ms", "timeout": "200ms", "failures": 2}],
+        "checks": [{"kind": "http", "path": "/index.html", "interval": "1s", "timeout": "1s", "failures": 3}],
         "restart": {"backoff": "100ms"},
         "stop": {"grace": "1s", "drain": "1s"},
         "security": {"capabilities": ["NET_BIND_SERVICE", "SETUID", "SETGID"]},
