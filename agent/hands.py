@@ -94,7 +94,6 @@ class Hands:
         async with self._around.launch_slots:
             if local.target.goal is not Goal.RUN or local.attempts is None:
                 return
-            local.unsure.add(attempt)
             status = await self.driver.launch(launch)
         local.attempts[attempt] = status
         local.restarting = ""

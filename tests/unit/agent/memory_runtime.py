@@ -42,6 +42,7 @@ class World:
         self.images = {"web:1"}
         self.refusal = ""
         self.down = False
+        self.answers_lost = 0
         self.slow: asyncio.Event | None = None
         self.steps: list[str] = []
         self.listeners: list[Callable[[AttemptKey | None], None]] = []
@@ -138,6 +139,12 @@ class MemoryRuntime(RuntimeDriver):
         if self._world.down:
             raise DriverUnavailable("the runtime does not answer: start it")
 
+    def _lose_answer(self) -> None:
+        """The step had its effect, and the agent does not hear of it."""
+        if self._world.answers_lost:
+            self._world.answers_lost -= 1
+            raise DriverUnavailable("the answer was lost")
+
     async def list(self) -> Sequence[AttemptStatus]:
         await self._answer()
         return tuple(self._world.attempts.values())
@@ -169,6 +176,7 @@ class MemoryRuntime(RuntimeDriver):
             self._world.starts[launch.key.instance] += 1
             self._world.put(status)
         await self._mortality.after()
+        self._lose_answer()
         return status
 
     async def stop(self, key: AttemptKey, signal: str, grace: float) -> None:
@@ -178,6 +186,7 @@ class MemoryRuntime(RuntimeDriver):
         if status is not None and status.state is AttemptState.RUNNING:
             self._world.end(key, 143)
         await self._mortality.after()
+        self._lose_answer()
 
     async def remove(self, key: AttemptKey) -> None:
         await self._mortality.before()
@@ -185,6 +194,7 @@ class MemoryRuntime(RuntimeDriver):
         self._world.attempts.pop(key, None)
         self._world.tell(key)
         await self._mortality.after()
+        self._lose_answer()
 
     async def logs(self, key: AttemptKey, options: LogOptions) -> AsyncIterator[LogLine]:
         await self._answer()

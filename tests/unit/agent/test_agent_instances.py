@@ -44,7 +44,7 @@ def key(instance: str, number: int = 1) -> AttemptKey:
 class Life:
     """One life of an agent on a world and a disk that outlive it."""
 
-    def __init__(self, world: World, folder: Path, dies_at: int = 0, boot: str = "boot-1") -> None:
+    def __init__(self, world: World, folder: Path, dies_at: int = 0, boot: str = "boot-1", grace: float = 0.05) -> None:
         nowhere = folder / "none"
         settings = AgentSettings(
             node_id="n",
@@ -52,7 +52,7 @@ class Life:
             cluster_id="c",
             coordinators=(),
             tls=TlsSettings(ca=nowhere, certificate=nowhere, key=nowhere),
-            orphan_grace=0.05,
+            orphan_grace=grace,
         )
         self.mortality = Mortality(dies_at)
         self.board = Board()
@@ -105,8 +105,8 @@ class Life:
 async def live(tmp_path: Path) -> AsyncIterator[Callable[..., Life]]:
     lives: list[Life] = []
 
-    def make(world: World, dies_at: int = 0, boot: str = "boot-1") -> Life:
-        lives.append(Life(world, tmp_path, dies_at, boot))
+    def make(world: World, dies_at: int = 0, boot: str = "boot-1", grace: float = 0.05) -> Life:
+        lives.append(Life(world, tmp_path, dies_at, boot, grace))
         return lives[-1]
 
     yield make
@@ -340,6 +340,33 @@ async def test_orphans_go_after_the_first_full_state_only(live: Live) -> None:
     assert world.running(STRAY) == [1], "it had no grace"
     await life.until("the orphan to be removed", lambda: not world.of(STRAY))
     assert world.running(ONE) == [1]
+
+
+async def test_no_grace_is_no_reason_to_remove_before_a_full_state(live: Live) -> None:
+    world = World()
+    stray(world)
+    life = live(world, grace=0.0)
+    await life.begin(wish(ONE, complete=False))
+    await life.until("the orphan to be told", lambda: life.at(STRAY, Phase.RUNNING, 1) and life.at(ONE, Phase.RUNNING, 1))
+    await life.instances.ensure()
+    world.end(key(ONE), 1)
+    await life.until("something else to be done meanwhile", lambda: life.at(ONE, Phase.RUNNING, 2))
+    assert life.at(STRAY, Phase.RUNNING, 1)
+    life.instances.set_desired(wish(ONE))
+    await life.until("the orphan to be removed", lambda: not world.of(STRAY))
+
+
+async def test_lost_answers_change_nothing(live: Live) -> None:
+    world = World()
+    life = live(world)
+    world.answers_lost = 1
+    await life.begin(wish(ONE))
+    await life.until("it to run", lambda: life.at(ONE, Phase.RUNNING, 1))
+    assert world.starts == {ONE: 1}
+    world.answers_lost = 2
+    life.instances.set_desired(wish(ONE, stop=True))
+    await life.until("it to be gone", lambda: life.gone(ONE))
+    assert world.of(ONE) == []
 
 
 async def test_an_orphan_that_is_wanted_in_time_stays(live: Live) -> None:
