@@ -26,6 +26,7 @@ DEVELOPMENT = [
     "grpcio-tools>=1.62,<1.63",
     "hypothesis>=6.100",
     "import-linter>=2.0",
+    "jsonschema>=4.21",
     "mypy>=1.11",
     "mypy-protobuf>=3.6,<3.7",
     "pytest>=8.2",

@@ -145,13 +145,20 @@ def deadline_outlasts_grace(spec: AppSpec) -> Iterable[Mistake]:
         yield Mistake(("update", "health_deadline"), problem, f"more than the longest grace of a check, {show_duration(grace)}")
 
 
-@rule("env", "ports", "runtime")
+@rule("env")
 def variables_are_free(spec: AppSpec) -> Iterable[Mistake]:
+    for name in spec.env:
+        if name.startswith("GESTALT_"):
+            yield Mistake(("env", name), "is set by Gestalt", "another name")
+
+
+@rule("env", "ports", "runtime")
+def port_variables_are_free(spec: AppSpec) -> Iterable[Mistake]:
     ours = {variable(port.name) for port in spec.ports}
     if spec.runtime == "process" and spec.ports:
         ours.add("PORT")
     for name in spec.env:
-        if name in ours or name.startswith("GESTALT_"):
+        if name in ours:
             yield Mistake(("env", name), "is set by Gestalt", "another name")
 
 
@@ -178,5 +185,5 @@ def variable(port: str) -> str:
 APP: tuple[Rule, ...] = (
     image_fits_runtime, memory_is_enough, process_has_command, pull_is_for_images, process_sees_node, process_is_told_its_port,
     targets_differ, ports_differ, services_differ, checks_find_their_port, check_names_differ, docker_check_needs_docker,
-    deadline_outlasts_grace, variables_are_free, labels_are_free, depends_on_others,
+    deadline_outlasts_grace, variables_are_free, port_variables_are_free, labels_are_free, depends_on_others,
 )  # fmt: skip

@@ -11,6 +11,7 @@ from .part import Part
 
 USUAL_TIMEOUT = 2.0
 PORT_KINDS = ("http", "https", "tcp", "grpc")
+KINDS = (*PORT_KINDS, "exec", "docker")
 
 
 def complete(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -35,20 +36,20 @@ def complete_check(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _complete_checks(checks: list[Any] | tuple[Any, ...], first_port: str) -> list[Any]:
-    taken = {_read(check, "name") for check in checks}
+    taken = {name for check in checks if isinstance(name := _read(check, "name"), str)}
     completed = []
     for number, check in enumerate(checks, 1):
         kind, missing = _read(check, "kind"), {}
-        if isinstance(kind, str) and _read(check, "name") in ("", None):
+        if isinstance(kind, str) and kind in KINDS and _read(check, "name") == "":
             missing["name"] = _free_name(kind, number, taken)
             taken.add(missing["name"])
-        if kind in PORT_KINDS and first_port and _read(check, "port") in ("", None):
+        if isinstance(kind, str) and kind in PORT_KINDS and first_port and _read(check, "port") == "":
             missing["port"] = first_port
         completed.append(_with(check, missing))
     return completed
 
 
-def _free_name(kind: str, number: int, taken: set[Any]) -> str:
+def _free_name(kind: str, number: int, taken: set[str]) -> str:
     while f"{kind}-{number}" in taken:
         number += 1
     return f"{kind}-{number}"
@@ -57,15 +58,16 @@ def _free_name(kind: str, number: int, taken: set[Any]) -> str:
 def _first_port(ports: Any) -> str:
     for port in ports if isinstance(ports, list | tuple) else ():
         name = _read(port, "name")
-        if isinstance(name, str) and _read(port, "protocol") != "udp":
+        if name and isinstance(name, str) and _read(port, "protocol") != "udp":
             return name
     return ""
 
 
 def _read(item: Any, name: str) -> Any:
-    """Return a field of a section that may be plain data, a section already, or garbage; None when it has none."""
-    content = item.get(name) if isinstance(item, Mapping) else getattr(item, name, None) if isinstance(item, Part) else None
-    return content if isinstance(content, str) else None
+    """Return a field of a section that may be plain data, a section already, or garbage; empty text when it is not there."""
+    if isinstance(item, Mapping):
+        return item.get(name, "")
+    return getattr(item, name, "") if isinstance(item, Part) else ""
 
 
 def _with(item: Any, missing: Mapping[str, str]) -> Any:

@@ -24,6 +24,9 @@ _CORE = "tag:yaml.org,2002:"
 # JSON writes one character beyond U+FFFF as two escapes, which YAML refuses.
 _JSON_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
+# What JSON allows as it is, and YAML refuses or takes for the end of a line.
+_JSON_ONLY = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
 
 class Malformed(Exception):
     """The text is not YAML. `line` and `column` count from 1, and are 0 where nobody can tell."""
@@ -71,7 +74,7 @@ def read_documents(text: str) -> Iterator[Document]:
         Malformed: the text is not YAML from here on.
     """
     if text.lstrip()[:1] == "{":
-        text = _JSON_PAIR.sub(_join, text)
+        text = _JSON_ONLY.sub(_escape, _JSON_PAIR.sub(_join, text))
     try:
         _measure(text)
         loader = _Loader(text)
@@ -204,3 +207,7 @@ def _number(kind: str, text: str) -> Any:
 
 def _join(match: re.Match[str]) -> str:
     return match[1] + bytes.fromhex(match[2] + match[3]).decode("utf-16-be")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"

@@ -37,10 +37,12 @@ def schema_text() -> str:
 
 
 def _tidy(described: dict[str, Any]) -> None:
-    """Take out what only disturbs whoever completes: machine-made titles, and defaults that only say what is in a section."""
+    """Take out what disturbs whoever completes (machine-made titles, defaults of whole sections), and say that names are checked."""
     described.pop("title", None)
     if isinstance(described.get("default"), dict):
         del described["default"]
+    if "patternProperties" in described:
+        described["additionalProperties"] = False
 
 
 def tables() -> str:

@@ -50,7 +50,7 @@ class Part(BaseModel):
             part = handler(data)
         except ValidationError as error:
             found = mistakes_of(error, cls)
-            broken = {str(mistake.place[0]) for mistake in found if mistake.place}
+            broken = {str(item["loc"][0]) for item in error.errors(include_url=False) if item["loc"]}
             rest = cls._sound(data, broken) if isinstance(data, Mapping) and broken else None
             raise as_error(cls.__name__, (*found, *(cls._broken(rest, broken) if rest is not None else ()))) from None
         if mistakes := tuple(cls._broken(part, frozenset())):

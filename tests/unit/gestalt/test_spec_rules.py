@@ -1,0 +1,203 @@
+"""Rules over several fields, what is filled in, and what is told about a valid description."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gestalt.errors import GestaltError
+from gestalt.spec.load import unhonoured, validate_spec, warnings
+from gestalt.spec.schema import AppSpec, Check, Placement, Port
+
+from .specs import SMALL, Document
+
+PROCESS: Document = {"path": "/a/b/c/d", "command": ["/bin/app"]}
+WEB = {"name": "web", "container_port": 80}
+
+
+def fields(document: Document) -> set[str]:
+    """Return the fields that are wrong."""
+    try:
+        validate_spec(document)
+    except GestaltError as error:
+        return {detail.field for detail in error.details}
+    return set()
+
+
+def constrained(constraint: Document) -> Document:
+    return {**SMALL, "placement": {"constraints": [constraint]}}
+
+
+RULES: list[tuple[str, Document, str]] = [
+    ("docker needs an image", {"path": "/a/b/c/d"}, "image"),
+    ("docker needs an image, command or not", {"path": "/a/b/c/d", "runtime": "docker", "command": ["x"]}, "image"),
+    ("a process has no image", {**SMALL, "runtime": "process", "command": ["x"]}, "image"),
+    ("a process needs a command", {"path": "/a/b/c/d", "runtime": "process"}, "command"),
+    ("a process pulls nothing", {**PROCESS, "pull": {"policy": "always"}}, "pull"),
+    ("a process has no named volume", {**PROCESS, "volumes": [{"name": "x", "target": "/x"}]}, "volumes[0].name"),
+    ("a process sees the node's files", {**PROCESS, "volumes": [{"host_path": "/y", "target": "/x"}]}, "volumes[0].host_path"),
+    ("a process has no container port", {**PROCESS, "ports": [WEB]}, "ports[0].container_port"),
+    ("a process has no HEALTHCHECK", {**PROCESS, "checks": [{"kind": "docker"}]}, "checks[0].kind"),
+    ("PORT of a process is ours", {**PROCESS, "ports": [{"name": "web"}], "env": {"PORT": "1"}}, "env.PORT"),
+    ("docker needs some memory", {**SMALL, "resources": {"memory": "1MiB"}}, "resources.memory"),
+    ("one source a volume", {**SMALL, "volumes": [{"name": "x", "host_path": "/x", "target": "/x"}]}, "volumes[0].host_path"),
+    ("a source for a volume", {**SMALL, "volumes": [{"target": "/x"}]}, "volumes[0].name"),
+    ("targets differ", {**SMALL, "volumes": [{"name": "x", "target": "/x"}, {"name": "y", "target": "/x"}]}, "volumes[1].target"),
+    ("port names differ", {**SMALL, "ports": [WEB, WEB]}, "ports[1].name"),
+    ("host ports differ", {**SMALL, "ports": [{"name": "a", "host_port": 80}, {"name": "b", "host_port": 80}]}, "ports[1].host_port"),
+    ("udp is not served", {**SMALL, "ports": [{**WEB, "protocol": "udp", "tcp": {"port": 1}}]}, "ports[0].tcp"),
+    ("udp is not served over http", {**SMALL, "ports": [{**WEB, "protocol": "udp", "http": {}}]}, "ports[0].http"),
+    (
+        "tcp services differ",
+        {**SMALL, "ports": [{"name": "a", "tcp": {"port": 1}}, {"name": "b", "tcp": {"port": 1}}]},
+        "ports[1].tcp.port",
+    ),
+    ("http services differ", {**SMALL, "ports": [{"name": "a", "http": {}}, {"name": "b", "http": {}}]}, "ports[1].http"),
+    (
+        "http services differ, slash or not",
+        {**SMALL, "ports": [{"name": "a", "http": {"path_prefix": "/x"}}, {"name": "b", "http": {"path_prefix": "/x/"}}]},
+        "ports[1].http",
+    ),
+    ("host names differ", {**SMALL, "ports": [{**WEB, "http": {"hosts": ["a.b", "A.b"]}}]}, "ports[0].http.hosts[1]"),
+    ("a check needs a port", {**SMALL, "checks": [{"kind": "http"}]}, "checks[0].port"),
+    ("a check needs a tcp port", {**SMALL, "ports": [{**WEB, "protocol": "udp"}], "checks": [{"kind": "tcp"}]}, "checks[0].port"),
+    ("a check asks a port that is there", {**SMALL, "ports": [WEB], "checks": [{"kind": "tcp", "port": "x"}]}, "checks[0].port"),
+    (
+        "a check asks no udp port",
+        {**SMALL, "ports": [{**WEB, "protocol": "udp"}], "checks": [{"kind": "grpc", "port": "web"}]},
+        "checks[0].port",
+    ),
+    ("check names differ", {**SMALL, "checks": [{"kind": "docker", "name": "x"}, {"kind": "docker", "name": "x"}]}, "checks[1].name"),
+    ("exec needs a command", {**SMALL, "checks": [{"kind": "exec"}]}, "checks[0].command"),
+    ("exec needs a program", {**SMALL, "checks": [{"kind": "exec", "command": [""]}]}, "checks[0].command"),
+    ("tcp has no path", {**SMALL, "ports": [WEB], "checks": [{"kind": "tcp", "path": "/x"}]}, "checks[0].path"),
+    ("http verifies nothing", {**SMALL, "ports": [WEB], "checks": [{"kind": "http", "verify_tls": True}]}, "checks[0].verify_tls"),
+    ("docker asks no port", {**SMALL, "ports": [WEB], "checks": [{"kind": "docker", "port": "web"}]}, "checks[0].port"),
+    (
+        "HEAD has no body",
+        {**SMALL, "ports": [WEB], "checks": [{"kind": "http", "method": "HEAD", "expect_body": "x"}]},
+        "checks[0].expect_body",
+    ),
+    ("timeout within interval", {**SMALL, "checks": [{"kind": "docker", "interval": 1, "timeout": 2}]}, "checks[0].timeout"),
+    ("deadline after grace", {**SMALL, "checks": [{"kind": "docker", "grace": "2m"}]}, "update.health_deadline"),
+    ("back-off grows", {**SMALL, "restart": {"backoff": 5, "backoff_max": 4}}, "restart.backoff"),
+    ("an update moves", {**SMALL, "update": {"max_surge": "0%"}}, "update.max_surge"),
+    ("progress outlasts health", {**SMALL, "update": {"progress_deadline": 60}}, "update.progress_deadline"),
+    ("the quiet time ends before the deadline", {**SMALL, "update": {"min_healthy_time": 300}}, "update.min_healthy_time"),
+    ("soft within hard", {**SMALL, "ulimits": {"nofile": {"soft": 2, "hard": 1}}}, "ulimits.nofile.soft"),
+    ("unlimited is not within a limit", {**SMALL, "ulimits": {"nofile": {"soft": -1, "hard": 1}}}, "ulimits.nofile.soft"),
+    ("capabilities differ", {**SMALL, "security": {"capabilities": ["CHOWN", "CAP_CHOWN"]}}, "security.capabilities[1]"),
+    ("not its own dependency", {**SMALL, "depends_on": ["/a/b/c/d"]}, "depends_on[0]"),
+    ("dependencies differ", {**SMALL, "depends_on": ["/a/b/c/e", "/a/b/c/e"]}, "depends_on[1]"),
+    ("exists compares with nothing", constrained({"attribute": "a", "operator": "exists", "value": "1"}), "placement.constraints[0].value"),
+    ("= compares with something", constrained({"attribute": "a"}), "placement.constraints[0].value"),
+    ("matches takes an expression", constrained({"attribute": "a", "operator": "matches", "value": "("}), "placement.constraints[0].value"),
+]
+
+
+@pytest.mark.parametrize(("document", "field"), [(document, field) for _, document, field in RULES], ids=[name for name, _, _ in RULES])
+def test_rule(document: Document, field: str) -> None:
+    assert fields(document) == {field}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {**PROCESS, "volumes": [{"host_path": "/x", "target": "/x"}], "ports": [{"name": "web"}], "checks": [{"kind": "http"}]},
+        {**PROCESS, "ports": [{"name": "web", "host_port": 80, "container_port": 80}], "resources": {"memory": "1MiB"}},
+        {**SMALL, "ports": [{"name": "a", "host_port": 53}, {"name": "b", "host_port": 53, "protocol": "udp"}]},
+        {
+            **SMALL,
+            "ports": [{"name": "a", "http": {"hosts": ["a.b"]}}, {"name": "b", "http": {"hosts": ["b.b"]}}, {"name": "c", "http": {}}],
+        },
+        {**SMALL, "ports": [{**WEB, "http": {}, "tcp": {"port": 80}}]},
+        {**SMALL, "env": {"PORT": "80"}, "ports": [WEB]},
+    ],
+)
+def test_what_the_rules_leave_alone(document: Document) -> None:
+    assert fields(document) == set()
+
+
+def test_a_broken_section_brings_no_further_mistakes() -> None:
+    """Ports that cannot be read say nothing about the checks that refer to them."""
+    document = {**SMALL, "ports": [{"name": "web", "container_port": "x"}], "checks": [{"kind": "http", "port": "web"}]}
+    assert fields(document) == {"ports[0].container_port"}
+
+
+# -- what is filled in -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("document", "runtime"), [(SMALL, "docker"), (PROCESS, "process"), ({**SMALL, "command": ["x"]}, "docker")])
+def test_runtime_follows_from_the_rest(document: Document, runtime: str) -> None:
+    assert validate_spec(document).runtime == runtime
+    assert validate_spec({**document, "runtime": ""}).runtime == runtime
+
+
+def test_checks_get_a_name_a_port_and_a_timeout() -> None:
+    checks: list[Document] = [
+        {"kind": "http"}, {"kind": "http", "name": "http-3"}, {"kind": "http", "port": "b"}, {"kind": "docker", "interval": "500ms"},
+    ]  # fmt: skip
+    ports = [{"name": "dns", "protocol": "udp"}, {"name": "a"}, {"name": "b"}]
+    spec = validate_spec({**SMALL, "ports": ports, "checks": checks})
+    seen = [(check.name, check.port, check.timeout) for check in spec.checks]
+    assert seen == [("http-1", "a", 2.0), ("http-3", "a", 2.0), ("http-4", "b", 2.0), ("docker-4", "", 0.5)]
+
+
+def test_sections_may_be_given_as_values() -> None:
+    spec = AppSpec(path="/a/b/c/d", image="web", ports=(Port(name="web"),), checks=(Check(kind="tcp"),), env={"A": 1, "B": True})  # type: ignore[dict-item]
+    assert (spec.checks[0].name, spec.checks[0].port, spec.env) == ("tcp-1", "web", {"A": "1", "B": "true"})
+    assert AppSpec.model_validate(spec) is spec
+
+
+# -- what is told of a valid description -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", Placement.model_fields)
+def test_every_part_of_placement_is_named_when_it_is_set(name: str) -> None:
+    values: dict[str, Any] = {
+        "constraints": [{"attribute": "a", "value": "b"}], "affinities": [{"attribute": "a", "value": "b"}], "spread": [{"attribute": "a"}],
+        "strategy": "binpack", "pool": "x", "priority": 1, "exclusive": True, "on_isolation": "stop", "failover_after": 1,
+    }  # fmt: skip
+    assert unhonoured(validate_spec(SMALL)) == ()
+    (sentence,) = unhonoured(validate_spec({**SMALL, "placement": {name: values[name]}}))
+    assert sentence.startswith(f"placement.{name} ")
+
+
+@pytest.mark.parametrize(
+    ("section", "word"),
+    [
+        ({"update": {"strategy": "canary"}}, "update.strategy canary"),
+        ({"update": {"strategy": "blue_green"}}, "update.strategy blue_green"),
+        ({"update": {"strategy": "recreate"}}, "update.strategy recreate"),
+        ({"resources": {"disk": "1G"}}, "resources.disk"),
+        ({"depends_on": ["/a/b/c/e"]}, "depends_on"),
+    ],
+)
+def test_what_is_not_honoured_is_named(section: Document, word: str) -> None:
+    (sentence,) = unhonoured(validate_spec({**SMALL, **section}))
+    assert sentence.startswith(word)
+
+
+def test_read_only_volumes_of_processes_are_named() -> None:
+    volumes = [{"host_path": "/x", "target": "/x", "read_only": True}]
+    assert "volumes[0].read_only" in unhonoured(validate_spec({**PROCESS, "volumes": volumes}))[0]
+    assert unhonoured(validate_spec({**PROCESS, "volumes": volumes, "security": {"read_only_root": True}})) == ()
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"instances": 3, "ports": [{"name": "a", "host_port": 80}], "checks": [{"kind": "docker"}]}, ["fixed host port 80"]),
+        ({"ports": [{"name": "a", "host_port": 80}], "update": {"max_surge": 2}, "checks": [{"kind": "docker"}]}, ["not used"]),
+        ({"ports": [WEB]}, ["no checks"]),
+        ({"ports": [WEB], "checks": [{"kind": "tcp"}]}, ["only connect"]),
+        ({"image": "localhost:5000/web"}, ["no tag"]),
+        ({"image": "web@sha256:" + "0" * 64}, []),
+        ({"ports": [WEB], "checks": [{"kind": "tcp"}, {"kind": "http"}]}, []),
+    ],
+)
+def test_doubts(section: Document, words: list[str]) -> None:
+    found = warnings(validate_spec({**SMALL, **section}))
+    assert len(found) == len(words), found
+    assert all(word in sentence for word, sentence in zip(words, found, strict=True))
