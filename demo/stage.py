@@ -65,6 +65,7 @@ class Stage:
         if self.socket is None:
             for name in ("image", "pull", "security"):
                 del document[name]
+            del document["ports"][0]["container_port"]
             document["runtime"] = "process"
             document["command"] = [str(Path(sys.executable).resolve()), "-I", "-S", "-B", str(CLONE / "demo/app.py"), "127.0.0.1"]
         file = ROOT / f"web-{version}.yaml"

@@ -184,6 +184,8 @@ class SystemdSupervisor(Supervisor):
             return
         text = (files("gestalt") / "systemd" / unit.name).read_text(encoding="utf-8")
         text = f"{_OURS}\n" + text.replace(f"/usr/bin/{daemon.name}", f"{sys.executable} {_program(daemon.name)}")
+        if _program(daemon.name).is_relative_to("/tmp"):  # noqa: S108 - a checkout there would be hidden from its own daemon
+            text = text.replace("PrivateTmp=yes\n", "")
         if not unit.exists() or unit.read_text(encoding="utf-8") != text:
             write_atomic(unit, text)
             await _systemctl("daemon-reload")
