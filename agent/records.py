@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MAX_EXPONENT = 30
 LOG_TAIL = 20
-NOTE_DELAY = 1.0
+NOTE_DELAY = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class RecordStore:
         await self._disk.write(self._file(record.instance), json.dumps(document, separators=(",", ":")).encode())
 
     def note(self, record: InstanceRecord) -> None:
-        """Make the record durable within a second: for what a new life of the agent would find out by itself."""
+        """Make the record durable in a moment: for what a new life of the agent would find out by itself."""
         self._noted[record.instance] = record
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(NOTE_DELAY, self._flush_soon)
