@@ -34,7 +34,7 @@ class Running:
 
     def is_alive(self) -> bool:
         """Whether it still runs; a zombie does not."""
-        return _start_time(self.pid) == self.started
+        return self.started > 0 and _start_time(self.pid) == self.started
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended."""
@@ -45,8 +45,16 @@ class Running:
                 log.debug("process %d ended just now", self.pid)
 
 
+def known_by(pid: int) -> Running:
+    """Return the process that has this pid now."""
+    return Running(pid, _start_time(pid))
+
+
 def find(program: str, argument: str) -> list[Running]:
-    """Return the processes of this pid namespace that run `program` and have `argument` among their arguments."""
+    """Return the processes of this pid namespace that run `program` and have `argument` among their arguments.
+
+    One that was started this very moment may be missing: until the kernel has finished its exec, it shows no arguments.
+    """
     found = []
     here = _namespace("self")
     for entry in _PROC.iterdir():

@@ -93,6 +93,7 @@ class DirectSupervisor(Supervisor):
 
     def __init__(self, layout: Layout) -> None:
         self._logs = layout.logs
+        self._started: dict[str, processes.Running] = {}
 
     async def start(self, daemon: Daemon) -> bool:
         if self._find(daemon):
@@ -101,7 +102,8 @@ class DirectSupervisor(Supervisor):
         log.parent.mkdir(parents=True, exist_ok=True)
         if log.exists() and log.stat().st_size > _LOG_KEPT:
             log.replace(log.with_suffix(".log.1"))
-        spawn_detached([sys.executable, str(_program(daemon.name)), "--config", str(daemon.settings)], log)
+        pid = spawn_detached([sys.executable, str(_program(daemon.name)), "--config", str(daemon.settings)], log)
+        self._started[daemon.name] = processes.known_by(pid)
         return True
 
     async def stop(self, daemon: Daemon) -> bool:
@@ -129,7 +131,9 @@ class DirectSupervisor(Supervisor):
         return self._logs / f"{daemon.name}.log"
 
     def _find(self, daemon: Daemon) -> list[processes.Running]:
-        return processes.find(daemon.name, str(daemon.settings))
+        """Return what runs. What we started ourselves counts from its first moment on, when the kernel shows no arguments yet."""
+        own = self._started.get(daemon.name)
+        return processes.find(daemon.name, str(daemon.settings)) or ([own] if own is not None and own.is_alive() else [])
 
 
 class SystemdSupervisor(Supervisor):

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from gestalt.appliance.processes import Running, end, find
+from gestalt.appliance.processes import Running, end, find, known_by
 from gestalt.clock import monotonic
 from gestalt.shell import spawn_detached
 
@@ -20,6 +20,7 @@ async def start(folder: Path, code: str) -> tuple[list[Running], str]:
     program, config, output = folder / "gestalt-sample", str(folder / "sample.yaml"), folder / "output"
     program.write_text(code, encoding="utf-8")
     pid = spawn_detached([sys.executable, str(program), "--config", config], output)
+    assert known_by(pid).is_alive(), "it counts before the kernel shows its arguments, which may take a while"
     deadline = monotonic() + LIMIT
     while not (found := find("gestalt-sample", config)) or ("deaf" in code and "deaf" not in output.read_text()):
         assert monotonic() < deadline, f"process {pid} was not found; it said {output.read_text()!r}"
