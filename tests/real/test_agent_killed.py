@@ -92,9 +92,13 @@ def wanted() -> list[DesiredInstance]:
     return webs + [desired(JOB, serial) for serial in range(1, COUNT + 1)]
 
 
+def listed(coordinator: StubCoordinator) -> list[str]:
+    return docker("ps", "-aq", "--no-trunc", "--filter", f"label=gestalt.cluster={coordinator.cluster_id}").split()
+
+
 def containers(coordinator: StubCoordinator) -> dict[str, str]:
     """Return id and start time of every container of the test, ended ones included."""
-    ids = docker("ps", "-aq", "--no-trunc", "--filter", f"label=gestalt.cluster={coordinator.cluster_id}").split()
+    ids = listed(coordinator)
     return dict(line.split() for line in docker("inspect", "-f", "{{.Id}} {{.State.StartedAt}}", *ids).splitlines()) if ids else {}
 
 
@@ -154,6 +158,7 @@ async def test_what_ended_while_the_agent_was_dead_is_started_again(coordinator:
     await until("one more attempt", lambda: any(item.attempt == 2 and item.ready for item in coordinator.observed.values()), 40)
     await until("all to be ready", lambda: coordinator.ready(*ids))
     assert sorted(item.attempt for item in coordinator.observed.values()) == [1] * (2 * COUNT - 1) + [2]
+    await until("the ended one to be removed", lambda: len(listed(coordinator)) == COUNT)
     assert len(before.items() & containers(coordinator).items()) == COUNT - 1
 
     coordinator.want([desired(WEB, serial, {"web": PORT + serial}, stop=True) for serial in range(1, COUNT + 1)], [WEB])
