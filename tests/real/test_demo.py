@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.appliance.layout import Layout
 from gestalt.shell import Completed, child_environment, run
 
 CLONE = Path(__file__).resolve().parents[2]
@@ -58,14 +59,14 @@ def check_show(said: str) -> None:
 
 
 def remains(root: Path) -> list[str]:
-    """Return the command lines that speak of `root`: daemons, shims, HAProxy."""
+    """Return the command lines that speak of `root` or of its folder of sockets: daemons, shims, HAProxy."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace") if entry.name.isdigit() else ""
         except OSError:
             continue
-        if str(root) in command:
+        if str(root) in command or str(Layout(root).run) in command:
             found.append(command)
     return found
 
@@ -82,5 +83,6 @@ async def test_the_demo_works_after_an_interruption_and_leaves_nothing(tmp_path:
     finally:
         await demo("down", environment)
     assert not root.exists()
+    assert not Layout(root).run.exists()
     assert not remains(root)
     await demo("down", environment)

@@ -14,7 +14,7 @@ from gestalt.appliance.init import InitOptions, initialise
 from gestalt.appliance.layout import Layout
 from gestalt.config import AgentSettings, CoordinatorSettings
 from gestalt.errors import GestaltError, Kind
-from gestalt.pki import Identity, Role, identity_in
+from gestalt.pki import NODE_HOST, Identity, Role, identity_in
 from gestalt.settings_file import load_settings
 
 OPTIONS = InitOptions(api_port=7410, http_port=8081, port_range=(5000, 5100))
@@ -41,6 +41,9 @@ def check_whole(layout: Layout) -> None:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         certificate.verify_directly_issued_by(authority)
         assert identity_in(certificate) == identity
+    node = x509.load_pem_x509_certificate(agent.tls.certificate.read_bytes())
+    hosts = node.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    assert hosts == [NODE_HOST], "no host where a coordinator is looked for"
     for key in layout.pki.glob("*.key"):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
