@@ -20,6 +20,7 @@ from gestalt.rpc_server import RpcServer
 from gestalt.spec.schema import AppSpec
 from gestalt.spec.template import template_hash
 from gestalt.wire import to_wire
+from tests.real.docker_lab import docker
 
 T = TypeVar("T")
 PATIENCE = 20.0
@@ -209,6 +210,12 @@ class StubCoordinator(agent_pb2_grpc.AgentsServicer):
                 **fields,
             }
         )
+
+
+def remove_all_of(image: str) -> None:
+    """Remove what a killed run of these tests left behind."""
+    if left := docker("ps", "-aq", "--filter", f"ancestor={image}").split():
+        docker("rm", "-f", *left, check=False)
 
 
 def desired(spec: AppSpec, serial: int, ports: Mapping[str, int] | None = None, *, stop: bool = False) -> DesiredInstance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from gestalt.model import HttpService, Route, Server
 from gestalt.plugins.loadbalancer.haproxy import HaproxyLoadBalancer
 from gestalt.proto.v1 import agent_pb2, api_pb2
 from gestalt.spec.schema import AppSpec, Check, Port, Restart, Stop
-from tests.real.agent_rig import StubCoordinator, desired, until
+from tests.real.agent_rig import StubCoordinator, desired, remove_all_of, until
 from tests.real.docker_lab import docker, in_thread, make_image, remove_leftovers
 
 pytestmark = pytest.mark.real
@@ -30,6 +31,7 @@ HTTP = 23790
 
 @pytest.fixture(scope="module", autouse=True)
 def image() -> str:
+    remove_all_of(IMAGE)
     return make_image(IMAGE)
 
 
@@ -64,6 +66,8 @@ async def node(coordinator: StubCoordinator, tmp_path: Path) -> AsyncIterator[No
     node = Node(settings)
     await node.start()
     yield node
+    coordinator.want([replace(item, stop=True) for item in coordinator.state.instances.values()])
+    await until("everything to be gone", lambda: not coordinator.observed)
     await node.stop()
     await in_thread(lambda: remove_leftovers(settings))
     balancer = HaproxyLoadBalancer.create(settings)

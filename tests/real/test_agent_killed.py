@@ -18,7 +18,7 @@ from gestalt.model import DesiredInstance
 from gestalt.plugins.runtime.process import ProcessRuntime
 from gestalt.settings_file import dump_settings
 from gestalt.spec.schema import AppSpec, Check, Port, Stop
-from tests.real.agent_rig import StubCoordinator, desired, until
+from tests.real.agent_rig import StubCoordinator, desired, remove_all_of, until
 from tests.real.docker_lab import docker, in_thread, make_image, remove_leftovers
 
 pytestmark = pytest.mark.real
@@ -67,6 +67,7 @@ class AgentProcess:
 
 @pytest.fixture
 async def coordinator(tmp_path: Path) -> AsyncIterator[StubCoordinator]:
+    remove_all_of(IMAGE)
     make_image(IMAGE)
     stub = StubCoordinator(tmp_path)
     await stub.start()
