@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup packages docker lint format test soak bench proto demo demo-down clean
+.PHONY: help setup packages docker lint format test soak bench proto lock demo demo-down clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,9 @@ bench: packages setup docker  ## the figures of docs/performance.md, measured on
 
 proto: setup     ## the Python code of proto/, anew
 	@scripts/proto.sh
+
+lock:            ## requirements.lock, the exact versions for the release build, anew
+	@scripts/lock.sh
 
 demo:            ## a real application on this machine, from nothing to updated without a failed request
 	@scripts/install-packages demo
