@@ -94,9 +94,15 @@ class ProxyManager:
         return ((self._problem,) if self._problem else ()) + tuple(self._driver.problems())
 
     async def start(self) -> None:
-        """Adopt or start the load balancer, and begin; one that cannot be started is tried again."""
+        """Adopt or start the load balancer, and begin; one that cannot be started is tried again.
+
+        An instance that an adopted one gives requests goes on getting them until something is seen of it.
+        """
         try:
             await self._driver.start(self._died)
+            serving = [name for name, load in (await self._driver.load()).items() if load.serving]
+            log.debug("found the load balancer with requests for %s; known here: %s", serving, self._local)
+            self._local = {name: LocalServer(ready=True) for name in serving} | self._local
         except DriverUnavailable as error:
             self._fail(str(error))
         self._task = asyncio.create_task(self._run(), name="proxy")

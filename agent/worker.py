@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gestalt.clock import boottime
+from gestalt.model import Health
 from gestalt.plugin.runtime import AttemptStatus, DriverUnavailable
 
 from .hands import Hands
@@ -41,7 +42,8 @@ class Worker:
         self._trouble = ""
         self._told: tuple[Situation, Action] | None = None
         self._done: tuple[Situation, Action] | None = None
-        self._around.traffic.set_local(record.instance, remembered(record).ready)
+        if remembered(record).ready:
+            self._around.traffic.set_local(record.instance, True)
         self._task = asyncio.create_task(self._run(), name=f"instance {record.instance}")
 
     def aim(self, target: Target) -> None:
@@ -166,6 +168,8 @@ class Worker:
         """Watch the attempt that runs; one that is to go is not watched anew."""
         local = self.local
         attempt = local.running_attempt()
+        if attempt == 0 and local.attempts is None:
+            return  # the runtime has not answered yet: what an earlier agent put in place stays
         if attempt == 0 or local.restarting:
             await self._checks.stop()
             self._around.traffic.set_local(local.record.instance, False)
@@ -175,8 +179,10 @@ class Worker:
             await self._checks.watch(attempt, local.target, self._hands.driver, age, local.record.checks if known else ())
 
     def _checks_changed(self) -> None:
+        """Take note of what the checks say. As long as they say nothing yet, an adopted attempt gets requests or not as it did."""
         local, report = self.local, self._checks.report
-        self._around.traffic.set_local(local.record.instance, report.ready)
+        if report.ready or report.health is not Health.UNKNOWN:
+            self._around.traffic.set_local(local.record.instance, report.ready)
         if [(item.name, item.health) for item in report.statuses] != [(item.name, item.health) for item in local.record.checks]:
             local.record = replace(local.record, checks=report.statuses)
             self._around.records.note(local.record)

@@ -15,6 +15,9 @@ from gestalt.spec.schema import AppSpec
 
 from .records import App, Placed
 
+UNCHECKED_REST = 1.0
+"""Seconds that an instance without any check has to run before a change counts it as healthy, unless the app says more."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -134,6 +137,11 @@ def share(text: str, whole: int, *, round_up: bool) -> int:
     return math.ceil(part) if round_up else math.floor(part)
 
 
+def rest_needed(spec: AppSpec) -> float:
+    """Return for how many seconds an instance has to be ready before it counts. Without a check, just running says little."""
+    return spec.update.min_healthy_time or (0.0 if spec.checks else UNCHECKED_REST)
+
+
 def _to_start(case: _Case) -> int:
     surge, _ = limits(case.spec, case.app.wanted)
     occupying = len(case.current) + len(case.old) + (len(case.leaving) if stops_first(case.spec) else 0)
@@ -148,7 +156,8 @@ def _to_stop(case: _Case) -> list[View]:
     if wanted == 0:
         return worst_first + surplus
     _, unavailable = limits(case.spec, wanted)
-    ready_after = sum(view.ready for view in (*case.current, *case.old)) - sum(view.ready for view in surplus)
+    steady = [view for view in case.current if view.ready and view.ready_for >= rest_needed(case.spec)]
+    ready_after = len(steady) + sum(view.ready for view in case.old) - sum(view in steady for view in surplus)
     stop = list(surplus)
     for view in worst_first:
         if view.known_bad:
@@ -160,8 +169,7 @@ def _to_stop(case: _Case) -> list[View]:
 
 
 def _judge(case: _Case) -> tuple[Outcome, str]:
-    rest = case.spec.update.min_healthy_time
-    steady = [view for view in case.current if view.ready and view.ready_for >= rest]
+    steady = [view for view in case.current if view.ready and view.ready_for >= rest_needed(case.spec)]
     if len(case.current) == case.app.wanted == len(steady) and not case.old and not case.leaving:
         return Outcome.DONE, ""
     for view in case.current if case.app.wanted else ():
@@ -195,6 +203,6 @@ def _wake_in(case: _Case, outcome: Outcome) -> float:
     if outcome is not Outcome.GOING_ON:
         return math.inf
     update = case.spec.update
-    own = [update.min_healthy_time - view.ready_for if view.ready else update.health_deadline - view.waiting for view in case.current]
+    own = [rest_needed(case.spec) - view.ready_for if view.ready else update.health_deadline - view.waiting for view in case.current]
     future = [time for time in (update.progress_deadline - case.stalled, *own) if time > 0]
     return min(future, default=0.001)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -60,8 +60,12 @@ class Streams:
             await queue.put(error)
         await queue.put(None)
 
-    async def exec(self, actor: str, inputs: AsyncIterator[api_pb2.ExecInput]) -> AsyncIterator[api_pb2.ExecOutput]:
+    async def exec(
+        self, actor: str, inputs: AsyncIterator[api_pb2.ExecInput], accepted: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[api_pb2.ExecOutput]:
         """Run a command in an instance: the first input opens it, the last output is its exit code.
+
+        `accepted` is awaited once the agent has taken it on, before anything of the caller's input is sent there.
 
         Raises:
             GestaltError: the first input is not an opening, there is no such instance, or the command cannot be started.
@@ -72,6 +76,7 @@ class Streams:
         log.info("%s runs %s in %s", actor, list(opening.command), instance)
         self.ledger.tell("instance.exec", instance, f"{actor} ran {opening.command[0]}", self._app_of(instance).path)
         channel = await self._open(node, agent_pb2.OpenBulk(exec=opening))
+        await accepted()
         feeder = asyncio.create_task(_feed(channel, inputs))
         try:
             async with aclosing(received(channel)) as messages:

@@ -140,7 +140,12 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
     @streaming
     async def Exec(self, request: AsyncIterator[api_pb2.ExecInput], context: Context) -> AsyncIterator[api_pb2.ExecOutput]:
         identity = caller(context, self.cluster_id, Role.USER)
-        async for output in self.streams.exec(identity.name, request):
+
+        async def accepted() -> None:
+            """Tell the client that it may send input: a refusal after it began would reach it garbled."""
+            await context.send_initial_metadata((("gestalt-exec", "accepted"),))
+
+        async for output in self.streams.exec(identity.name, request, accepted):
             yield output
 
 

@@ -13,10 +13,11 @@ from gestalt.model import Route
 
 @dataclass(frozen=True, slots=True)
 class ServerLoad:
-    """Connections that a server has right now and its state in the product's words."""
+    """Connections that a server has right now, its state in the product's words, and whether it is given new requests."""
 
     connections: int
     state: str
+    serving: bool = False
 
 
 class LoadBalancerDriver(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from gestalt.plugin.loadbalancer import ServerLoad
@@ -62,13 +62,16 @@ def _entry(row: Mapping[str, str]) -> ServerEntry:
     return ServerEntry(address if address == "-" else str(ip_address(address)), int(row["srv_port"]), state)
 
 
+_SERVING = ("no check", "UP")
+
+
 def parse_load(text: str) -> dict[str, ServerLoad]:
     """Read `show stat`: connections by server, summed over backends."""
     load: dict[str, ServerLoad] = {}
     for row in csv.DictReader(text.strip().removeprefix("# ").splitlines()):
         name = row["svname"]
-        before = load.get(name, ServerLoad(0, row["status"]))
-        load[name] = ServerLoad(before.connections + int(row["scur"] or 0) + int(row["qcur"] or 0), before.state)
+        before = load.get(name, ServerLoad(0, row["status"], serving=row["status"] in _SERVING))
+        load[name] = replace(before, connections=before.connections + int(row["scur"] or 0) + int(row["qcur"] or 0))
     return load
 
 
@@ -77,8 +80,8 @@ def merge_load(parts: Iterable[Mapping[str, ServerLoad]]) -> dict[str, ServerLoa
     total: dict[str, ServerLoad] = {}
     for part in parts:
         for name, load in part.items():
-            before = total.get(name, ServerLoad(0, load.state))
-            total[name] = ServerLoad(before.connections + load.connections, before.state)
+            before = total.get(name, replace(load, connections=0))
+            total[name] = replace(before, connections=before.connections + load.connections)
     return total
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tests.real.simulated_agent import SimulatedAgent
-from tests.unit.coordinator.world import PATH, spec
 
 from gestalt.config import CoordinatorSettings, StoreSettings, TlsSettings
 from gestalt.coordinator.service import CoordinatorService, build
@@ -23,6 +21,8 @@ from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 from gestalt.rpc import decode_error
 from gestalt.rpc_server import channel_credentials
 from gestalt.wire import spec_to_wire
+from tests.real.simulated_agent import SimulatedAgent
+from tests.unit.coordinator.world import PATH, spec
 
 
 @dataclass

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.real.coordinator_rig import Rig, eventually, refused
-from tests.unit.coordinator.world import PATH, spec
 
 from gestalt.errors import GestaltError, Kind
 from gestalt.pki import Role
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc
 from gestalt.wire import spec_to_wire
+from tests.real.coordinator_rig import Rig, eventually, refused
+from tests.unit.coordinator.world import PATH, spec
 
 
 @pytest.fixture
@@ -42,13 +42,15 @@ async def test_launch_to_healthy_and_delete_to_nothing(rig: Rig) -> None:
     assert set(agent.state.routes) == {f"{PATH}:http"}
     assert {server.instance for server in agent.state.routes[f"{PATH}:http"].servers} == set(agent.running)
     assert (await rig.outcome(await rig.apps().Delete(api_pb2.AppRequest(app=PATH)))).state == "succeeded"
-    await eventually(lambda: not agent.state.instances and not agent.state.routes and not agent.state.templates, "the node is told of nothing")
+    await eventually(
+        lambda: not agent.state.instances and not agent.state.routes and not agent.state.templates, "the node is told of nothing"
+    )
     assert (await refused(rig.get())).kind is Kind.NOT_FOUND
 
 
 async def test_a_launch_waits_for_a_node_and_says_so(rig: Rig) -> None:
     reply = await rig.launch()
-    assert "3 of 3 instances cannot be placed now: no node has joined yet" in reply.warnings[0]
+    assert any("3 of 3 instances cannot be placed now: no node has joined yet" in warning for warning in reply.warnings)
     app = (await rig.get()).app
     assert "no node has joined yet" in app.message
     await rig.agent()
@@ -61,12 +63,16 @@ async def test_update_and_failed_update(rig: Rig) -> None:
     task = await rig.outcome(await rig.launch(image="web:2"))
     assert task.state == "succeeded"
     await eventually(lambda: {item.version for item in agent.state.instances.values()} == {2}, "the node is told of version 2 alone")
-    task = await rig.outcome(await rig.launch(image="web:bad", update={"health_deadline": 0.3}))
+    task = await rig.outcome(await rig.launch(image="web:bad", update={"health_deadline": 1}))
     assert task.state == "failed"
-    assert task.message.startswith("rolled back to version 2: an instance did not become healthy within 0.3 s")
+    assert task.message.startswith("rolled back to version 2: an instance did not become healthy within 1 s")
     assert "check http-1: connection refused" in task.message
     history = await rig.apps().History(api_pb2.GetRequest(app=PATH))
-    assert [(item.number, item.current, item.stable) for item in history.versions] == [(3, False, False), (2, True, True), (1, False, False)]
+    assert [(item.number, item.current, item.stable) for item in history.versions] == [
+        (3, False, False),
+        (2, True, True),
+        (1, False, False),
+    ]
     assert [change.field for change in history.versions[0].changes] == ["image", "update.health_deadline"]
 
 
@@ -162,7 +168,7 @@ async def test_events_resume_after_a_token(rig: Rig) -> None:
     assert [kind for kind in kinds if kind.startswith(("app", "task"))] == ["app.launched", "app.placed", "task.succeeded"]
     tokens = [item.token async for batch in stub.Watch(api_pb2.WatchEventsRequest(after="0")) for item in batch.events]
     rest = [item.token async for batch in stub.Watch(api_pb2.WatchEventsRequest(after=tokens[1])) for item in batch.events]
-    assert rest == tokens[2:]
+    assert rest[: len(tokens) - 2] == tokens[2:]
     only = [item.kind async for batch in stub.Watch(api_pb2.WatchEventsRequest(after="0", kinds=["task"])) for item in batch.events]
     assert only == ["task.succeeded"]
 

@@ -16,12 +16,15 @@ from gestalt.model import Health, Observed, Phase
 from gestalt.spec.schema import AppSpec, HttpService, Port, Update
 
 PATH = "/org/ws/env/web"
+CHECKS = [{"kind": "tcp", "port": "http", "grace": 0}]
 AT = "2026-01-01T00:00:00+00:00"
 
 
 def spec(image: str = "web:1", instances: int = 3, **fields: object) -> AppSpec:
     port = Port(name="http", container_port=80, http=HttpService())
-    return AppSpec.model_validate({"path": PATH, "image": image, "instances": instances, "ports": [port.model_dump()], **fields})
+    return AppSpec.model_validate(
+        {"path": PATH, "image": image, "instances": instances, "ports": [port.model_dump()], "checks": CHECKS, **fields}
+    )
 
 
 def node(name: str = "n1", **fields: object) -> Capacity:

@@ -70,9 +70,9 @@ def test_reads_the_processes_of_old_and_new_versions() -> None:
 
 def test_load_is_summed_over_services_and_workers() -> None:
     stat = "# pxname,svname,qcur,scur,status\nbe1,a,1,2,no check\nbe2,a,0,3,DRAIN\nbe1,b,,0,MAINT\n"
-    assert parse_load(stat) == {"a": ServerLoad(6, "no check"), "b": ServerLoad(0, "MAINT")}
+    assert parse_load(stat) == {"a": ServerLoad(6, "no check", serving=True), "b": ServerLoad(0, "MAINT")}
     assert merge_load([parse_load(stat), {"a": ServerLoad(4, "old"), "c": ServerLoad(1, "old")}]) == {
-        "a": ServerLoad(10, "no check"), "b": ServerLoad(0, "MAINT"), "c": ServerLoad(1, "old"),
+        "a": ServerLoad(10, "no check", serving=True), "b": ServerLoad(0, "MAINT"), "c": ServerLoad(1, "old"),
     }  # fmt: skip
 
 
