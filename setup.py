@@ -23,12 +23,10 @@ RUNTIME = [
 ]
 
 DEVELOPMENT = [
-    "grpcio-tools>=1.62,<1.63",
     "hypothesis>=6.100",
     "import-linter>=2.0",
     "jsonschema>=4.21",
     "mypy>=1.11",
-    "mypy-protobuf>=3.6,<3.7",
     "pytest>=8.2",
     "pytest-asyncio>=0.24",
     "pytest-timeout>=2.3",
@@ -36,6 +34,7 @@ DEVELOPMENT = [
     "types-docker",
     "types-psutil",
     "types-PyYAML",
+    "types-protobuf",
     "types-regex",
     "grpc-stubs",
 ]

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from gestalt.descriptors import is_repeated
 from gestalt.proto.v1 import spec_pb2
 from gestalt.spec.schema import AppSpec
 
@@ -42,10 +43,10 @@ def spec_document(message: Message) -> dict[str, Any]:
     for field in cast(Any, message.DESCRIPTOR).fields:
         content = getattr(message, field.name)
         if field.message_type is None:
-            document[field.name] = list(content) if field.label == field.LABEL_REPEATED else content
+            document[field.name] = list(content) if is_repeated(field) else content
         elif field.message_type.GetOptions().map_entry:
             document[field.name] = {key: spec_document(item) if isinstance(item, Message) else item for key, item in content.items()}
-        elif field.label == field.LABEL_REPEATED:
+        elif is_repeated(field):
             document[field.name] = [spec_document(item) for item in content]
         elif message.HasField(field.name):
             document[field.name] = spec_document(content)

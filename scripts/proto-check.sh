@@ -7,7 +7,6 @@ trap 'rm -rf "$fresh"' EXIT
 mkdir "$fresh/gestalt" "$fresh/scripts"
 cp -r proto "$fresh/proto"
 ln -s ../proto "$fresh/gestalt/proto"
-ln -s "$PWD/.venv" "$fresh/.venv"
-cp scripts/proto.sh "$fresh/scripts/"
-"$fresh/scripts/proto.sh"
+cp scripts/proto.sh scripts/find-python "$fresh/scripts/"
+GESTALT_PROTO_TOOLS="$PWD/.run/proto" "$fresh/scripts/proto.sh"
 diff -r -q -x __pycache__ proto "$fresh/proto" || { echo "the generated code is stale; run: make proto" >&2; exit 1; }

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 from google.protobuf.message import Message
 
+from gestalt.descriptors import is_repeated
+
 
 def shape(message: Message) -> dict[str, Any]:
     """Return the shape of a message; every field is there, in the order of the contract."""
@@ -27,7 +29,7 @@ def word(message: Message, name: str) -> str:
 
 def _field(message: Message, field: Any) -> Any:
     content = getattr(message, field.name)
-    if field.label == field.LABEL_REPEATED:
+    if is_repeated(field):
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             return {str(key): _value(field, content[key]) for key in sorted(content)}
         return [_value(field, item) for item in content]

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from gestalt import model
 from gestalt.coordinator.diff import FieldChange
 from gestalt.coordinator.records import Step
+from gestalt.descriptors import is_repeated
 from gestalt.proto.v1 import agent_pb2, model_pb2, spec_pb2
 from gestalt.spec.load import validate_spec
 from gestalt.spec.schema import AppSpec
@@ -89,7 +90,7 @@ def field_mismatches(annotation: Any, field: Any, place: str) -> list[str]:
         if message is None or not message.GetOptions().map_entry:
             return [f"{place}: a dict here, no map there"]
         return value_mismatches(plain(typing.get_args(kind)[1])[0], message.fields_by_name["value"], place)
-    if (origin is tuple) != (field.label == field.LABEL_REPEATED):
+    if (origin is tuple) != is_repeated(field):
         return [f"{place}: a list on one side only"]
     if origin is tuple:
         return value_mismatches(plain(typing.get_args(kind)[0])[0], field, place)
