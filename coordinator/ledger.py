@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from gestalt import clock
 from gestalt.errors import GestaltError, Kind
@@ -47,6 +48,8 @@ class Ledger:
         self._retention = retention
         self._lock = asyncio.Lock()
         self._sequence = 0
+        self._committing = False
+        self._waiting: list[Callable[[int, int], Event]] = []
         self._listeners: list[Callable[[Draft], None]] = []
 
     def on_commit(self, listener: Callable[[Draft], None]) -> None:
@@ -83,8 +86,14 @@ class Ledger:
                 await self._finish(asyncio.ensure_future(self._commit(draft, actor, action, request)))
 
     def tell(self, kind: str, subject: str, message: str, app: str = "") -> None:
-        """Put an observed event into the ring; it is not durable."""
-        self.events.append([Event(self.epoch, self._next(), kind, subject, message, clock.wall().isoformat(), app)])
+        """Put an observed event into the ring; it is not durable. During a commit it waits, so that tokens stay in order."""
+        self._waiting.append(partial(Event, kind=kind, subject=subject, message=message, at=clock.wall().isoformat(), app=app))
+        if not self._committing:
+            self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self.events.append([make(self.epoch, self._next()) for make in waiting])
 
     @staticmethod
     async def _finish(commit: asyncio.Future[None]) -> None:
@@ -96,6 +105,14 @@ class Ledger:
             raise
 
     async def _commit(self, draft: Draft, actor: str, action: str, request: str) -> None:
+        self._committing = True
+        try:
+            await self._commit_in_order(draft, actor, action, request)
+        finally:
+            self._committing = False
+            self._tell_waiting()
+
+    async def _commit_in_order(self, draft: Draft, actor: str, action: str, request: str) -> None:
         now = clock.wall()
         at = now.isoformat()
         events = tuple(make(self.epoch, self._next(), at) for make in draft.events)

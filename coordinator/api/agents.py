@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from gestalt import __version__, clock
 from gestalt.errors import GestaltError, Kind
+from gestalt.identity import Identity, Role
 from gestalt.model import Observed
-from gestalt.pki import Identity, Role
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, model_pb2
 from gestalt.wire import from_wire
 

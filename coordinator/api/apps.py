@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gestalt.errors import Detail, GestaltError, Kind
-from gestalt.pki import Role
+from gestalt.identity import Role
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, spec_pb2
 from gestalt.spec.load import validate_spec
 from gestalt.spec.schema import AppSpec

@@ -11,7 +11,7 @@ import grpc
 from pydantic import ValidationError
 
 from gestalt.errors import GestaltError, Kind
-from gestalt.pki import Identity, Role
+from gestalt.identity import Identity, Role
 from gestalt.rpc import encode_error, status_message
 from gestalt.rpc_server import peer_identity
 

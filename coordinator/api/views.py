@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from gestalt.errors import GestaltError, Kind
-from gestalt.pki import Role
+from gestalt.identity import Role
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 
 from ..events import EventRing

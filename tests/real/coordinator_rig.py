@@ -99,21 +99,27 @@ class Rig:
 
     async def outcome(self, reply: api_pb2.ChangeReply) -> model_pb2.Task:
         """Watch the task of a reply to its end."""
-        last = model_pb2.Task()
-        async for last in self.tasks().Watch(api_pb2.GetTaskRequest(id=reply.tasks[0].id), timeout=20):
-            pass
-        return last
+        seen = [task async for task in self.tasks().Watch(api_pb2.GetTaskRequest(id=reply.tasks[0].id), timeout=20)]
+        return seen[-1]
 
     async def get(self) -> api_pb2.AppReply:
         reply: api_pb2.AppReply = await self.apps().Get(api_pb2.GetRequest(app=PATH), timeout=10)
         return reply
+
+    async def until_reason(self, reason: str) -> None:
+        """Wait until the first instance is shown with a reason."""
+        seen = ""
+        deadline = asyncio.get_running_loop().time() + 10
+        while seen != reason:
+            assert asyncio.get_running_loop().time() < deadline, f"waited for {reason!r}, saw {seen!r}"
+            seen = (await self.get()).instances[0].observed.reason
 
 
 async def eventually(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
     """Wait until a condition holds; fails with what was waited for and how it stands."""
     try:
         async with asyncio.timeout(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - what is waited for raises no event
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"{what} within {seconds:g} s: {condition()!r}") from None

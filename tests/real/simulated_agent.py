@@ -48,7 +48,8 @@ class SimulatedAgent:
         await asyncio.wait([self._task], timeout=10)
 
     async def _session(self) -> None:
-        facts = model_pb2.Facts(hostname=self.name, cpu=64, memory=64 * 1024**3, runtimes=["docker", "process"], port_first=3000, port_last=4000)
+        facts = model_pb2.Facts(hostname=self.name, cpu=64, memory=64 * 1024**3, port_first=3000, port_last=4000)
+        facts.runtimes.extend(["docker", "process"])
         hello = agent_pb2.Hello(
             node_id=self.node_id,
             node_name=self.name,

@@ -268,9 +268,7 @@ async def test_reports_on_what_is_not_placed_there_are_ignored(rig: Rig) -> None
     (seen,) = agent.running.values()
     agent.report(replace(seen, instance="web-ffffff-99"))
     agent.report(replace(seen, attempt=2, reason="marker"))
-    async with asyncio.timeout(10):
-        while (await rig.get()).instances[0].observed.reason != "marker":
-            await asyncio.sleep(0.02)
+    await rig.until_reason("marker")
     assert len((await rig.get()).instances) == 1
 
 
@@ -281,7 +279,5 @@ async def test_a_phase_never_goes_back(rig: Rig) -> None:
     agent.report(replace(seen, attempt=3))
     agent.report(replace(seen, attempt=2, reason="from the past"))
     agent.report(replace(seen, attempt=3, reason="marker"))
-    async with asyncio.timeout(10):
-        while (await rig.get()).instances[0].observed.reason != "marker":
-            await asyncio.sleep(0.02)
+    await rig.until_reason("marker")
     assert (await rig.get()).instances[0].observed.attempt == 3

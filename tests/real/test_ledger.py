@@ -101,6 +101,17 @@ async def test_a_draft_that_raises_leaves_nothing(ledger: Ledger) -> None:
     assert ledger.events.last == "0"
 
 
+async def test_events_that_are_seen_during_a_commit_come_after_it_with_higher_tokens(ledger: Ledger) -> None:
+    change = asyncio.create_task(requests(ledger).change(call(), {PATH: work}))
+    for _ in range(20):
+        ledger.tell("node.ready", "n1", "seen meanwhile")
+        await asyncio.sleep(0)
+    await change
+    events, _ = ledger.events.after("0")
+    assert {"app.launched", "node.ready"} <= {event.kind for event in events}
+    assert [event.sequence for event in events] == sorted(event.sequence for event in events)
+
+
 class FullOnce(SqliteStore):
     """A real store whose disk is full for the first commit."""
 

@@ -22,9 +22,8 @@ AT = "2026-01-01T00:00:00+00:00"
 
 def spec(image: str = "web:1", instances: int = 3, **fields: object) -> AppSpec:
     port = Port(name="http", container_port=80, http=HttpService())
-    return AppSpec.model_validate(
-        {"path": PATH, "image": image, "instances": instances, "ports": [port.model_dump()], "checks": CHECKS, **fields}
-    )
+    base = {"path": PATH, "image": image, "instances": instances, "ports": [port.model_dump()], "checks": CHECKS}
+    return AppSpec.model_validate(base | fields)
 
 
 def node(name: str = "n1", **fields: object) -> Capacity:
