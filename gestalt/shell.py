@@ -99,9 +99,7 @@ def spawn_detached(argv: Sequence[str], output: Path) -> int:
     return process.pid
 
 
-async def spawn(
-    argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, pass_fds: Sequence[int] = ()
-) -> asyncio.subprocess.Process:
+async def spawn(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, pass_fds: Sequence[int] = ()) -> asyncio.subprocess.Process:
     """Start a program that the caller talks to, in its own session; the caller waits for it and ends it (`kill_group`).
 
     Args:
