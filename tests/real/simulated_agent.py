@@ -61,17 +61,20 @@ class SimulatedAgent:
             cluster_id=self.cluster_id,
         )
         self._outbox.put_nowait(agent_pb2.AgentMessage(hello=hello))
-        inventory = agent_pb2.Inventory(instances=[to_wire(item, model_pb2.Observed) for item in self.running.values()])
-        self._outbox.put_nowait(agent_pb2.AgentMessage(inventory=inventory))
-        beat = asyncio.create_task(self._beat())
+        beat: asyncio.Task[None] | None = None
         try:
             async for message in self._stub.Session(self._messages()):
                 self.received.append(message.WhichOneof("kind") or "")
+                if message.HasField("welcome"):
+                    inventory = agent_pb2.Inventory(instances=[to_wire(item, model_pb2.Observed) for item in self.running.values()])
+                    self._outbox.put_nowait(agent_pb2.AgentMessage(inventory=inventory))
+                    beat = asyncio.create_task(self._beat())
                 self._take(message)
         except grpc.aio.AioRpcError as error:
             self.error = error
         finally:
-            beat.cancel()
+            if beat is not None:
+                beat.cancel()
 
     async def _messages(self):  # type: ignore[no-untyped-def]
         while True:

@@ -24,7 +24,7 @@ from tests.real.docker_lab import docker, in_thread, make_image, remove_leftover
 pytestmark = pytest.mark.real
 
 IMAGE = "gestalt-agent-test/busybox:1"
-FAST = Check(name="web", kind="http", port="web", interval=0.3, timeout=0.2, grace=5.0, failures=2)
+FAST = Check(name="web", kind="http", port="web", interval=1.0, timeout=1.0, grace=5.0, failures=3)
 PORT = 23710
 HTTP = 23790
 
@@ -189,7 +189,7 @@ async def test_an_absent_image_and_a_taken_port_are_told(coordinator: StubCoordi
 
 
 async def test_a_check_that_hangs_restarts_what_does_not_answer(coordinator: StubCoordinator, node: Node) -> None:
-    hangs = FAST.model_copy(update={"grace": 0.0})
+    hangs = FAST.model_copy(update={"grace": 0.0, "interval": 0.3, "timeout": 0.2, "failures": 2})
     spec = web(command=("/bin/sh", "-c", "nc -l -p 80 >/dev/null & nc -ll -p 80 -e sleep 1000"), checks=(hangs,))
     one = desired(spec, 1, {"web": PORT + 1})
     coordinator.want([one], [spec])

@@ -6,6 +6,7 @@ and removed. Loop devices are made by `mount -o loop` alone, so they go with the
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from gestalt import shell
+from gestalt.clock import monotonic
 
 _PREFIX = "gestalt-loopdisk-"
 _FICLONE = 0x40049409
@@ -66,7 +68,12 @@ class LoopDisks:
         return await self._mount(name, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
 
     async def unmount(self, point: Path) -> None:
-        await _run("umount", str(point))
+        """Unmount. A loop device lets go of its file a moment after its own mount went, which keeps the disk below busy until then."""
+        deadline = monotonic() + _LIMIT
+        while not (done := await shell.run(("umount", str(point)), limit=_LIMIT)).ok:
+            assert "busy" in done.complaint(), done.complaint()
+            assert monotonic() < deadline, f"{point} stays busy: {done.complaint()}"
+            await asyncio.sleep(0.05)
         self._mounted.remove(point)
 
     async def _mount(self, name: str, *arguments: str) -> Path:
