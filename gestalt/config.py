@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gestalt.units import parse_duration, parse_size
 
@@ -78,6 +78,14 @@ class AgentSettings(Settings):
     docker: DockerSettings = DockerSettings()
     process: ProcessSettings = ProcessSettings()
 
+    @model_validator(mode="after")
+    def _ports_in_order(self) -> Self:
+        if not 0 < self.port_first <= self.port_last <= 65535:
+            raise ValueError(
+                f"port_first ({self.port_first}) and port_last ({self.port_last}) are no range of ports; allowed: 1 to 65535, in order"
+            )
+        return self
+
 
 class StoreSettings(Settings):
     """Where durable state lies."""
@@ -101,3 +109,11 @@ class CoordinatorSettings(Settings):
     event_ring: int = 10_000
     request_retention: Duration = 86_400.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> Self:
+        """A node must miss at least one heartbeat before it counts as unreachable, and be unreachable long before it is given up."""
+        if not 0 < self.heartbeat <= self.unreachable_after <= self.agent_grace:
+            times = f"{self.heartbeat:g} s, {self.unreachable_after:g} s, {self.agent_grace:g} s"
+            raise ValueError(f"heartbeat, unreachable_after and agent_grace ({times}) must be above 0 and in this order")
+        return self

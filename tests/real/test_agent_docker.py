@@ -190,7 +190,7 @@ async def test_an_absent_image_and_a_taken_port_are_told(coordinator: StubCoordi
 
 async def test_a_check_that_hangs_restarts_what_does_not_answer(coordinator: StubCoordinator, node: Node) -> None:
     hangs = FAST.model_copy(update={"grace": 0.0, "interval": 0.3, "timeout": 0.2, "failures": 2})
-    spec = web(command=("/bin/sh", "-c", "nc -l -p 80 >/dev/null & nc -ll -p 80 -e sleep 1000"), checks=(hangs,))
+    spec = web(command=("/bin/sh", "-c", "exec nc -ll -p 80 -e sleep 1000"), checks=(hangs,))
     one = desired(spec, 1, {"web": PORT + 1})
     coordinator.want([one], [spec])
     await until("a restart", lambda: one.id in coordinator.observed and coordinator.observed[one.id].attempt >= 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gestalt.config import AgentSettings, CoordinatorSettings, TlsSettings
 from gestalt.errors import GestaltError, Kind
@@ -66,3 +67,13 @@ def test_a_file_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
         load_settings(tmp_path / "none.yaml", CoordinatorSettings)
     assert caught.value.kind is Kind.NOT_FOUND
     assert "appliance init" in caught.value.hint
+
+
+def test_times_and_ports_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    (told,) = mistakes(tmp_path, GOOD + "port_first: 4000\nport_last: 3000\n")
+    assert "port_first (4000) and port_last (3000) are no range of ports" in told
+    document = yaml.safe_load(GOOD)
+    settings = {"cluster_id": "c", "tls": document["tls"], "heartbeat": "5s", "unreachable_after": "4s"}
+    (tmp_path / "coordinator.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(GestaltError, match="must be above 0 and in this order"):
+        load_settings(tmp_path / "coordinator.yaml", CoordinatorSettings)
