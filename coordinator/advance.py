@@ -85,7 +85,8 @@ def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
 
 
 def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
-    can_roll_back = case.spec.update.auto_rollback and app.stable not in (0, app.version) and not task.rolling_back
+    to_another = bool(app.wanted) and app.stable not in (0, app.version)  # what is to stop runs no version
+    can_roll_back = case.spec.update.auto_rollback and to_another and not task.rolling_back
     if can_roll_back:
         draft.put_task(replace(task, rolling_back=reason))
         draft.tell("task.rolling-back", task.id, f"{task.kind} of {app.path} goes back to version {app.stable}: {reason}", app.path)

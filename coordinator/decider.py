@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from gestalt import clock
 from gestalt.errors import GestaltError
@@ -17,7 +16,8 @@ from .dispatch import Dispatcher
 from .ledger import Ledger
 from .nodes import Tracker
 from .place import Capacity
-from .reconcile import View, is_current, reconcile
+from .progress import Progress
+from .reconcile import reconcile
 from .records import App, Step, Task, instance_id
 from .state import Draft
 
@@ -25,15 +25,6 @@ log = logging.getLogger(__name__)
 
 RETRY = 1.0
 """Seconds until an app is looked at again after the store refused a commit."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far the change of one app got, and when it last got further, by the monotonic clock."""
-
-    task: str
-    best: int
-    since: float
 
 
 class Decider:
@@ -45,7 +36,8 @@ class Decider:
         self._dispatcher = dispatcher
         self._dirty: set[str] = set()
         self._due: dict[str, float] = {}
-        self._progress: dict[str, Progress] = {}
+        self._progress = Progress()
+        self._watched: dict[str, set[str]] = {}
         self._wake = asyncio.Event()
         self.unplaced: dict[str, str] = {}
         ledger.on_commit(self._committed)
@@ -61,6 +53,8 @@ class Decider:
 
     async def run(self) -> None:
         """Decide for ever. One app at a time, so that a long pass never holds the loop."""
+        for path in self._ledger.state.apps:
+            self._track(path)
         self.wake(self._ledger.state.apps)
         while True:
             await self._wait()
@@ -95,17 +89,17 @@ class Decider:
         app = draft.app(path)
         if app is None:
             self.unplaced.pop(path, None)
-            self._progress.pop(path, None)
+            self._progress.forget(path)
             return
         case = self.case(app, clock.wall().isoformat())
-        decision = reconcile(app, case.spec, case.views, self._stalled(case))
+        decision = reconcile(app, case.spec, case.views, self._progress.stalled(app, case.views, clock.monotonic()))
         nodes = self.capacities(path) if decision.start else ()
         reason = advance(draft, case, decision, nodes)
         if reason:
             self.unplaced[path] = reason
         else:
             self.unplaced.pop(path, None)
-        if app.task and not math.isinf(decision.wake_in):
+        if not math.isinf(decision.wake_in):
             self._due[path] = clock.monotonic() + decision.wake_in
 
     def case(self, app: App, at: str) -> Case:
@@ -125,14 +119,6 @@ class Decider:
             return task.steps
         return steps(self.case(app, ""), task, self.unplaced.get(app.path, ""))
 
-    def _stalled(self, case: Case) -> float:
-        now, path = clock.monotonic(), case.app.path
-        score = _score(case.app, case.views)
-        progress = self._progress.get(path)
-        if progress is None or progress.task != case.app.task or score > progress.best:
-            progress = self._progress[path] = Progress(case.app.task, score, now)
-        return now - progress.since
-
     def _committed(self, draft: Draft) -> None:
         """A commit is durable: tell the nodes, and look again at every app that it touched."""
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
@@ -141,21 +127,15 @@ class Decider:
         if paths:
             self._dispatcher.refresh_routes(paths)
             self.wake(paths)
+            self.wake_unplaced()  # what went has left room
 
     def _track(self, path: str) -> None:
-        """Begin to watch new instances, and count reports that a stopping one is gone only from now on."""
+        """Watch the instances of an app, count reports that a stopping one is gone only from now on, forget those that went."""
         app = self._ledger.state.apps.get(path)
-        for placed in self._ledger.state.placed(path).instances if app is not None else ():
-            if app is not None:
-                self._tracker.watch(instance_id(app, placed.serial), stopping=placed.stop)
-
-
-def _score(app: App, views: tuple[View, ...]) -> int:
-    """Return a number that grows as the change gets on: by each instance that became right and each other one that went."""
-    right = [view for view in views if not view.placed.stop and is_current(app, view.placed)]
-    return (
-        2 * sum(view.ready for view in right)
-        + len(right)
-        - 2 * (len(views) - len(right))
-        - sum(not view.placed.stop for view in views if view not in right)
-    )
+        placed = {instance_id(app, item.serial): item for item in self._ledger.state.placed(path).instances} if app is not None else {}
+        for instance in self._watched.pop(path, set()) - placed.keys():
+            self._tracker.forget(instance)
+        for instance, item in placed.items():
+            self._tracker.watch(instance, stopping=item.stop)
+        if placed:
+            self._watched[path] = set(placed)

@@ -75,27 +75,49 @@ class Tracker:
 
     def inventory(self, view: NodeView, placed: Iterable[str], observed: Sequence[Observed]) -> set[str]:
         """Take in everything that a node has. `placed`: the ids that belong there; what it does not have is gone."""
+        placed = tuple(placed)
+        if not view.heard:
+            self._excuse(placed, view.disconnected_at)
         view.heard = True
         found = {item.instance for item in observed}
         changed = {instance for instance in placed if self._missing(instance, found)}
+        for item in observed:
+            self._begin_afresh(item)
         return changed | self.observed(view, observed, ())
+
+    def _begin_afresh(self, item: Observed) -> None:
+        """An agent that lost its memory counts attempts from 1 again: an inventory is the truth, what was seen before is not."""
+        before = self.sighting(item.instance).observed
+        if before is not None and item.attempt < before.attempt:
+            self._lose(item.instance)
 
     def observed(self, view: NodeView, observed: Iterable[Observed], gone: Iterable[str]) -> set[str]:
         """Take in what changed on a node."""
         view.last_seen = self._now()
         changed = {item.instance for item in observed if self._see(item)}
         for instance in gone:
-            sighting = self.sighting(instance)
-            sighting.gone, sighting.observed, sighting.ready_since = True, None, None
+            self._lose(instance)
             changed.add(instance)
         return changed
 
+    def _excuse(self, placed: Iterable[str], away_since: float) -> None:
+        """Leave out the time in which their node was away: they could not tell that they became ready."""
+        now = self._now()
+        for sighting in map(self.sighting, placed):
+            sighting.unready_since += now - max(away_since, sighting.unready_since)
+
     def _missing(self, instance: str, found: set[str]) -> bool:
-        sighting = self.sighting(instance)
         if instance in found:
             return False
-        sighting.gone, sighting.observed, sighting.ready_since = True, None, None
+        self._lose(instance)
         return True
+
+    def _lose(self, instance: str) -> None:
+        """Nothing of it is left: should it come back, the time in which it may become ready begins now."""
+        sighting = self.sighting(instance)
+        sighting.gone, sighting.observed = True, None
+        if sighting.ready_since is not None:
+            sighting.ready_since, sighting.unready_since = None, self._now()
 
     def _see(self, item: Observed) -> bool:
         sighting, now = self.sighting(item.instance), self._now()

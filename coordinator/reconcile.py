@@ -46,8 +46,8 @@ class View:
 
     def is_misplaced(self, spec: AppSpec) -> bool:
         """It can never start there: someone else holds a port that the coordinator chose for it."""
-        fixed = {port.host_port for port in spec.ports}
-        return self.heard and self.observed is not None and self.observed.port_taken not in {0} | fixed
+        chosen = set(self.placed.ports) - {port.host_port for port in spec.ports}
+        return self.heard and self.observed is not None and self.observed.port_taken in chosen
 
 
 class Outcome(Enum):
@@ -142,6 +142,11 @@ def rest_needed(spec: AppSpec) -> float:
     return spec.update.min_healthy_time or (0.0 if spec.checks else UNCHECKED_REST)
 
 
+def is_steady(view: View, spec: AppSpec) -> bool:
+    """Tell whether an instance is ready for so long that a change may count on it."""
+    return view.ready and view.ready_for >= rest_needed(spec)
+
+
 def _to_start(case: _Case) -> int:
     surge, _ = limits(case.spec, case.app.wanted)
     occupying = len(case.current) + len(case.old) + (len(case.leaving) if stops_first(case.spec) else 0)
@@ -156,8 +161,8 @@ def _to_stop(case: _Case) -> list[View]:
     if wanted == 0:
         return worst_first + surplus
     _, unavailable = limits(case.spec, wanted)
-    steady = [view for view in case.current if view.ready and view.ready_for >= rest_needed(case.spec)]
-    ready_after = len(steady) + sum(view.ready for view in case.old) - sum(view in steady for view in surplus)
+    steady = sum(is_steady(view, case.spec) for view in case.current) - sum(is_steady(view, case.spec) for view in surplus)
+    ready_after = steady + sum(view.ready for view in case.old)
     stop = list(surplus)
     for view in worst_first:
         if view.known_bad:
@@ -169,8 +174,8 @@ def _to_stop(case: _Case) -> list[View]:
 
 
 def _judge(case: _Case) -> tuple[Outcome, str]:
-    steady = [view for view in case.current if view.ready and view.ready_for >= rest_needed(case.spec)]
-    if len(case.current) == case.app.wanted == len(steady) and not case.old and not case.leaving:
+    steady = sum(is_steady(view, case.spec) for view in case.current)
+    if len(case.current) == case.app.wanted == steady and not case.old and not case.leaving:
         return Outcome.DONE, ""
     for view in case.current if case.app.wanted else ():
         if reason := _hopeless(view, case.spec):
@@ -203,6 +208,8 @@ def _wake_in(case: _Case, outcome: Outcome) -> float:
     if outcome is not Outcome.GOING_ON:
         return math.inf
     update = case.spec.update
-    own = [rest_needed(case.spec) - view.ready_for if view.ready else update.health_deadline - view.waiting for view in case.current]
-    future = [time for time in (update.progress_deadline - case.stalled, *own) if time > 0]
-    return min(future, default=0.001)
+    times = [rest_needed(case.spec) - view.ready_for for view in case.current if view.ready]
+    if case.app.task:
+        times += [update.health_deadline - view.waiting for view in case.current if not view.ready]
+        times.append(update.progress_deadline - case.stalled)
+    return min((time for time in times if time > 0), default=math.inf)

@@ -8,6 +8,7 @@ from gestalt.coordinator import changes
 from gestalt.coordinator.advance import Case, advance
 from gestalt.coordinator.nodes import Tracker
 from gestalt.coordinator.place import Capacity
+from gestalt.coordinator.progress import Progress
 from gestalt.coordinator.reconcile import Decision, reconcile
 from gestalt.coordinator.records import App, Node, Placed, Task, instance_id
 from gestalt.coordinator.state import Draft, State, decode, encode
@@ -37,14 +38,12 @@ class World:
 
     broken: frozenset[str] = frozenset()
     now: float = 1000.0
-    progressed: float = 1000.0
     capacities: tuple[Capacity, ...] = (node(),)
     state: State = field(default_factory=State)
     log: list[str] = field(default_factory=list)
     asked: int = 0
     running: dict[str, Observed] = field(default_factory=dict)
-    best: int = -10_000
-    task: str = ""
+    progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
         self.tracker = Tracker(lambda: self.now)
@@ -99,7 +98,7 @@ class World:
         draft = Draft(self.state)
         views = self.tracker.views(app, self.state.placed(PATH))
         template = self.state.version(PATH, app.version).spec
-        decision = reconcile(app, template, views, self._stalled(app))
+        decision = reconcile(app, template, views, self.progress.stalled(app, views, self.now))
         used = {port for item in self.placed for port in item.ports}
         advance(
             draft,
@@ -109,12 +108,6 @@ class World:
         )
         self._apply(draft)
         return decision
-
-    def _stalled(self, app: App) -> float:
-        score = len(self.ready()) - len([item for item in self.placed if item.version != app.version])
-        if app.task != self.task or score > self.best:
-            self.task, self.best, self.progressed = app.task, score, self.now
-        return self.now - self.progressed
 
     def agent_step(self, which: int = 0) -> None:
         """Let the agent do one thing: start, make ready, or end one instance; `which` chooses among what is to be done."""
@@ -154,7 +147,7 @@ class World:
         self.state = state
         self.tracker = Tracker(lambda: self.now)
         self.view = self.tracker.node("n1", "n1")
-        self.progressed, self.best = self.now, -10_000
+        self.progress = Progress()
         if PATH in self.state.apps:
             for item in self.placed:
                 self.tracker.watch(instance_id(self.app, item.serial), stopping=item.stop)

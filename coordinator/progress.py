@@ -1,0 +1,45 @@
+"""For how long a change has not got on: what makes the difference between slow and stuck."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .reconcile import View, is_current
+from .records import App
+
+
+@dataclass(slots=True)
+class _Mark:
+    """How far a change got, and since when. `goal`: task and version, so that a rollback is measured afresh."""
+
+    goal: tuple[str, int]
+    best: int
+    since: float
+    heard: bool
+
+
+class Progress:
+    """Keeps for each app how far its change got. Time in which a node of it was not heard does not count."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, _Mark] = {}
+
+    def stalled(self, app: App, views: tuple[View, ...], now: float) -> float:
+        """Return for how many seconds the change of an app has not got on."""
+        goal, best, heard = (app.task, app.version), score(app, views), all(view.heard for view in views)
+        mark = self._marks.get(app.path)
+        if mark is None or mark.goal != goal or best > mark.best or (heard and not mark.heard):
+            mark = self._marks[app.path] = _Mark(goal, best, now, heard)
+        mark.heard = heard
+        return now - mark.since
+
+    def forget(self, path: str) -> None:
+        self._marks.pop(path, None)
+
+
+def score(app: App, views: tuple[View, ...]) -> int:
+    """Return a number that grows as the change gets on: by each instance that became right and each other one that went."""
+    right = [view for view in views if not view.placed.stop and is_current(app, view.placed)]
+    others = len(views) - len(right)
+    stopping = sum(view.placed.stop for view in views)
+    return 2 * sum(view.ready for view in right) + len(right) - 2 * others - (others - stopping)
