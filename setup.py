@@ -16,7 +16,6 @@ RUNTIME = [
     "protobuf>=4.25",
     "psutil>=5.9",
     "pydantic>=2.7",
-    "pyroute2>=0.9",
     "PyYAML>=6.0",
     "regex>=2024.4",
     "rich>=13.7",

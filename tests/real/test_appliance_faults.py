@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count, takewhile
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from tests.real.docker_lab import docker
 
 pytestmark = pytest.mark.timeout(240)
 WEB = "/test/e2e/live/web"
+SOAK = float(os.environ.get("GESTALT_SOAK_SECONDS", "0"))
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +162,10 @@ def test_a_crash_loop_is_named_with_its_last_words(appliance: Appliance) -> None
     appliance.ctl("delete", "/test/e2e/live/crash", "--yes")
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(240 + SOAK)
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_doubled(appliance: Appliance) -> None:
-    seed = random.randrange(2**32)
+    seed = int(os.environ.get("GESTALT_SEED", random.randrange(2**32)))
     print(f"seed {seed}")
     chance = random.Random(seed)
     appliance.wait_ready()
@@ -174,15 +180,16 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_doubled(appliance:
     killer = threading.Thread(target=chaos)
     killer.start()
     wanted: dict[str, int] = {}
+    end_of_soak = time.monotonic() + SOAK
     try:
-        for round_ in range(6):
+        for round_ in takewhile(lambda number: number < 6 or time.monotonic() < end_of_soak, count()):
             path = chance.choice(paths)
-            count = chance.randrange(1, 4)
-            spec = web(path, instances=count, env={"GREETING": f"round {round_}"}, ports=[])
+            instances = chance.randrange(1, 4)
+            spec = web(path, instances=instances, env={"GREETING": f"round {round_}"}, ports=[])
             spec["checks"] = []
             done = appliance.ctl("apply", "-f", "-", "--detach", stdin=yaml.safe_dump(spec), check=False)
             if done.returncode == 0:
-                wanted[path] = count
+                wanted[path] = instances
             elif path in wanted:
                 wanted.pop(path)
                 appliance.ctl("delete", path, "--yes", "--detach", check=False)
@@ -191,8 +198,8 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_doubled(appliance:
         killer.join()
     appliance.up()
     appliance.wait_ready()
-    for path, count in wanted.items():
-        wait_for(f"{count} of {path}", lambda path=path, count=count: _healthy(appliance, path) == count, state=appliance.logs)
+    for path, number in wanted.items():
+        wait_for(f"{number} of {path}", lambda path=path, number=number: _healthy(appliance, path) == number, state=appliance.logs)
     wait_for("as many containers as instances", lambda: len(appliance.containers()) == len(appliance.instances()), state=appliance.logs)
     names = [name.rpartition("-")[0] for name in appliance.containers()]
     assert len(set(names)) == len(names), "no instance runs twice"
