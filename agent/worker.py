@@ -105,6 +105,7 @@ class Worker:
         self._trouble = why
         self._say(why)
         self.local.doubt()
+        self._done = None  # the next try is a new one, not the same step without an effect
         pause, self._retry = self._retry, min(self._retry * 2, _RETRY_MAX)
         return pause
 

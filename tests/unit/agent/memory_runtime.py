@@ -43,6 +43,8 @@ class World:
         self.refusal = ""
         self.down = False
         self.answers_lost = 0
+        self.registry_down = False
+        self.registry_asked = 0
         self.slow: asyncio.Event | None = None
         self.steps: list[str] = []
         self.listeners: list[Callable[[AttemptKey | None], None]] = []
@@ -158,6 +160,9 @@ class MemoryRuntime(RuntimeDriver):
         if self._world.slow is not None:
             progress("pulls web:1: 50 %")
             await self._world.slow.wait()
+        self._world.registry_asked += 1
+        if self._world.registry_down:
+            raise DriverUnavailable("the registry does not answer")
         if spec.image not in self._world.images:
             raise LaunchRefused(f"the image {spec.image} is absent")
 

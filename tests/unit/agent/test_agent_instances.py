@@ -280,6 +280,19 @@ async def test_refused_launch_is_told_and_tried_again(live: Live) -> None:
     assert not life.saw(ONE).crash_loop
 
 
+async def test_a_registry_that_is_away_is_asked_again_and_stays_the_reason(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else changes between two tries: that must not be taken for a step without an effect, nor hide the reason."""
+    monkeypatch.setattr("gestalt.agent.worker._RETRY_FIRST", 0.001)
+    world = World()
+    world.registry_down = True
+    life = live(world)
+    await life.begin(wish(ONE))
+    await life.until("three tries", lambda: world.registry_asked > 2)
+    assert life.saw(ONE).reason == "the registry does not answer"
+    world.registry_down = False
+    await life.until("it to run", lambda: life.at(ONE, Phase.RUNNING, 1))
+
+
 async def test_a_pull_is_told_and_given_up_when_it_is_to_stop(live: Live) -> None:
     world = World()
     world.slow = asyncio.Event()
