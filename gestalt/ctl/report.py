@@ -13,7 +13,8 @@ def report_error(error: GestaltError) -> None:
     """Write the sentence, one line for each detail, then the hint."""
     write_error(error.message)
     for detail in error.details:
-        print(f"  {_detail(detail)}", file=sys.stderr)
+        if not error.message.startswith(f"{detail.field}: {detail.problem}"):  # the only mistake may be the sentence already
+            print(f"  {_detail(detail)}", file=sys.stderr)
     if error.hint:
         hint(error.hint)
 

@@ -131,6 +131,12 @@ def test_what_is_there_is_printed(server: CtlServer, args: list[str], printed: s
     assert (ended.stdout, ended.returncode) == (printed, Exit.OK), ended.stderr
 
 
+def test_a_check_is_told_apart_from_its_health(server: CtlServer) -> None:
+    instance = server.world.instances["web-3fa9c1-1"]
+    instance.observed.checks.add(name="http-1", health=model_pb2.HEALTH_HEALTHY, output="HTTP 200 OK")
+    assert "  check http-1 healthy: HTTP 200 OK\n" in server.ctl("inspect", instance.id).stdout
+
+
 def test_tables_carry_no_colours_or_blanks_when_nobody_looks(server: CtlServer) -> None:
     for args in (["ps"], ["status"], ["nodes", "-o", "wide"], ["inspect", "web"], ["tasks"], ["events"]):
         printed = server.ctl(*args).stdout
@@ -377,6 +383,8 @@ def test_wait_for_health_and_for_the_end(server: CtlServer) -> None:
     stopped = server.world.apps[WEB]
     stopped.stopped, stopped.running, stopped.state = True, 0, "stopped"
     assert server.ctl("wait", "web", "--for", "stopped").returncode == Exit.OK
+    stopped.stopped, stopped.count, stopped.state = False, 0, "running"
+    assert server.ctl("wait", "web", "--for", "stopped").returncode == Exit.OK, "scaled to 0, no instance runs either"
 
 
 def test_wait_ends_when_the_app_becomes_healthy(server: CtlServer) -> None:

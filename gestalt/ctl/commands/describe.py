@@ -141,4 +141,4 @@ def _instance_lines(instance: model_pb2.Instance, *, brief: bool) -> Iterator[Li
 def _print_lines(lines: Iterator[Line]) -> None:
     """Print aligned lines; nothing in them can steer the terminal."""
     for name, state, text in lines:
-        print(f"  {clean(name):<11}{paint(clean(state), style_of(state))}{clean(text)}")
+        print(f"  {clean(name):<10} {paint(clean(state), style_of(state))}{clean(text)}")

@@ -39,8 +39,8 @@ _POLL = 0.3
 def wait(what: str, goal: str, timeout: float) -> None:
     """Wait until an app is as wanted, or a task has ended.
 
-    healthy: every wanted instance is healthy and no change is under way. stopped: no instance runs. gone: the app is
-    deleted. For a task, --for does not count: the exit code is that of its outcome.
+    healthy: every wanted instance is healthy and no change is under way. stopped: it was stopped, or scaled to 0, and no
+    instance runs. gone: the app is deleted. For a task, --for does not count: the exit code is that of its outcome.
     """
     converse(lambda client: _wait(client, what, goal, timeout or None), patience=60)
 
@@ -112,6 +112,6 @@ def missing_healthy(app: model_pb2.App) -> str:
 
 def missing_stopped(app: model_pb2.App, instances: int) -> str:
     """Return why an app does not count as stopped, empty when it does."""
-    if app.stopped and not app.running and not app.task:
+    if (app.stopped or not app.count) and not app.running and not app.task:
         return ""
     return f"it is {app.state}, {instances} instances are left"

@@ -68,6 +68,13 @@ def test_an_error_is_told_with_its_details_and_what_to_do(
     assert capsys.readouterr().err == "error: it did not work\n  apps[0].path: is odd (allowed: a path)\n  so is this\nhint: try again\n"
 
 
+def test_a_mistake_that_is_the_sentence_already_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    detail = Detail("after", "is no token", "a token")
+    _break_with(GestaltError(Kind.INVALID, "after: is no token; allowed: a token", details=[detail]), monkeypatch)
+    assert main.run(["version"]) == Exit.USAGE
+    assert capsys.readouterr().err == "error: after: is no token; allowed: a token\n"
+
+
 def test_a_mistake_of_ours_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     _break_with(ZeroDivisionError("by zero"), monkeypatch)
     assert main.run(["version"]) == Exit.INTERNAL
