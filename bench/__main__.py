@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("store", "appliance")
+BENCHMARKS = ("store", "appliance", "kills")
 
 for name in BENCHMARKS:
     print(f"\n== {name}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -183,6 +184,7 @@ class Counted:
     answered: int = 0
     failures: list[tuple[float, str]] = field(default_factory=list)
     by: dict[str, int] = field(default_factory=dict)
+    answers: list[float] = field(default_factory=list)
 
 
 class Traffic:
@@ -202,6 +204,10 @@ class Traffic:
     def __exit__(self, *_: object) -> None:
         self._end = True
         self._thread.join(20)
+
+    def longest_pause(self, method: str) -> float:
+        """Return the longest time between two answers, in seconds."""
+        return max((late - early for early, late in itertools.pairwise(self.counts[method].answers)), default=0.0)
 
     async def _run(self) -> None:
         pending: set[asyncio.Task[None]] = set()
@@ -223,6 +229,7 @@ class Traffic:
             async with asyncio.timeout(8):
                 who = await self._ask(method)
             counted.answered += 1
+            counted.answers.append(time.monotonic())
             counted.by[who] = counted.by.get(who, 0) + 1
         except (OSError, ValueError, TimeoutError, EOFError) as error:
             counted.failures.append((begun, f"{type(error).__name__}: {error}"))
