@@ -87,9 +87,8 @@ def main() -> None:
             "HAProxy": lambda: kill_haproxy(found),
         }
         costs = [cost(found, victim, kill, arguments.runs) for victim, kill in victims.items()]
-    print(
-        f"\n{'killed':<12} {'kills':>5} {'GETs':>6} {'failed':>7} {'POSTs':>6} {'failed':>7} {'others restarted':>17} {'longest pause':>14}"
-    )
+    heads = f"{'GETs':>6} {'failed':>7} {'POSTs':>6} {'failed':>7} {'others restarted':>17} {'longest pause':>14}"
+    print(f"\n{'killed':<12} {'kills':>5} {heads}")
     for item in costs:
         figures = f"{item.sent['GET']:>6} {item.failed['GET']:>7} {item.sent['POST']:>6} {item.failed['POST']:>7}"
         print(f"{item.victim:<12} {item.kills:>5} {figures} {item.restarted:>17} {item.pause * 1000:>11.0f} ms")
