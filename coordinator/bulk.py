@@ -28,6 +28,15 @@ class Channel:
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    async def end_up(self) -> None:
+        """End what goes to the caller, after what it has not read yet; returns at once when it reads no more."""
+        ending, closed = asyncio.create_task(self.up.put(None)), asyncio.create_task(self.closed.wait())
+        try:
+            await asyncio.wait((ending, closed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
+            closed.cancel()
+
 
 class Switchboard:
     """Knows the streams that were asked for and not opened yet, and those that are open."""
@@ -36,7 +45,7 @@ class Switchboard:
         self._channels: dict[str, Channel] = {}
 
     async def request(self, node: str, send: Callable[[agent_pb2.CoordinatorMessage], None], wanted: agent_pb2.OpenBulk) -> Channel:
-        """Have the agent open a stream and return it once it has.
+        """Have the agent open a stream and return it once it has; who is cancelled meanwhile leaves it closed.
 
         Raises:
             GestaltError: TIMED_OUT, when the agent does not open it in time.
@@ -47,11 +56,15 @@ class Switchboard:
         try:
             async with asyncio.timeout(OPEN_LIMIT):
                 await channel.opened.wait()
+        except asyncio.CancelledError:
+            channel.closed.set()
+            raise
         except TimeoutError:
+            channel.closed.set()
             message = f"the agent did not open the stream within {OPEN_LIMIT:g} s"
             raise GestaltError(Kind.TIMED_OUT, message, hint="see how the node is: gestaltctl nodes") from None
         finally:
-            del self._channels[wanted.id]
+            self._channels.pop(wanted.id, None)
         return channel
 
     def take(self, identity: str, node: str) -> Channel:
@@ -63,6 +76,7 @@ class Switchboard:
         channel = self._channels.get(identity)
         if channel is None or channel.node != node:
             raise GestaltError(Kind.NOT_FOUND, f"nobody waits for stream {identity}")
+        del self._channels[identity]
         channel.opened.set()
         return channel
 

@@ -69,6 +69,10 @@ class Ledger:
             self.events.append(audit.events)
         log.info("took office: epoch %d, commit %d, %d documents", self.epoch, snapshot.commit, len(snapshot.documents))
 
+    @property
+    def is_committing(self) -> bool:
+        return self._committing
+
     async def close(self) -> None:
         await self._store.close()
 
@@ -97,12 +101,18 @@ class Ledger:
 
     @staticmethod
     async def _finish(commit: asyncio.Future[None]) -> None:
-        """Wait for the commit even when the caller is cancelled: memory and store must not part."""
-        try:
-            await asyncio.shield(commit)
-        except asyncio.CancelledError:
-            await asyncio.wait([commit])
-            raise
+        """Wait for the commit even when the caller is cancelled, however often: memory and store must not part."""
+        cancelled = False
+        while not commit.done():
+            try:
+                await asyncio.wait([commit])
+            except asyncio.CancelledError:
+                cancelled = True
+        error = commit.exception()
+        if cancelled:
+            raise asyncio.CancelledError
+        if error is not None:
+            raise error
 
     async def _commit(self, draft: Draft, actor: str, action: str, request: str) -> None:
         self._committing = True

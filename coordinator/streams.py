@@ -76,15 +76,23 @@ class Streams:
         log.info("%s runs %s in %s", actor, list(opening.command), instance)
         self.ledger.tell("instance.exec", instance, f"{actor} ran {opening.command[0]}", self._app_of(instance).path)
         channel = await self._open(node, agent_pb2.OpenBulk(exec=opening))
-        await accepted()
+        try:
+            await accepted()
+        except BaseException:
+            channel.closed.set()
+            raise
         feeder = asyncio.create_task(_feed(channel, inputs))
+        ended = False
         try:
             async with aclosing(received(channel)) as messages:
                 async for message in messages:
+                    ended = ended or message.output.HasField("exit_code")
                     yield message.output
         finally:
             feeder.cancel()
             await asyncio.gather(feeder, return_exceptions=True)
+        if not ended:
+            raise GestaltError(Kind.UNAVAILABLE, "the stream of the node broke off", hint="the command may have ended or not; look again")
 
     async def _open(self, node: str, wanted: agent_pb2.OpenBulk) -> Channel:
         link = self.dispatcher.link(node)

@@ -6,15 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from gestalt import __version__, clock
 from gestalt.errors import GestaltError, Kind
 from gestalt.identity import Identity, Role
 from gestalt.model import Observed
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, model_pb2
-from gestalt.wire import from_wire
 
+from .. import reports
 from ..bulk import Channel, Switchboard
 from ..decider import Decider
 from ..dispatch import Dispatcher, Link
@@ -25,6 +26,8 @@ from ..transitions import transitions
 from .guard import Context, abort, caller, streaming
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PROTOCOL = 1
 SILENCE = 3
@@ -43,6 +46,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
     dispatcher: Dispatcher
     decider: Decider
     switchboard: Switchboard
+    sessions: dict[str, Link] = field(default_factory=dict)
+    """The one session of each node, from its hello on; it has the dispatcher's link once its inventory is in."""
 
     @streaming
     async def Session(
@@ -51,27 +56,38 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         identity = caller(context, self.cluster_id, Role.NODE)
         messages = aiter(request)
         hello = await self._hello(messages, identity)
-        view = await self._admit(hello)
-        link = Link(view.id, hello.address)
-        log.info("node %s: session begins", view.name)
+        await self._join(hello)
+        view, link = self._begin(hello)
         welcome = agent_pb2.Welcome(
             cluster_id=self.cluster_id, epoch=self.ledger.epoch, coordinator_version=__version__, heartbeat=self.heartbeat
         )
-        self.tracker.connected(view)
-        reader = asyncio.create_task(self._read(messages, view, link))
+        work = (self._read(messages, view, link), self._cut_off(asyncio.current_task(), view, link))
+        tasks = [asyncio.create_task(item) for item in work]
         try:
             yield agent_pb2.CoordinatorMessage(welcome=welcome)
             async with aclosing(_outgoing(link)) as outgoing:
                 async for message in outgoing:
                     yield message
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
             self._leave(view, link)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _cut_off(self, session: asyncio.Task[Any] | None, view: NodeView, link: Link) -> None:
+        """End a session that is closed, also one that hangs in a message which the agent does not read."""
+        await link.closed.wait()
+        self._leave(view, link)
+        await asyncio.sleep(self.heartbeat)
+        if session is not None:
+            session.cancel()
 
     async def _hello(self, messages: AsyncIterator[agent_pb2.AgentMessage], identity: Identity) -> agent_pb2.Hello:
-        async with asyncio.timeout(self.heartbeat * SILENCE):
-            first = await anext(messages, agent_pb2.AgentMessage())
+        try:
+            async with asyncio.timeout(self.heartbeat * SILENCE):
+                first = await anext(messages, agent_pb2.AgentMessage())
+        except TimeoutError:
+            raise GestaltError(Kind.TIMED_OUT, "an agent has to say hello first, and at once") from None
         hello = first.hello
         if not first.HasField("hello") or hello.protocol != PROTOCOL:
             raise GestaltError(Kind.REFUSED, f"an agent of protocol {PROTOCOL} has to say hello first", hint="upgrade the older of the two")
@@ -89,29 +105,36 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             )
         return hello
 
-    async def _admit(self, hello: agent_pb2.Hello) -> NodeView:
-        state = self.ledger.state
-        if (link := self.dispatcher.link(hello.node_id)) is not None:
-            await self._replace(link)
-        if hello.node_id not in state.nodes:
-            others = [node.name for node in state.nodes.values()]
+    async def _join(self, hello: agent_pb2.Hello) -> None:
+        """Note a node that is not known yet. One after the other, so that an appliance has one node however many knock at once."""
+        if hello.node_id in self.ledger.state.nodes:
+            return
+        async with self.ledger.draft(f"node:{hello.node_id}", "join") as draft:
+            others = [node.name for node in self.ledger.state.nodes.values() if node.id != hello.node_id]
             if self.mode == "appliance" and others:
                 raise GestaltError(
                     Kind.REFUSED,
                     f"an appliance has exactly one node, this one has {others[0]}",
                     hint="make a cluster and move the appliance there: gestaltctl cluster export",
                 )
-            async with self.ledger.draft(f"node:{hello.node_id}", "join") as draft:
+            if hello.node_id not in self.ledger.state.nodes:
                 draft.put_node(Node(hello.node_id, hello.node_name))
                 draft.tell("node.joined", hello.node_name, f"node {hello.node_name} joined")
+
+    def _begin(self, hello: agent_pb2.Hello) -> tuple[NodeView, Link]:
+        """Begin a session: from now on it is the only one of its node."""
         view = self.tracker.node(hello.node_id, hello.node_name)
+        if (before := self.sessions.get(hello.node_id)) is not None:
+            self._replace(view, before)
+        link = self.sessions[hello.node_id] = Link(view.id, hello.address)
         view.name, view.address, view.agent_version = hello.node_name, hello.address, hello.agent_version
         view.facts.CopyFrom(hello.facts)
-        return view
+        self.tracker.connected(view)
+        log.info("node %s: session begins", view.name)
+        return view, link
 
-    async def _replace(self, link: Link) -> None:
+    def _replace(self, view: NodeView, link: Link) -> None:
         """Let a node come back whose last session has fallen silent; a second live claimant of its id is refused."""
-        view = self.tracker.nodes[link.node]
         if clock.monotonic() - view.last_seen < self.heartbeat * (SILENCE - 1):
             raise GestaltError(
                 Kind.EXISTS,
@@ -122,13 +145,14 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         self._leave(view, link)
 
     def _leave(self, view: NodeView, link: Link) -> None:
-        if self.dispatcher.link(link.node) not in (link, None):
+        """End a session; of one that has ended or was replaced nothing is left to end."""
+        if self.sessions.get(link.node) is not link:
             return
+        del self.sessions[link.node]
         self.dispatcher.detach(link)
-        if view.connected:
-            self.tracker.disconnected(view)
-            self.ledger.tell("node.disconnected", view.name, f"the session of node {view.name} ended")
-            log.warning("node %s: session ended", view.name)
+        self.tracker.disconnected(view)
+        self.ledger.tell("node.disconnected", view.name, f"the session of node {view.name} ended")
+        log.warning("node %s: session ended", view.name)
         self.decider.wake(self.ledger.state.apps)
 
     async def _read(self, messages: AsyncIterator[agent_pb2.AgentMessage], view: NodeView, link: Link) -> None:
@@ -137,6 +161,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             while True:
                 async with asyncio.timeout(self.heartbeat * SILENCE):
                     message = await anext(messages)
+                if link.closed.is_set():
+                    return
                 self._take(message, view, link)
         except (StopAsyncIteration, TimeoutError, asyncio.CancelledError):
             log.debug("node %s: nothing more to read", view.name)
@@ -157,38 +183,38 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
                 self.decider.wake_unplaced()
             case "event":
                 event = message.event
-                self.ledger.tell(event.kind[:100], event.subject[:200], event.message[:2000], event.app)
+                self.ledger.tell(event.kind[:100], event.subject[:200], event.message[:2000], event.app[:500])
 
     def _inventory(self, inventory: agent_pb2.Inventory, view: NodeView, link: Link) -> None:
-        observed = self._own(inventory.instances, view)
-        self.tracker.inventory(view, self._placed_on(view.id), observed)
-        view.problems = tuple(inventory.problems)
+        placed = self._placed_on(view.id)
+        observed = self._own(inventory.instances, placed)
+        self.tracker.inventory(view, placed, observed)
+        view.problems = reports.sentences(inventory.problems)
         self.dispatcher.attach(link)
         self.ledger.tell("node.ready", view.name, f"node {view.name} is ready with {len(observed)} instances")
         self.decider.wake(self.ledger.state.apps)
 
     def _observed(self, change: agent_pb2.ObservedChange, view: NodeView) -> None:
-        owners = self.ledger.state.owners
-        gone = [instance for instance in change.gone if instance in owners]
-        reports = self._own(change.instances, view)
-        self._tell(reports)
-        changed = self.tracker.observed(view, reports, gone)
+        owners, placed = self.ledger.state.owners, self._placed_on(view.id)
+        seen = self._own(change.instances, placed)
+        self._tell(seen)
+        changed = self.tracker.observed(view, seen, [instance for instance in change.gone if instance in placed])
         if change.problems_changed:
-            view.problems = tuple(change.problems)
+            view.problems = reports.sentences(change.problems)
         paths = {owners[instance] for instance in changed}
         self.dispatcher.refresh_routes(paths)
         self.decider.wake(paths)
 
-    def _tell(self, reports: Iterable[Observed]) -> None:
-        for report in reports:
+    def _tell(self, seen: Iterable[Observed]) -> None:
+        for report in seen:
             path = self.ledger.state.owners[report.instance]
             for kind, sentence in transitions(self.tracker.sighting(report.instance).observed, report):
                 self.ledger.tell(kind, report.instance, sentence, path)
 
-    def _own(self, messages: Iterable[model_pb2.Observed], view: NodeView) -> list[Observed]:
+    @staticmethod
+    def _own(messages: Iterable[model_pb2.Observed], placed: set[str]) -> list[Observed]:
         """Return reports on instances that are placed on this node; an agent has no say in any other."""
-        placed = self._placed_on(view.id)
-        return [from_wire(message, Observed) for message in messages if message.instance in placed]
+        return [reports.observed(message) for message in messages if message.instance in placed]
 
     def _placed_on(self, node: str) -> set[str]:
         state = self.ledger.state
@@ -215,48 +241,34 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+            await channel.end_up()
 
 
 async def _outgoing(link: Link) -> AsyncGenerator[agent_pb2.CoordinatorMessage, None]:
     """Yield what is to be sent until the link is closed."""
-    closed = asyncio.create_task(link.closed.wait())
+    while (message := await _next(link.outbox, link.closed)) is not None:
+        yield message
+
+
+async def _next(queue: asyncio.Queue[T], closed: asyncio.Event) -> T | None:
+    """Return the next item of a queue, or None once `closed` is set."""
+    item, end = asyncio.create_task(queue.get()), asyncio.create_task(closed.wait())
     try:
-        while not link.closed.is_set():
-            item = asyncio.create_task(link.outbox.get())
-            await asyncio.wait((item, closed), return_when=asyncio.FIRST_COMPLETED)
-            if not item.done():
-                item.cancel()
-                return
-            yield item.result()
+        await asyncio.wait((item, end), return_when=asyncio.FIRST_COMPLETED)
+        return item.result() if item.done() and not closed.is_set() else None
     finally:
-        closed.cancel()
+        item.cancel()
+        end.cancel()
 
 
 async def _upwards(messages: AsyncIterator[agent_pb2.BulkUp], channel: Channel) -> None:
-    try:
-        async for message in messages:
-            await channel.up.put(message)
-    finally:
-        await channel.up.put(None)
+    async for message in messages:
+        await channel.up.put(message)
+    await channel.end_up()
 
 
 async def _downwards(channel: Channel) -> AsyncGenerator[agent_pb2.BulkDown, None]:
     """Yield the caller's input until the caller is gone."""
-    closed = asyncio.create_task(channel.closed.wait())
-    ended = False
-    try:
-        while not channel.closed.is_set():
-            if ended:
-                await closed
-                return
-            item = asyncio.create_task(channel.down.get())
-            await asyncio.wait((item, closed), return_when=asyncio.FIRST_COMPLETED)
-            if not item.done():
-                item.cancel()
-                return
-            message = item.result()
-            ended = message is None
-            if message is not None:
-                yield message
-    finally:
-        closed.cancel()
+    while (message := await _next(channel.down, channel.closed)) is not None:
+        yield message
+    await channel.closed.wait()

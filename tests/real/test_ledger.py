@@ -197,7 +197,10 @@ async def test_a_caller_that_goes_away_leaves_memory_and_store_alike(store: Sqli
         for _ in range(number % 7):
             await asyncio.sleep(0)
         task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        assert not ledger.is_committing, "the next draft would not see this commit"
     await store.close()
     successor = new_ledger(store)
     await successor.take_office()
