@@ -58,11 +58,7 @@ class Bulk:
     async def _serve(self, call: Call, wanted: agent_pb2.OpenBulk) -> None:
         try:
             await call.write(agent_pb2.BulkUp(open=wanted.id))
-            try:
-                await self._dispatch(call, wanted)
-            except GestaltError as error:
-                await call.write(agent_pb2.BulkUp(error=error_to_wire(error)))
-            await call.done_writing()
+            await _to_the_end(call, self._dispatch(call, wanted))
             await call.code()
         except grpc.aio.AioRpcError as error:
             log.debug("stream %s ended early: %s", wanted.id, error.details())
@@ -81,25 +77,42 @@ class Bulk:
         if place is None:
             raise GestaltError(Kind.NOT_FOUND, f"there is nothing of {instance} on its node (yet)", hint="see its state: gestaltctl ps")
         driver, key = place
-        try:
-            if wanted.HasField("logs"):
-                await _while_heard(call, _send_logs(call, driver, key, wanted.logs))
-            else:
-                await _run_command(call, driver, key, wanted.exec)
-        except DriverUnavailable as error:
-            raise GestaltError(Kind.UNAVAILABLE, str(error), hint="try again when the runtime answers") from error
-        except LaunchRefused as error:
-            raise GestaltError(Kind.REFUSED, str(error)) from error
+        if wanted.HasField("logs"):
+            await _while_heard(call, _send_logs(call, driver, key, wanted.logs), call.read())
+        else:
+            await _run_command(call, driver, key, wanted.exec)
 
 
-async def _while_heard(call: Call, work: Awaitable[None]) -> None:
-    """Do the work until it is done or the other side is gone."""
-    working = asyncio.ensure_future(work)
-    hearing = asyncio.ensure_future(call.read())
+async def _to_the_end(call: Call, work: Awaitable[None]) -> None:
+    """Do the work, tell how it failed if it did, and that nothing more comes. May be nested."""
+    try:
+        await work
+    except GestaltError as error:
+        problem = error
+    except DriverUnavailable as error:
+        problem = GestaltError(Kind.UNAVAILABLE, str(error), hint="try again when the runtime answers")
+    except LaunchRefused as error:
+        problem = GestaltError(Kind.REFUSED, str(error))
+    else:
+        await call.done_writing()
+        return
+    await call.write(agent_pb2.BulkUp(error=error_to_wire(problem)))
+    await call.done_writing()
+
+
+async def _while_heard(call: Call, work: Awaitable[None], hearing_of: Awaitable[object]) -> None:
+    """Do the work until it is done or the other side is gone.
+
+    grpc.aio cancels the whole call with a read that is cancelled, and what was written may get lost then. So when the work is
+    done the other side is heard until it ends the call, which it does when it has everything.
+    """
+    working = asyncio.ensure_future(_to_the_end(call, work))
+    hearing = asyncio.ensure_future(hearing_of)
     try:
         await asyncio.wait((working, hearing), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             working.result()
+            await hearing
     finally:
         for task in (working, hearing):
             task.cancel()
@@ -157,39 +170,37 @@ async def _run_command(call: Call, driver: RuntimeDriver, key: AttemptKey, wante
         wanted.user,
     )
     session = await driver.exec(key, request)
-    typing = asyncio.ensure_future(_pass_input(call, session))
-    showing = asyncio.ensure_future(_pass_output(call, session))
-    try:
-        await asyncio.wait((typing, showing), return_when=asyncio.FIRST_COMPLETED)
-        if showing.done():
-            showing.result()
-    finally:
-        for task in (typing, showing):
-            task.cancel()
-        await asyncio.gather(typing, showing, return_exceptions=True)
-        await session.close()
+    await _while_heard(call, _pass_output(call, session), _pass_input(call, session))
 
 
 async def _pass_output(call: Call, session: ExecSession) -> None:
-    async for is_stderr, data in session.output():
-        output = api_pb2.ExecOutput(stderr=data) if is_stderr else api_pb2.ExecOutput(stdout=data)
-        await call.write(agent_pb2.BulkUp(output=output))
-    code = await session.wait()
-    await call.write(agent_pb2.BulkUp(output=api_pb2.ExecOutput(exit_code=code)))
+    """Hand on what the command writes and how it ends. The session is over then, and whoever still writes to it hears so."""
+    try:
+        async for is_stderr, data in session.output():
+            output = api_pb2.ExecOutput(stderr=data) if is_stderr else api_pb2.ExecOutput(stdout=data)
+            await call.write(agent_pb2.BulkUp(output=output))
+        code = await session.wait()
+        await call.write(agent_pb2.BulkUp(output=api_pb2.ExecOutput(exit_code=code)))
+    finally:
+        await session.close()
 
 
 async def _pass_input(call: Call, session: ExecSession) -> None:
     """Hand on what the caller types, until the caller is gone."""
     while (message := await call.read()) is not END:
-        match message.input.WhichOneof("kind"):
-            case "stdin":
-                try:
-                    await session.write(message.input.stdin)
-                except BrokenPipeError:
-                    log.debug("the command closed its input")
-            case "stdin_closed":
-                await session.close_stdin()
-            case "resize":
-                await session.resize(message.input.resize.rows, message.input.resize.columns)
-            case kind:
-                log.warning("unknown input %r for a command", kind)
+        try:
+            await _pass_one(message.input, session)
+        except BrokenPipeError:
+            log.debug("the command closed its input")
+
+
+async def _pass_one(message: api_pb2.ExecInput, session: ExecSession) -> None:
+    match message.WhichOneof("kind"):
+        case "stdin":
+            await session.write(message.stdin)
+        case "stdin_closed":
+            await session.close_stdin()
+        case "resize":
+            await session.resize(message.resize.rows, message.resize.columns)
+        case kind:
+            log.warning("unknown input %r for a command", kind)
