@@ -75,6 +75,7 @@ class State:
         """Take over everything that the store holds, in order of the keys."""
         for document in sorted(documents, key=lambda item: (item.kind, item.key)):
             self.table(document.kind)[document.key] = decode(document)
+        self.answers = dict(sorted(self.answers.items(), key=lambda item: item[1].at))  # the oldest are trimmed first
         for path in self.apps:
             self.owners.update(dict.fromkeys(self._ids(path), path))
 

@@ -97,10 +97,13 @@ async def test_an_agent_that_reads_nothing_loses_its_session_though_it_talks(rig
         session.say(heartbeat=agent_pb2.Heartbeat())
         await asyncio.sleep(0)
     await eventually(lambda: rig.service and rig.service.link(rig.node_id) is None, "the session is over")
+
+    async def read() -> None:
+        while await session.call.read() is not grpc.aio.EOF:
+            pass
+
     with pytest.raises(grpc.aio.AioRpcError):
-        async with asyncio.timeout(5):
-            while await session.call.read() is not grpc.aio.EOF:
-                pass
+        await asyncio.wait_for(read(), 5)
 
 
 async def test_of_many_nodes_that_knock_at_once_an_appliance_takes_one(rig: Rig) -> None:

@@ -222,3 +222,15 @@ async def test_old_records_are_trimmed_a_few_at_a_time(store: SqliteStore) -> No
         await requests(ledger).change(call(f"r{number}"), {PATH: lambda draft, asked, n=number: changes.scale(draft, PATH, n + 10, asked)})
     assert len(ledger.state.audits) <= 6
     assert len(ledger.state.answers) <= 3
+
+
+async def test_a_new_leader_knows_which_answers_are_the_oldest(store: SqliteStore, ledger: Ledger) -> None:
+    names = ["d", "c", "b", "a"]
+    for number, name in enumerate(names):
+        await requests(ledger).change(
+            call(name), {PATH: lambda draft, asked, n=number: changes.describe(draft, None, spec(instances=n + 1), (), asked)}
+        )
+    await store.close()
+    successor = new_ledger(store)
+    await successor.take_office()
+    assert list(successor.state.answers) == names
