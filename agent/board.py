@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from gestalt.clock import boottime, monotonic
+from gestalt.clock import boottime
 from gestalt.model import Observed, Phase
 from gestalt.proto.v1 import agent_pb2, model_pb2
 from gestalt.wire import to_wire
@@ -27,7 +27,7 @@ class _Entry:
 
     def wire(self) -> model_pb2.Observed:
         back_off = max(self.retry_at - boottime(), 0.0) if self.retry_at else 0.0
-        return to_wire(replace(self.observed, age=monotonic() - self.since, back_off=back_off), model_pb2.Observed)
+        return to_wire(replace(self.observed, age=max(boottime() - self.since, 0.0), back_off=back_off), model_pb2.Observed)
 
 
 class Board:
@@ -44,15 +44,18 @@ class Board:
         self._facts_changed = False
         self.facts = model_pb2.Facts()
 
-    def put(self, observed: Observed, retry_at: float = 0.0) -> bool:
-        """Set the observation of an instance; return whether it says anything new."""
+    def put(self, observed: Observed, retry_at: float = 0.0, since: float = 0.0) -> bool:
+        """Set the observation of an instance; return whether it says anything new.
+
+        `since`: when it came into its phase, in seconds since boot; 0 = just now, or when that was told first.
+        """
         before = self._entries.get(observed.instance)
         if before is not None and before.observed == observed and before.retry_at == retry_at:
             return False
         if before is not None and observed.instance in self._changed and before.observed.phase in _ENDS:
             self._ends.append(before)
         same_phase = before is not None and (before.observed.attempt, before.observed.phase) == (observed.attempt, observed.phase)
-        since = before.since if before is not None and same_phase else monotonic()
+        since = since or (before.since if before is not None and same_phase else boottime())
         self._entries[observed.instance] = _Entry(observed, since, retry_at)
         self._gone.discard(observed.instance)
         self._touch(observed.instance)

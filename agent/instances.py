@@ -15,7 +15,7 @@ from gestalt.spec.schema import AppSpec
 
 from .desired import Desired
 from .local import Surroundings, Target
-from .observe import assume, remembered
+from .observe import assume, remembered, since
 from .plan import Goal
 from .records import InstanceRecord
 from .worker import Worker
@@ -153,7 +153,8 @@ class Instances:
 
     def _hire(self, record: InstanceRecord) -> Worker:
         worker = Worker(record, self._around)
-        self._around.board.put(assume(record, remembered(record), "was found again" if record.attempt else ""))
+        told = assume(record, remembered(record), "was found again" if record.attempt else "")
+        self._around.board.put(told, since=since(record, told))
         self._workers[record.instance] = worker
         if record.runtime in self._listed:
             worker.compare({})

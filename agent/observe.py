@@ -131,5 +131,14 @@ def retry_at(situation: Situation, action: Action) -> float:
     return (action.until or 0.0) if waits and isinstance(action, Wait) else 0.0
 
 
+def since(record: InstanceRecord, observed: Observed) -> float:
+    """Return when the instance came into its phase, in seconds since boot, as far as that outlives the agent; 0 = nobody knows."""
+    if observed.phase is Phase.RUNNING and observed.attempt == record.attempt and record.started:
+        return record.started_at
+    if observed.phase in (Phase.FAILED, Phase.STOPPED) and observed.attempt == record.ended:
+        return record.ended_at
+    return 0.0
+
+
 def _runs(situation: Situation) -> bool:
     return any(item.state is AttemptState.RUNNING for item in situation.attempts)

@@ -17,7 +17,7 @@ from gestalt.plugin.runtime import AttemptStatus, DriverUnavailable
 
 from .hands import Hands
 from .local import LocalInstance, Surroundings, Target
-from .observe import assume, observe, remembered, retry_at
+from .observe import assume, observe, remembered, retry_at, since
 from .plan import Action, Count, Forget, Goal, Situation, Stop, Wait, plan
 from .records import InstanceRecord
 from .watch import CheckWatch
@@ -115,7 +115,8 @@ class Worker:
         await self._tend_checks()
         if local.attempts is None:
             why = f"{local.record.runtime} has not answered yet"
-            self._around.board.put(assume(local.record, self._checks.report, why))
+            told = assume(local.record, self._checks.report, why)
+            self._around.board.put(told, since=since(local.record, told))
             return None
         if await self._look(local.attempts):
             await self._tend_checks()
@@ -210,7 +211,7 @@ class Worker:
         if isinstance(action, Count | Forget) or self.local.gone:
             return
         told = observe(situation, action, self._checks.report, activity or self.local.target.why)
-        self._around.board.put(told, retry_at(situation, action))
+        self._around.board.put(told, retry_at(situation, action), since(self.local.record, told))
 
 
 def _essence(status: AttemptStatus | None) -> tuple[object, ...]:

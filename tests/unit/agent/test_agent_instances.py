@@ -15,6 +15,7 @@ from gestalt.agent.local import Surroundings
 from gestalt.agent.proxy import ProxyManager
 from gestalt.agent.proxy_disabled import NoLoadBalancer
 from gestalt.agent.records import RecordStore
+from gestalt.clock import boottime
 from gestalt.config import AgentSettings, TlsSettings
 from gestalt.model import DesiredInstance, NodeState, Observed, Phase
 from gestalt.plugin.runtime import AttemptKey, AttemptState, AttemptStatus, Launch
@@ -177,11 +178,15 @@ async def test_dies_anywhere_while_stopping(live: Live, dies_at: int) -> None:
 async def test_adopts_what_runs_and_restarts_nothing(live: Live) -> None:
     world = World()
     await bring_up(first := live(world), ONE, TWO)
+    both_ran = boottime()
+    await first.records.flush()
     await first.kill()
     second = live(world)
     await second.begin(wish(ONE, TWO))
     await second.until("both to be adopted", lambda: second.at(ONE, Phase.RUNNING, 1) and second.at(TWO, Phase.RUNNING, 1))
     assert world.starts == {ONE: 1, TWO: 1}
+    at_least = boottime() - both_ran
+    assert all(item.age >= at_least for item in second.board.inventory().instances), "their age began anew with the agent"
 
 
 async def test_adopts_without_any_record(live: Live, tmp_path: Path) -> None:
