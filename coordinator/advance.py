@@ -61,7 +61,7 @@ def _conclude(draft: Draft, app: App, case: Case, decision: Decision, unplaced: 
     """Bring the task under way up to date and return the app with what follows for its goal."""
     task = draft.task(app.task) if app.task else None
     if task is None or task.state is not TaskState.RUNNING:
-        return _settle(app, decision)
+        return _settle(draft, app) if decision.outcome is Outcome.DONE else app
     if decision.outcome is Outcome.DONE:
         return _succeed(draft, app, case, task)
     if decision.outcome is Outcome.FAILED:
@@ -69,13 +69,18 @@ def _conclude(draft: Draft, app: App, case: Case, decision: Decision, unplaced: 
     return app
 
 
-def _settle(app: App, decision: Decision) -> App:
-    """Note a version as stable also when it became healthy only after its task had been given up."""
-    return replace(app, stable=app.version) if decision.outcome is Outcome.DONE and app.wanted and app.stable != app.version else app
+def _settle(draft: Draft, app: App) -> App:
+    """Note a version as stable, also when it became healthy only after its task had been given up."""
+    if not app.wanted or app.stable == app.version:
+        return app
+    version = draft.version(app.path, app.version)
+    if version is not None and not version.proven:
+        draft.put_version(replace(version, proven=True))
+    return replace(app, stable=app.version)
 
 
 def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
-    app = _settle(app, Decision(0, (), (), Outcome.DONE))
+    app = _settle(draft, app)
     if task.rolling_back:
         message = f"rolled back to version {app.version}: {task.rolling_back}"
         _end(draft, case, task, TaskState.FAILED, message)

@@ -15,6 +15,9 @@ from gestalt.spec.template import template_hash
 from .records import App, Task, TaskState, Verb, Version
 from .state import Draft
 
+MAX_INSTANCES = 1000
+"""Instances of one app: their placements are one document, which the store limits to 512 KiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -78,8 +81,8 @@ def _redescribe(draft: Draft, before: App, spec: AppSpec, warnings: Sequence[str
 def scale(draft: Draft, path: str, count: int, asked: Asked) -> Task | None:
     """Change the number of instances. None: it is so already."""
     app = _existing(draft, path, asked)
-    if not 0 <= count <= 100_000:
-        raise _invalid("count", f"{count} is not a number of instances", "0 to 100000")
+    if count < 0:
+        raise _invalid("count", f"{count} is not a number of instances", f"0 to {MAX_INSTANCES}")
     if app.count == count:
         return None
     draft.tell("app.scaled", path, f"{asked.by} scaled {path} from {app.count} to {count}", path)
@@ -114,7 +117,7 @@ def restart(draft: Draft, path: str, asked: Asked) -> Task | None:
 
 
 def rollback(draft: Draft, path: str, number: int, asked: Asked) -> Task | None:
-    """Go back to a version; 0 = the newest older one that was the wanted one. Run state stays as it is."""
+    """Go back to a version; 0 = the last that was healthy altogether. Run state stays as it is."""
     app = _existing(draft, path, asked)
     target = number or _before(draft, app)
     if draft.version(path, target) is None:
@@ -136,6 +139,8 @@ def delete(draft: Draft, path: str, asked: Asked) -> Task | None:
 
 def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[str] = ()) -> Task:
     """Put the new goal with a task for it; a task that is under way is superseded: the newest request wins."""
+    if app.count > MAX_INSTANCES:
+        raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
     running = draft.task(app.task) if app.task else None
     if running is not None and running.state is TaskState.RUNNING:
         message = f"superseded by {kind} (task {asked.task})"
@@ -167,9 +172,11 @@ def _before(draft: Draft, app: App) -> int:
     if app.stable and app.stable != app.version:
         return app.stable
     for number in range(app.version - 1, 0, -1):
-        if draft.version(app.path, number) is not None:
+        version = draft.version(app.path, number)
+        if version is not None and version.proven:
             return number
-    raise GestaltError(Kind.REFUSED, f"{app.path} has no version before {app.version}", hint=f"see `gestaltctl history {app.path}`")
+    message = f"{app.path} has no version before {app.version} that was ever healthy"
+    raise GestaltError(Kind.REFUSED, message, hint=f"name one with --to-version; `gestaltctl history {app.path}` lists them")
 
 
 def _invalid(field: str, problem: str, allowed: str) -> GestaltError:

@@ -65,7 +65,7 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """An immutable revision of an app's template."""
+    """An immutable revision of an app's template. `proven`: all instances of it were healthy once."""
 
     app: str
     number: int
@@ -73,6 +73,7 @@ class Version:
     spec: AppSpec
     created_at: str
     created_by: str
+    proven: bool = False
 
 
 @dataclass(frozen=True, slots=True)

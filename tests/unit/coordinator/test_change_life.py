@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gestalt.coordinator import changes
-from gestalt.coordinator.records import TaskState, Verb
+from gestalt.coordinator.records import Placed, Placements, TaskState, Verb
+from gestalt.coordinator.state import encode
+from gestalt.coordinator.store.base import DOCUMENT_LIMIT
 from gestalt.errors import GestaltError, Kind
 from gestalt.model import Observed, Phase
 from tests.unit.coordinator.world import PATH, World, spec
@@ -183,6 +185,23 @@ def test_rollback_goes_to_the_version_before_and_keeps_the_count() -> None:
     assert {item.version for item in world.placed} == {1}
 
 
+def test_rollback_without_a_number_skips_what_was_never_healthy() -> None:
+    world = launched(1, broken=frozenset({"web:3"}))
+    for image in ("web:2", "web:3", "web:4"):
+        world.apply(spec(image, instances=1))
+        world.settle()
+        world.pass_time(121)
+        world.settle()
+    assert (world.app.version, world.app.stable) == (4, 4)
+    world.ask(changes.rollback, PATH, 0)
+    assert world.app.version == 2
+
+
+def test_the_placements_of_the_largest_app_fit_into_the_store() -> None:
+    instances = tuple(Placed(10**9 + number, 10**6, "f" * 36, (65_535,) * 4, stop=True) for number in range(2 * changes.MAX_INSTANCES))
+    assert len(encode(Placements(PATH, instances))) < DOCUMENT_LIMIT
+
+
 def test_delete_leaves_nothing_but_the_task() -> None:
     world = launched(2)
     world.ask(changes.delete, PATH)
@@ -218,6 +237,7 @@ def test_applying_the_same_again_changes_nothing() -> None:
     [
         (changes.scale, ("/no/such/app/here", 2), Kind.NOT_FOUND),
         (changes.scale, (PATH, -1), Kind.INVALID),
+        (changes.scale, (PATH, 1001), Kind.INVALID),
         (changes.rollback, (PATH, 7), Kind.INVALID),
         (changes.rollback, (PATH, 0), Kind.REFUSED),
         (changes.describe, (Verb.LAUNCH, spec(), ()), Kind.EXISTS),
