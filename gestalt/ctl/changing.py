@@ -35,7 +35,7 @@ async def carry_out(
     head = cast("api_pb2.Request", cast(Any, request).request)
     head.id, head.expected_version = how.request_id, how.expected_version
     reply = await client.call(pick, request)
-    for text in dict.fromkeys([*reply.warnings, *(text for task in reply.tasks for text in task.warnings)]):
+    for text in dict.fromkeys([*reply.warnings, *(f"{task.app}: {text}" for task in reply.tasks for text in task.warnings)]):
         warn(text)
     if how.detach:
         _print(reply, reply.tasks, how.output, detached=True)

@@ -162,6 +162,7 @@ class Apps(api_pb2_grpc.AppsServicer):
         reply = api_pb2.ChangeReply()
         for spec in request.apps:
             reply.MergeFrom(self.begin("launch", spec.path, ("placement.pool is not honoured yet",)))
+            reply.warnings.append(f"{spec.path}: placement.pool is not honoured yet")
         return reply
 
     @answering

@@ -214,6 +214,7 @@ def test_following_logs_survives_the_end_of_an_instance(server: CtlServer) -> No
         _, told = following.communicate(timeout=20)
     assert lines[-1] == "web-3fa9c1-4  I go on\n"
     assert "-- web-3fa9c1-1: ended with exit code 0" in told
+    assert "-- nothing more comes" in told
     assert following.returncode == Exit.OK
 
 
@@ -319,7 +320,9 @@ def test_a_name_that_fits_nothing_or_too_much(server: CtlServer) -> None:
 def test_launch_sends_all_files_as_one_change_and_tells_warnings(server: CtlServer) -> None:
     ended = server.ctl("launch", "-f", app_file(server, "one"), "-f", "-", "-o", "name", stdin=APP_FILE.format(name="two"))
     assert ended.stdout == "0001-launch\n0002-launch\n", ended.stderr
-    assert ended.stderr.count("warning: placement.pool is not honoured yet") == 1
+    for name in ("one", "two"):
+        assert ended.stderr.count(f"warning: /shop/main/prod/{name}: placement.pool is not honoured yet") == 1
+    assert ended.stderr.count("warning:") == 2, "each warning is told once"
     assert [spec.path for spec in server.world.requests[-1].apps] == ["/shop/main/prod/one", "/shop/main/prod/two"]
 
 

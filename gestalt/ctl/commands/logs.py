@@ -35,7 +35,8 @@ def logs(subject: str, follow: bool, tail: int, since: float, timestamps: bool) 
     """Show what an app or an instance wrote.
 
     What went to standard error goes to standard error here. The lines of several instances carry the instance's name.
-    Notices of ours, such as the end of an instance, go to standard error; following an app goes on with the next one.
+    Notices of ours, such as the end of an instance, go to standard error. Following ends when the attempts that ran at its
+    beginning have ended; what replaces them is followed by a new call.
     """
 
     async def work(client: Client) -> None:
@@ -53,6 +54,8 @@ def logs(subject: str, follow: bool, tail: int, since: float, timestamps: bool) 
         named = await _several(client, found, follow=follow)
         async for chunk in client.stream(lambda api: api.apps.Logs, request):
             _print(chunk, named=named)
+        if follow:
+            notice("-- nothing more comes: what was followed has ended, or its coordinator or node is away; see gestaltctl ps")
 
     converse(work)
 
