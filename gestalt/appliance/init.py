@@ -20,6 +20,7 @@ from gestalt.config import AgentSettings, CoordinatorSettings, Settings
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import write_atomic
 from gestalt.pki import NODE_HOST, Authority, Identity, Role
+from gestalt.plugin.registry import find_driver
 from gestalt.settings_file import load_settings
 
 COORDINATOR_NAME = "coordinator"
@@ -53,9 +54,11 @@ def initialise(layout: Layout, options: InitOptions) -> list[Made]:
     """Make what is missing of an appliance; return everything that there is now, in the order in which it was made.
 
     Raises:
-        GestaltError: what is there cannot be completed (another cluster's CA, broken settings).
+        GestaltError: what is there cannot be completed (another cluster's CA, broken settings), or no such runtime is installed.
         OSError: a file could not be written; nothing is half-written, and the next run goes on.
     """
+    for runtime in options.runtimes or ():
+        find_driver("runtime", runtime)
     for folder in (layout.settings, layout.data, layout.logs):
         folder.mkdir(parents=True, exist_ok=True)
     coordinator, first = _settings(layout.coordinator_settings, CoordinatorSettings, lambda: _new_coordinator(layout, options))

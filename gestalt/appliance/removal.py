@@ -75,7 +75,10 @@ async def _stop_load_balancer(settings: AgentSettings) -> None:
 
 
 async def _stop_instances(name: str, settings: AgentSettings, *, purge: bool) -> int:
-    driver: RuntimeDriver = find_driver("runtime", name).create(settings)
+    try:
+        driver: RuntimeDriver = find_driver("runtime", name).create(settings)
+    except GestaltError as error:  # a name that was set by hand, or a driver that is not installed any more
+        raise DriverUnavailable(str(error)) from error
     await driver.start()
     try:
         attempts = await driver.list()

@@ -12,6 +12,7 @@ from cryptography import x509
 
 from gestalt.appliance.init import InitOptions, initialise
 from gestalt.appliance.layout import Layout
+from gestalt.appliance.removal import destroy
 from gestalt.config import AgentSettings, CoordinatorSettings
 from gestalt.errors import GestaltError, Kind
 from gestalt.pki import NODE_HOST, Identity, Role, identity_in
@@ -54,6 +55,29 @@ def test_init_makes_a_whole_appliance(tmp_path: Path) -> None:
     check_whole(layout)
     agent = load_settings(layout.agent_settings, AgentSettings)
     assert (agent.proxy.http_port, agent.port_first, agent.port_last) == (8081, 5000, 5100)
+
+
+def test_a_runtime_that_is_not_installed_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(GestaltError, match="no runtime driver called 'nix'") as told:
+        initialise(Layout(tmp_path), InitOptions(runtimes=("process", "nix")))
+    assert told.value.kind is Kind.INVALID
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_runtime_that_is_not_installed_any_more_can_be_skipped_by_destroy(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "root")
+    initialise(layout, InitOptions(runtimes=("process",)))
+    settings = yaml.safe_load(layout.agent_settings.read_text())
+    layout.agent_settings.write_text(yaml.safe_dump(settings | {"runtimes": ["nix"], "proxy": {"enabled": False}}))
+    with pytest.raises(GestaltError, match="no runtime driver called 'nix'") as told:
+        await destroy(layout, _silent)
+    assert "--skip-unavailable" in told.value.hint
+    await destroy(layout, _silent, skip_unavailable=True)
+    assert not layout.agent_settings.exists()
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
 
 
 def test_a_second_init_changes_nothing_and_says_what_it_kept(tmp_path: Path) -> None:
