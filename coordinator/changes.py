@@ -12,9 +12,11 @@ from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.spec.schema import AppSpec
 from gestalt.spec.template import template_hash
 
+from .claims import refuse_conflicts
 from .records import App, Task, TaskState, Verb, Version
 from .state import Draft
 
+_CLAIMING = (Verb.LAUNCH, Verb.UPDATE, Verb.START, Verb.ROLLBACK)
 MAX_INSTANCES = 1000
 """Instances of one app: their placements are one document, which the store limits to 512 KiB."""
 
@@ -141,6 +143,9 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
     """Put the new goal with a task for it; a task that is under way is superseded: the newest request wins."""
     if app.count > MAX_INSTANCES:
         raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
+    version = draft.version(app.path, app.version)
+    if version is not None and kind in _CLAIMING and not app.stopped:
+        refuse_conflicts(draft, app.path, version.spec)
     running = draft.task(app.task) if app.task else None
     if running is not None and running.state is TaskState.RUNNING:
         message = f"superseded by {kind} (task {asked.task})"

@@ -27,7 +27,7 @@ class Sighting:
 
 @dataclass(slots=True)
 class NodeView:
-    """What is known of one node. `heard`: its inventory is in and its stream stands."""
+    """What is known of one node. `heard`: its inventory is in and its stream stands; `ever_heard`: this leader had one of it."""
 
     id: str
     name: str
@@ -35,6 +35,7 @@ class NodeView:
     agent_version: str = ""
     connected: bool = False
     heard: bool = False
+    ever_heard: bool = False
     last_seen: float = 0.0
     disconnected_at: float = 0.0
     facts: model_pb2.Facts = field(default_factory=model_pb2.Facts)
@@ -78,7 +79,7 @@ class Tracker:
         placed = tuple(placed)
         if not view.heard:
             self._excuse(placed, view.disconnected_at)
-        view.heard = True
+        view.heard = view.ever_heard = True
         found = {item.instance for item in observed}
         changed = {instance for instance in placed if self._missing(instance, found)}
         for item in observed:
@@ -146,7 +147,9 @@ class Tracker:
         view = self.nodes.get(node)
         if view is None:
             return Reachability.UNKNOWN
-        if view.connected:
+        if view.heard:
             return Reachability.REACHABLE
+        if not view.ever_heard:
+            return Reachability.UNREACHABLE
         late = self._now() - view.disconnected_at >= unreachable_after
         return Reachability.UNREACHABLE if late else Reachability.REACHABLE

@@ -11,12 +11,14 @@ from gestalt.spec.schema import AppSpec
 from gestalt.spec.template import template_hash
 from gestalt.wire import to_wire
 
+from .claims import conflicts
 from .decider import Decider
 from .diff import compare
 from .ledger import Ledger
 from .place import Placing, place
 from .reconcile import stops_first
 from .records import App, Placed, instance_id
+from .state import Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Planner:
     def warnings(self, spec: AppSpec) -> list[str]:
         """Return what the operator should know before: what is not honoured, and what cannot be placed right now."""
         found = [*unhonoured(spec), *spec_warnings(spec)]
+        taken = conflicts(Draft(self.ledger.state), spec.path, spec)
+        found += [f"{detail.field}: {detail.problem}; the change will be refused" for detail in taken]
         app = self.ledger.state.apps.get(spec.path)
         placing = self._placing(spec, max(0, spec.instances - (len(self._staying(app)) if app else 0)))
         if placing.missing:

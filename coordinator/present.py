@@ -92,6 +92,8 @@ class Presenter:
         """Return in one word how an app is, and why in a sentence when it is not well."""
         state = self.ledger.state
         views = [view for view in self.tracker.views(app, state.placed(app.path)) if not view.placed.stop]
+        if any(not self.tracker.node(view.placed.node, "").ever_heard for view in views):
+            return "unknown", "its node has not reported yet"
         good = sum(view.observed is not None and view.observed.ready for view in views if is_current(app, view.placed))
         trouble = next((view.observed.reason for view in views if view.observed and not view.observed.ready and view.observed.reason), "")
         why = self.decider.unplaced.get(app.path) or trouble

@@ -144,6 +144,12 @@ class Draft:
         found: App | None = self._get("app", path)
         return found
 
+    def apps(self) -> Iterator[App]:
+        """Yield all apps as they will be."""
+        changed = {key: record for (kind, key), record in self.records.items() if kind == "app"}
+        yield from (app for path, app in self.base.apps.items() if path not in changed)
+        yield from (record for record in changed.values() if isinstance(record, App))
+
     def version(self, path: str, number: int) -> Version | None:
         found: Version | None = self._get("version", version_key(path, number))
         return found

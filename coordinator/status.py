@@ -27,6 +27,7 @@ class Status:
         nodes = self.presenter.nodes()
         failed = [f"{app.path} has failed: {app.message}" for app in apps if app.state == "failed"]
         degraded = [f"{app.path} is degraded: {app.message}" for app in apps if app.state == "degraded"]
+        unheard = [f"{app.path}: {app.message}" for app in apps if app.state == "unknown"]
         away = [f"node {node.name} is {node.state}" for node in nodes if node.state == "unreachable"]
         troubles = [f"node {node.name}: {problem}" for node in nodes for problem in node.problems]
         if not nodes:
@@ -36,8 +37,8 @@ class Status:
             epoch=self.presenter.ledger.epoch,
             version=__version__,
             mode=self.mode,
-            state="failed" if failed or not nodes else "degraded" if degraded or away or troubles else "well",
-            problems=[*failed, *away, *degraded, *troubles],
+            state="failed" if failed or not nodes else "degraded" if degraded or away or troubles or unheard else "well",
+            problems=[*failed, *away, *unheard, *degraded, *troubles],
             apps=len(apps),
             instances=sum(app.count for app in apps if not app.stopped),
             healthy=sum(app.healthy for app in apps),

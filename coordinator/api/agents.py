@@ -115,7 +115,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
                 raise GestaltError(
                     Kind.REFUSED,
                     f"an appliance has exactly one node, this one has {others[0]}",
-                    hint="make a cluster and move the appliance there: gestaltctl cluster export",
+                    hint="clusters of several nodes are not there yet (docs/roadmap.md): give each machine an appliance of its own",
                 )
             if hello.node_id not in self.ledger.state.nodes:
                 draft.put_node(Node(hello.node_id, hello.node_name))

@@ -10,7 +10,20 @@ from typing import TextIO
 _CODES = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36", "bold": "1", "dim": "2"}
 _GOOD = ("running", "healthy", "ready", "well", "succeeded", "done", "reachable")
 _BAD = ("failed", "unhealthy", "lost", "agent-down", "unreachable", "crash loop", "out of memory")
-_MIDDLE = ("pending", "placed", "starting", "stopping", "deploying", "degraded", "cordoned", "draining", "superseded", "back-off")
+_MIDDLE = (
+    "pending",
+    "placed",
+    "starting",
+    "stopping",
+    "deploying",
+    "degraded",
+    "cordoned",
+    "draining",
+    "superseded",
+    "back-off",
+    "deleting",
+    "unknown",
+)
 _WORDS = dict.fromkeys(_GOOD, "green") | dict.fromkeys(_BAD, "red") | dict.fromkeys(_MIDDLE, "yellow")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

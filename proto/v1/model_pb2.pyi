@@ -298,7 +298,7 @@ class App(google.protobuf.message.Message):
     """Soft summary."""
     healthy: builtins.int
     state: builtins.str
-    """"running", "deploying", "degraded", "failed", "stopped" """
+    """"running", "deploying", "degraded", "failed", "stopped", "deleting", "unknown" """
     message: builtins.str
     """why, in one sentence"""
     @property

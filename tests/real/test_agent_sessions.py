@@ -155,7 +155,7 @@ async def test_an_agent_has_no_say_in_what_is_gone_elsewhere(tmp_path: Path) -> 
 async def test_what_went_leaves_room_and_no_memory(rig: Rig) -> None:
     await rig.agent()
     await rig.outcome(await rig.launch(instances=1, resources={"cpu": 64}))
-    other = spec_to_wire(spec(instances=1, path="/org/ws/env/other", resources={"cpu": 64}))
+    other = spec_to_wire(spec(instances=1, path="/org/ws/env/other", resources={"cpu": 64}, ports=[], checks=[]))
     reply = await rig.apps().Launch(api_pb2.LaunchRequest(apps=[other]))
     await rig.apps().Delete(api_pb2.AppRequest(app=PATH))
     assert (await rig.outcome(reply)).state == "succeeded"

@@ -143,10 +143,37 @@ async def test_invalid_descriptions_are_refused_with_every_mistake(rig: Rig) -> 
 
 async def test_several_apps_are_launched_all_or_none(rig: Rig) -> None:
     await rig.launch()
-    other = spec_to_wire(spec().model_copy(update={"path": "/org/ws/env/other"}))
+    other = spec_to_wire(spec().model_copy(update={"path": "/org/ws/env/other", "ports": (), "checks": ()}))
     error = await refused(rig.apps().Launch(api_pb2.LaunchRequest(apps=[other, spec_to_wire(spec())])))
     assert error.kind is Kind.EXISTS
     assert [app.path for app in (await rig.apps().List(api_pb2.ListRequest())).apps] == [PATH]
+
+
+async def test_a_service_of_another_app_is_not_taken(rig: Rig) -> None:
+    await rig.agent()
+    await rig.outcome(await rig.launch())
+    thief = spec_to_wire(spec().model_copy(update={"path": "/org/ws/env/thief"}))
+    (plan,) = (await rig.apps().Plan(api_pb2.PlanRequest(apps=[thief]))).apps
+    assert any(f"http any host / belongs to {PATH}; the change will be refused" in warning for warning in plan.warnings)
+    error = await refused(rig.apps().Launch(api_pb2.LaunchRequest(apps=[thief])))
+    assert error.kind is Kind.CONFLICT
+    assert error.details[0].field == "ports[0].http"
+    await rig.outcome(await rig.apps().Stop(api_pb2.AppRequest(app=PATH)))
+    await rig.outcome(await rig.apps().Launch(api_pb2.LaunchRequest(apps=[thief])))
+    assert (await refused(rig.apps().Start(api_pb2.AppRequest(app=PATH)))).kind is Kind.CONFLICT
+
+
+async def test_what_was_not_heard_yet_is_unknown_and_not_failed(rig: Rig) -> None:
+    await rig.agent()
+    await rig.outcome(await rig.launch())
+    await rig.down()
+    await rig.up()
+    assert (await rig.get()).app.state == "unknown"
+    status = await api_pb2_grpc.ClusterStub(rig.channel()).Status(api_pb2.StatusRequest())
+    assert (status.state, list(status.problems)) == (
+        "degraded",
+        ["node node-1 is unreachable", f"{PATH}: its node has not reported yet"],
+    )
 
 
 async def test_plan_tells_what_would_change_and_changes_nothing(rig: Rig) -> None:
@@ -253,7 +280,7 @@ class TestWhoIsAdmitted:
         await eventually(lambda: first.welcome, "the first is admitted")
         error = await self.refusal(rig, node_id="11111111-2222")
         assert error.kind is Kind.REFUSED
-        assert "gestaltctl cluster export" in error.hint
+        assert "an appliance of its own" in error.hint
 
     async def test_an_agent_that_has_seen_a_higher_epoch(self, rig: Rig) -> None:
         assert (await self.refusal(rig, highest_epoch=99)).kind is Kind.REFUSED
