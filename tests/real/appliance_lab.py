@@ -144,11 +144,13 @@ class Appliance:
 
     def kill(self, program: str) -> None:
         """kill -9 every process of a program and wait until they are gone."""
-        for pid in wait_for(f"{program} to run", lambda: self.pids(program), state=self.logs):
+        victims = set(wait_for(f"{program} to run", lambda: self.pids(program), state=self.logs))
+        for pid in victims:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        wait_for(f"{program} to be gone", lambda: not victims & set(self.pids(program)))
 
     def wait_ready(self) -> None:
         def ready() -> bool:
