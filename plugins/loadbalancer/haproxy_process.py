@@ -32,6 +32,7 @@ _ADOPT_LIMIT = 2.0
 _RELOAD_LIMIT = 10.0
 _STOP_LIMIT = 2.0
 _POLL = 0.005
+_LOOK = 0.1
 
 
 class HaproxyProcess:
@@ -106,13 +107,23 @@ class HaproxyProcess:
         if not started.ok:
             raise DriverUnavailable(f"HAProxy does not start: {_lines(started)}")
         end = monotonic() + _START_LIMIT
-        while (processes := await self._processes_or_none()) is None:
-            if monotonic() > end:
-                raise DriverUnavailable("HAProxy was started but does not answer")
-            await asyncio.sleep(_POLL)
+        processes = await self._first_answer(end)
         await self._watch(processes)
         await self._worker_answers(processes.workers, end)
         log.info("HAProxy started with %s", self.config)
+
+    async def _first_answer(self, end: float) -> Processes:
+        """Wait for the master. About one in a thousand ends while it executes itself anew: that must not cost the whole limit."""
+        next_look = monotonic() + _LOOK
+        while (processes := await self._processes_or_none()) is None:
+            if monotonic() > end:
+                raise DriverUnavailable("HAProxy was started but does not answer")
+            if monotonic() > next_look:
+                if not await self._strays():
+                    raise DriverUnavailable("HAProxy ended right after its start")
+                next_look = monotonic() + _LOOK
+            await asyncio.sleep(_POLL)
+        return processes
 
     async def check(self, candidate: Path) -> None:
         """Have HAProxy judge a configuration.

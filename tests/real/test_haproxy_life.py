@@ -15,7 +15,6 @@ import pytest
 
 from gestalt.agent.proxy import ProxyManager
 from gestalt.clock import monotonic
-from gestalt.model import Route
 from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
 from gestalt.plugins.loadbalancer.haproxy import HaproxyLoadBalancer
 from gestalt.plugins.loadbalancer.haproxy_pids import find_processes
@@ -75,7 +74,7 @@ async def test_a_killed_haproxy_is_back_at_once(victim: str) -> None:
             os.kill(processes.master if victim == "master" else processes.workers[0], signal.SIGKILL)
             killed = monotonic()
             await until("it answers again", partial(answers, made, processes.master))
-            assert monotonic() - killed < 1.0
+            assert monotonic() - killed < 3.0, "not after a time-out of ours: the shortest is longer"
         await manager.close()
 
 
@@ -240,27 +239,17 @@ async def test_no_haproxy_installed_says_what_to_install() -> None:
     process.close()
 
 
+async def test_one_that_ends_right_after_its_start_costs_no_time_out() -> None:
+    process = HaproxyProcess(new_folder() / "haproxy", program="true")
+    process.prepare(lambda: None)
+    async with asyncio.timeout(5):
+        with pytest.raises(DriverUnavailable, match="ended right after its start"):
+            await process.launch()
+    process.close()
+
+
 async def test_a_folder_too_deep_for_a_socket_says_so() -> None:
     driver = HaproxyLoadBalancer.create(settings_for(Path("/tmp") / ("x" * 90)))
     with pytest.raises(DriverUnavailable, match="set a shorter run_dir"):
         await driver.start(lambda: None)
     await driver.close()
-
-
-async def test_reaction_times() -> None:
-    """A change of a server by the socket takes milliseconds, a reload a fraction of a second."""
-    async with lab() as made, backends(2) as (one, two):
-        routes = [http_route([one.server(), two.server()])]
-        reload = await timed(made, routes)
-        enable = [await timed(made, [http_route([one.server(), two.server(ready=number % 2 == 0)])]) for number in range(1, 11)]
-        nothing = [await timed(made, routes) for _ in range(10)]
-        print(f"reload {reload:.1f} ms, server {sorted(enable)[5]:.1f} ms (max {max(enable):.1f}), nothing {sorted(nothing)[5]:.1f} ms")
-        assert sorted(enable)[5] < 20
-        assert sorted(nothing)[5] < 20
-        assert reload < 2000
-
-
-async def timed(made: Lab, routes: list[Route]) -> float:
-    begun = monotonic()
-    await made.driver.apply(routes)
-    return (monotonic() - begun) * 1000
