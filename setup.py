@@ -13,6 +13,7 @@ RUNTIME = [
     "grpcio>=1.62",
     "grpcio-health-checking>=1.62",
     "grpcio-reflection>=1.62",
+    "kazoo>=2.10",
     "protobuf>=4.25",
     "psutil>=5.9",
     "pydantic>=2.7",
@@ -55,6 +56,7 @@ setup(
             "gestaltctl=gestalt.ctl.main:main",
             "gestalt-agent=gestalt.agent.main:main",
             "gestalt-coordinator=gestalt.coordinator.main:main",
+            "gestalt-fence=gestalt.agent.fence.main:main",
         ],
         "gestalt.runtime": [
             "docker=gestalt.plugins.runtime.docker:DockerRuntime",

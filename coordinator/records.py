@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gestalt.model import PortBinding
@@ -125,11 +125,41 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of the cluster. `admin`: ready or cordoned."""
+    """A machine of the cluster. `admin`: ready or cordoned.
+
+    `lost`: the incarnation whose loss the leader has noted, 0 = it is not lost; so a new leader knows which losses are old. `confirmed`:
+    the incarnation that an operator declared dead.
+    """
 
     id: str
     name: str
     admin: str = "ready"
+    address: str = ""
+    roles: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    joined_at: str = ""
+    lost: int = 0
+    confirmed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The right to join once. `hash`: SHA-256 of the secret, hex. `used_by`: the id that joined with it; the same may ask again."""
+
+    id: str
+    hash: str
+    purpose: str
+    created_at: str
+    expires_at: str
+    created_by: str
+    used_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """What operators set for the whole cluster; one document. `paused`: why automatic replacement is paused, empty = it is not."""
+
+    paused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

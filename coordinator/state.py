@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from gestalt.errors import GestaltError, Kind
 
-from .records import Answer, App, Audit, Event, Node, Placements, Task, Version, instance_id
+from .records import Answer, App, Audit, Event, Node, Placements, Switches, Task, Token, Version, instance_id
 from .store.base import Delete, Document, Put
 
-Record = App | Version | Placements | Task | Node | Answer | Audit
+Record = App | Version | Placements | Task | Node | Answer | Audit | Token | Switches
 
 KINDS: dict[str, type[Any]] = {
     "app": App,
@@ -24,8 +24,13 @@ KINDS: dict[str, type[Any]] = {
     "node": Node,
     "answer": Answer,
     "audit": Audit,
+    "token": Token,
+    "switches": Switches,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}
+_TABLES = {"placements": "placements", "switches": "switches_by_key"}
+SWITCHES = "cluster"
+"""The key of the one document of switches."""
 
 
 @cache
@@ -63,13 +68,19 @@ class State:
     nodes: dict[str, Node] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     audits: dict[str, Audit] = field(default_factory=dict)
+    tokens: dict[str, Token] = field(default_factory=dict)
+    switches_by_key: dict[str, Switches] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     """App path by instance id, derived from the placements."""
 
     def table(self, kind: str) -> dict[str, Any]:
         """Return the table of a document kind."""
-        table: dict[str, Any] = getattr(self, "placements" if kind == "placements" else kind + "s")
+        table: dict[str, Any] = getattr(self, _TABLES.get(kind, kind + "s"))
         return table
+
+    @property
+    def switches(self) -> Switches:
+        return self.switches_by_key.get(SWITCHES) or Switches()
 
     def load(self, documents: tuple[Document, ...]) -> None:
         """Take over everything that the store holds, in order of the keys."""
@@ -180,6 +191,16 @@ class Draft:
 
     def put_node(self, node: Node) -> None:
         self.records["node", node.id] = node
+
+    def node(self, node: str) -> Node | None:
+        found: Node | None = self._get("node", node)
+        return found
+
+    def put_token(self, token: Token) -> None:
+        self.records["token", token.id] = token
+
+    def put_switches(self, switches: Switches) -> None:
+        self.records["switches", SWITCHES] = switches
 
     def put_answer(self, answer: Answer) -> None:
         self.records["answer", answer.request] = answer

@@ -55,8 +55,63 @@ class ProcessSettings(Settings):
     log_max_size: Size = 10 * 1024**2
 
 
+class TimingSettings(Settings):
+    """The times that decide about life and death, the same on every member of a cluster; seconds.
+
+    `session` (S): of ZooKeeper sessions. `lease` (L): how long a holder may act without a committed renewal. `kill` (K): within which
+    it has stopped what it held. `margin` (M): what clocks and schedulers may be wrong by.
+    """
+
+    session: Duration = 2.0
+    lease: Duration = 8.0
+    kill: Duration = 2.0
+    margin: Duration = 1.0
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> Self:
+        if min(self.session, self.lease, self.kill, self.margin) <= 0:
+            raise ValueError("session, lease, kill and margin must be above 0")
+        if not self.session <= self.lease:
+            raise ValueError(
+                f"lease ({self.lease:g} s) must be at least session ({self.session:g} s): a lease outlives a short loss of ZooKeeper"
+            )
+        if not self.kill + self.margin <= self.lease:
+            raise ValueError(f"kill + margin ({self.kill + self.margin:g} s) must not exceed lease ({self.lease:g} s)")
+        return self
+
+
+class ZooKeeperSettings(Settings):
+    """How to reach ZooKeeper. `hosts`: "address:port" each. `identity` with `secret_file`: digest authentication."""
+
+    hosts: Annotated[tuple[str, ...], Field(min_length=1)]
+    root: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._-]+)+$")] = "/gestalt"
+    identity: str = ""
+    secret_file: Path | None = None
+    tls: TlsSettings | None = None
+
+    @model_validator(mode="after")
+    def _identity_has_secret(self) -> Self:
+        if bool(self.identity) != (self.secret_file is not None):
+            raise ValueError("identity and secret_file go together: set both or none")
+        return self
+
+
+class FenceSettings(Settings):
+    """/etc/gestalt/fence.yaml. `agent_grace`: how long an agent that does not run may be away before the node gives itself up."""
+
+    node_id: str
+    node_name: str
+    cluster_id: str
+    zookeeper: ZooKeeperSettings
+    timing: TimingSettings = TimingSettings()
+    agent_grace: Duration = 300.0
+    data_dir: Path = Path("/var/lib/gestalt/fence")
+    socket: Path = Path("/run/gestalt/fence/fence.sock")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class AgentSettings(Settings):
-    """/etc/gestalt/agent.yaml"""
+    """/etc/gestalt/agent.yaml. `fence`: the socket of gestalt-fence; none in an appliance."""
 
     node_id: str
     node_name: str
@@ -65,6 +120,7 @@ class AgentSettings(Settings):
     tls: TlsSettings
     data_dir: Path = Path("/var/lib/gestalt/agent")
     run_dir: Path = Path("/run/gestalt/agent")
+    fence: Path | None = None
     address: str = "127.0.0.1"
     port_first: int = 3000
     port_last: int = 4000
@@ -90,17 +146,27 @@ class AgentSettings(Settings):
 class StoreSettings(Settings):
     """Where durable state lies."""
 
-    kind: Literal["sqlite"] = "sqlite"
+    kind: Literal["sqlite", "zookeeper"] = "sqlite"
     path: Path = Path("/var/lib/gestalt/coordinator/state.db")
 
 
 class CoordinatorSettings(Settings):
-    """/etc/gestalt/coordinator.yaml"""
+    """/etc/gestalt/coordinator.yaml. A cluster has ZooKeeper, a name for each coordinator and an address that others reach it at.
+
+    `advertise`: that address, with port; default: `listen`. `join_listen`: where machines join, with a token; empty = nowhere.
+    `authority`: the folder with the CA's certificate and key, which `gestaltctl cluster init` made.
+    """
 
     cluster_id: str
     tls: TlsSettings
     mode: Literal["appliance", "cluster"] = "appliance"
+    name: str = "coordinator"
     listen: str = "127.0.0.1:7400"
+    advertise: str = ""
+    join_listen: str = ""
+    authority: Path | None = None
+    zookeeper: ZooKeeperSettings | None = None
+    timing: TimingSettings = TimingSettings()
     store: StoreSettings = StoreSettings()
     heartbeat: Duration = 2.0
     unreachable_after: Duration = 4.0
@@ -116,4 +182,11 @@ class CoordinatorSettings(Settings):
         if not 0 < self.heartbeat <= self.unreachable_after <= self.agent_grace:
             times = f"{self.heartbeat:g} s, {self.unreachable_after:g} s, {self.agent_grace:g} s"
             raise ValueError(f"heartbeat, unreachable_after and agent_grace ({times}) must be above 0 and in this order")
+        return self
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> Self:
+        is_cluster = self.mode == "cluster"
+        if is_cluster != (self.store.kind == "zookeeper") or is_cluster != (self.zookeeper is not None):
+            raise ValueError('mode "cluster" needs a section zookeeper and store.kind "zookeeper"; mode "appliance" has neither')
         return self

@@ -16,6 +16,198 @@ import typing
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
+class JoinRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    SECRET_FIELD_NUMBER: builtins.int
+    PURPOSE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    SIGNING_REQUEST_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    ROLES_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    token: builtins.str
+    """id of the token"""
+    secret: builtins.str
+    purpose: builtins.str
+    """"node" or "coordinator"; the token's must be the same"""
+    name: builtins.str
+    """host name of the machine"""
+    address: builtins.str
+    """on which its host ports are reached; a coordinator: where it listens"""
+    signing_request: builtins.str
+    """PEM; only its key counts"""
+    id: builtins.str
+    """chosen by the caller, so that a repeated call gives the same node: a UUID"""
+    @property
+    def roles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        token: builtins.str = ...,
+        secret: builtins.str = ...,
+        purpose: builtins.str = ...,
+        name: builtins.str = ...,
+        address: builtins.str = ...,
+        signing_request: builtins.str = ...,
+        id: builtins.str = ...,
+        roles: collections.abc.Iterable[builtins.str] | None = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "labels", b"labels", "name", b"name", "purpose", b"purpose", "roles", b"roles", "secret", b"secret", "signing_request", b"signing_request", "token", b"token"]) -> None: ...
+
+global___JoinRequest = JoinRequest
+
+@typing.final
+class JoinReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    CERTIFICATE_FIELD_NUMBER: builtins.int
+    CA_FIELD_NUMBER: builtins.int
+    COORDINATORS_FIELD_NUMBER: builtins.int
+    ZOOKEEPER_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.str
+    id: builtins.str
+    certificate: builtins.str
+    """PEM"""
+    ca: builtins.str
+    """PEM"""
+    @property
+    def coordinators(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """addresses of the API"""
+
+    @property
+    def zookeeper(self) -> global___ZooKeeperAccess: ...
+    @property
+    def timing(self) -> global___Timing: ...
+    def __init__(
+        self,
+        *,
+        cluster_id: builtins.str = ...,
+        id: builtins.str = ...,
+        certificate: builtins.str = ...,
+        ca: builtins.str = ...,
+        coordinators: collections.abc.Iterable[builtins.str] | None = ...,
+        zookeeper: global___ZooKeeperAccess | None = ...,
+        timing: global___Timing | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["timing", b"timing", "zookeeper", b"zookeeper"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ca", b"ca", "certificate", b"certificate", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "id", b"id", "timing", b"timing", "zookeeper", b"zookeeper"]) -> None: ...
+
+global___JoinReply = JoinReply
+
+@typing.final
+class ZooKeeperAccess(google.protobuf.message.Message):
+    """How one member reaches ZooKeeper. The secret is for this member alone."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOSTS_FIELD_NUMBER: builtins.int
+    ROOT_FIELD_NUMBER: builtins.int
+    IDENTITY_FIELD_NUMBER: builtins.int
+    SECRET_FIELD_NUMBER: builtins.int
+    TLS_FIELD_NUMBER: builtins.int
+    root: builtins.str
+    identity: builtins.str
+    secret: builtins.str
+    tls: builtins.bool
+    @property
+    def hosts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        hosts: collections.abc.Iterable[builtins.str] | None = ...,
+        root: builtins.str = ...,
+        identity: builtins.str = ...,
+        secret: builtins.str = ...,
+        tls: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["hosts", b"hosts", "identity", b"identity", "root", b"root", "secret", b"secret", "tls", b"tls"]) -> None: ...
+
+global___ZooKeeperAccess = ZooKeeperAccess
+
+@typing.final
+class Timing(google.protobuf.message.Message):
+    """Seconds each; the same on every member."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    LEASE_FIELD_NUMBER: builtins.int
+    KILL_FIELD_NUMBER: builtins.int
+    MARGIN_FIELD_NUMBER: builtins.int
+    session: builtins.float
+    lease: builtins.float
+    kill: builtins.float
+    margin: builtins.float
+    def __init__(
+        self,
+        *,
+        session: builtins.float = ...,
+        lease: builtins.float = ...,
+        kill: builtins.float = ...,
+        margin: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kill", b"kill", "lease", b"lease", "margin", b"margin", "session", b"session"]) -> None: ...
+
+global___Timing = Timing
+
+@typing.final
+class RenewRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SIGNING_REQUEST_FIELD_NUMBER: builtins.int
+    signing_request: builtins.str
+    """PEM; only its key counts"""
+    def __init__(
+        self,
+        *,
+        signing_request: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["signing_request", b"signing_request"]) -> None: ...
+
+global___RenewRequest = RenewRequest
+
+@typing.final
+class RenewReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: builtins.int
+    certificate: builtins.str
+    """PEM"""
+    def __init__(
+        self,
+        *,
+        certificate: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate", b"certificate"]) -> None: ...
+
+global___RenewReply = RenewReply
+
+@typing.final
 class AgentMessage(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -69,6 +261,7 @@ class Hello(google.protobuf.message.Message):
     ADDRESS_FIELD_NUMBER: builtins.int
     FACTS_FIELD_NUMBER: builtins.int
     CLUSTER_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
     node_id: builtins.str
     node_name: builtins.str
     agent_version: builtins.str
@@ -78,6 +271,8 @@ class Hello(google.protobuf.message.Message):
     address: builtins.str
     """on which the host ports of instances are reached"""
     cluster_id: builtins.str
+    incarnation: builtins.int
+    """of the node's membership, as its fence says; 0 = no fence, or it does not answer"""
     @property
     def facts(self) -> gestalt.proto.v1.model_pb2.Facts: ...
     def __init__(
@@ -91,9 +286,10 @@ class Hello(google.protobuf.message.Message):
         address: builtins.str = ...,
         facts: gestalt.proto.v1.model_pb2.Facts | None = ...,
         cluster_id: builtins.str = ...,
+        incarnation: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["facts", b"facts"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "agent_version", b"agent_version", "cluster_id", b"cluster_id", "facts", b"facts", "highest_epoch", b"highest_epoch", "node_id", b"node_id", "node_name", b"node_name", "protocol", b"protocol"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "agent_version", b"agent_version", "cluster_id", b"cluster_id", "facts", b"facts", "highest_epoch", b"highest_epoch", "incarnation", b"incarnation", "node_id", b"node_id", "node_name", b"node_name", "protocol", b"protocol"]) -> None: ...
 
 global___Hello = Hello
 

@@ -24,6 +24,11 @@ class AgentsStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.BulkUp.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.BulkDown.FromString,
                 )
+        self.Renew = channel.unary_unary(
+                '/gestalt.v1.Agents/Renew',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.RenewRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.RenewReply.FromString,
+                )
 
 
 class AgentsServicer(object):
@@ -43,6 +48,13 @@ class AgentsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """A new certificate for the same identity, before the old one expires.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -55,6 +67,11 @@ def add_AgentsServicer_to_server(servicer, server):
                     servicer.Bulk,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.BulkUp.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.BulkDown.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.RenewRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.RenewReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,5 +114,86 @@ class Agents(object):
         return grpc.experimental.stream_stream(request_iterator, target, '/gestalt.v1.Agents/Bulk',
             gestalt_dot_proto_dot_v1_dot_agent__pb2.BulkUp.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_agent__pb2.BulkDown.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Agents/Renew',
+            gestalt_dot_proto_dot_v1_dot_agent__pb2.RenewRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_agent__pb2.RenewReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+
+class JoinsStub(object):
+    """On the join address: TLS without a client certificate. A token proves who may call.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Join = channel.unary_unary(
+                '/gestalt.v1.Joins/Join',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.JoinRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.JoinReply.FromString,
+                )
+
+
+class JoinsServicer(object):
+    """On the join address: TLS without a client certificate. A token proves who may call.
+    """
+
+    def Join(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_JoinsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Join': grpc.unary_unary_rpc_method_handler(
+                    servicer.Join,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.JoinRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.JoinReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'gestalt.v1.Joins', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Joins(object):
+    """On the join address: TLS without a client certificate. A token proves who may call.
+    """
+
+    @staticmethod
+    def Join(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Joins/Join',
+            gestalt_dot_proto_dot_v1_dot_agent__pb2.JoinRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_agent__pb2.JoinReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -31,6 +31,12 @@ class AgentsStub:
     ]
     """Opened by the agent after an OpenBulk. The first message names it."""
 
+    Renew: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.agent_pb2.RenewRequest,
+        gestalt.proto.v1.agent_pb2.RenewReply,
+    ]
+    """A new certificate for the same identity, before the old one expires."""
+
 class AgentsAsyncStub:
     Session: grpc.aio.StreamStreamMultiCallable[
         gestalt.proto.v1.agent_pb2.AgentMessage,
@@ -43,6 +49,12 @@ class AgentsAsyncStub:
         gestalt.proto.v1.agent_pb2.BulkDown,
     ]
     """Opened by the agent after an OpenBulk. The first message names it."""
+
+    Renew: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.agent_pb2.RenewRequest,
+        gestalt.proto.v1.agent_pb2.RenewReply,
+    ]
+    """A new certificate for the same identity, before the old one expires."""
 
 class AgentsServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -61,4 +73,41 @@ class AgentsServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[gestalt.proto.v1.agent_pb2.BulkDown], collections.abc.AsyncIterator[gestalt.proto.v1.agent_pb2.BulkDown]]:
         """Opened by the agent after an OpenBulk. The first message names it."""
 
+    @abc.abstractmethod
+    def Renew(
+        self,
+        request: gestalt.proto.v1.agent_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.agent_pb2.RenewReply, collections.abc.Awaitable[gestalt.proto.v1.agent_pb2.RenewReply]]:
+        """A new certificate for the same identity, before the old one expires."""
+
 def add_AgentsServicer_to_server(servicer: AgentsServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
+
+class JoinsStub:
+    """On the join address: TLS without a client certificate. A token proves who may call."""
+
+    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
+    Join: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.agent_pb2.JoinRequest,
+        gestalt.proto.v1.agent_pb2.JoinReply,
+    ]
+
+class JoinsAsyncStub:
+    """On the join address: TLS without a client certificate. A token proves who may call."""
+
+    Join: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.agent_pb2.JoinRequest,
+        gestalt.proto.v1.agent_pb2.JoinReply,
+    ]
+
+class JoinsServicer(metaclass=abc.ABCMeta):
+    """On the join address: TLS without a client certificate. A token proves who may call."""
+
+    @abc.abstractmethod
+    def Join(
+        self,
+        request: gestalt.proto.v1.agent_pb2.JoinRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.agent_pb2.JoinReply, collections.abc.Awaitable[gestalt.proto.v1.agent_pb2.JoinReply]]: ...
+
+def add_JoinsServicer_to_server(servicer: JoinsServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

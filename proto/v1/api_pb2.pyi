@@ -15,6 +15,7 @@ import gestalt.proto.v1.spec_pb2
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
+import google.protobuf.timestamp_pb2
 import typing
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
@@ -66,11 +67,14 @@ class Error(google.protobuf.message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     HINT_FIELD_NUMBER: builtins.int
     DETAILS_FIELD_NUMBER: builtins.int
+    LEADER_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """"invalid", "not_found", "exists", "conflict", "refused", "unavailable", "timed_out", "failed", "unauthenticated" """
+    """"invalid", "not_found", "exists", "conflict", "refused", "unavailable", "timed_out", "failed", "unauthenticated", "not_leader" """
     message: builtins.str
     hint: builtins.str
     """what to do next"""
+    leader: builtins.str
+    """kind "not_leader": the address of the leader, empty while there is none"""
     @property
     def details(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Error.Detail]: ...
     def __init__(
@@ -80,8 +84,9 @@ class Error(google.protobuf.message.Message):
         message: builtins.str = ...,
         hint: builtins.str = ...,
         details: collections.abc.Iterable[global___Error.Detail] | None = ...,
+        leader: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["details", b"details", "hint", b"hint", "kind", b"kind", "message", b"message"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["details", b"details", "hint", b"hint", "kind", b"kind", "leader", b"leader", "message", b"message"]) -> None: ...
 
 global___Error = Error
 
@@ -571,6 +576,149 @@ class ExecOutput(google.protobuf.message.Message):
 global___ExecOutput = ExecOutput
 
 @typing.final
+class TokenRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    PURPOSE_FIELD_NUMBER: builtins.int
+    LIFETIME_FIELD_NUMBER: builtins.int
+    purpose: builtins.str
+    """"node" or "coordinator" """
+    lifetime: builtins.float
+    """seconds; 0 = 1 h"""
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        purpose: builtins.str = ...,
+        lifetime: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["lifetime", b"lifetime", "purpose", b"purpose", "request", b"request"]) -> None: ...
+
+global___TokenRequest = TokenRequest
+
+@typing.final
+class TokenReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_FIELD_NUMBER: builtins.int
+    token: builtins.str
+    """shown once; holds the CA's certificate, so that the joining machine knows whom it talks to"""
+    @property
+    def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        token: builtins.str = ...,
+        expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expires_at", b"expires_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expires_at", b"expires_at", "token", b"token"]) -> None: ...
+
+global___TokenReply = TokenReply
+
+@typing.final
+class NodeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """name or id"""
+    force: builtins.bool
+    """remove: although instances run there"""
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        node: builtins.str = ...,
+        force: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["force", b"force", "node", b"node", "request", b"request"]) -> None: ...
+
+global___NodeRequest = NodeRequest
+
+@typing.final
+class LabelRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class PutEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    PUT_FIELD_NUMBER: builtins.int
+    DROP_FIELD_NUMBER: builtins.int
+    ADD_ROLES_FIELD_NUMBER: builtins.int
+    DROP_ROLES_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    @property
+    def request(self) -> global___Request: ...
+    @property
+    def put(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    @property
+    def drop(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def add_roles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def drop_roles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        node: builtins.str = ...,
+        put: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        drop: collections.abc.Iterable[builtins.str] | None = ...,
+        add_roles: collections.abc.Iterable[builtins.str] | None = ...,
+        drop_roles: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["add_roles", b"add_roles", "drop", b"drop", "drop_roles", b"drop_roles", "node", b"node", "put", b"put", "request", b"request"]) -> None: ...
+
+global___LabelRequest = LabelRequest
+
+@typing.final
+class NodeReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    @property
+    def node(self) -> gestalt.proto.v1.model_pb2.Node: ...
+    def __init__(
+        self,
+        *,
+        node: gestalt.proto.v1.model_pb2.Node | None = ...,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["node", b"node"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "node", b"node"]) -> None: ...
+
+global___NodeReply = NodeReply
+
+@typing.final
 class ListNodesRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -700,6 +848,124 @@ class EventBatch(google.protobuf.message.Message):
 global___EventBatch = EventBatch
 
 @typing.final
+class PauseRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["reason", b"reason", "request", b"request"]) -> None: ...
+
+global___PauseRequest = PauseRequest
+
+@typing.final
+class PauseReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
+
+global___PauseReply = PauseReply
+
+@typing.final
+class StepDownRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    def __init__(
+        self,
+        *,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["reason", b"reason"]) -> None: ...
+
+global___StepDownRequest = StepDownRequest
+
+@typing.final
+class StepDownReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: builtins.int
+    epoch: builtins.int
+    """the one that ended"""
+    def __init__(
+        self,
+        *,
+        epoch: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch"]) -> None: ...
+
+global___StepDownReply = StepDownReply
+
+@typing.final
+class ExportRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___ExportRequest = ExportRequest
+
+@typing.final
+class ExportChunk(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """the parts make one file"""
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data"]) -> None: ...
+
+global___ExportChunk = ExportChunk
+
+@typing.final
+class Coordinator(google.protobuf.message.Message):
+    """One coordinator, as the leader knows it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    LEADER_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    address: builtins.str
+    leader: builtins.bool
+    version: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        address: builtins.str = ...,
+        leader: builtins.bool = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "leader", b"leader", "name", b"name", "version", b"version"]) -> None: ...
+
+global___Coordinator = Coordinator
+
+@typing.final
 class StatusRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -727,6 +993,9 @@ class StatusReply(google.protobuf.message.Message):
     TASKS_RUNNING_FIELD_NUMBER: builtins.int
     UPTIME_FIELD_NUMBER: builtins.int
     STORE_FIELD_NUMBER: builtins.int
+    COORDINATORS_FIELD_NUMBER: builtins.int
+    PAUSED_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     epoch: builtins.int
     version: builtins.str
@@ -743,10 +1012,16 @@ class StatusReply(google.protobuf.message.Message):
     uptime: builtins.float
     """seconds in office"""
     store: builtins.str
+    paused: builtins.str
+    """why automatic replacement is paused by hand; empty = it is not"""
+    held: builtins.str
+    """why the leader itself holds back replacement; empty = it does not"""
     @property
     def problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """one sentence each, worst first"""
 
+    @property
+    def coordinators(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Coordinator]: ...
     def __init__(
         self,
         *,
@@ -764,7 +1039,10 @@ class StatusReply(google.protobuf.message.Message):
         tasks_running: builtins.int = ...,
         uptime: builtins.float = ...,
         store: builtins.str = ...,
+        coordinators: collections.abc.Iterable[global___Coordinator] | None = ...,
+        paused: builtins.str = ...,
+        held: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["apps", b"apps", "cluster_id", b"cluster_id", "epoch", b"epoch", "healthy", b"healthy", "instances", b"instances", "mode", b"mode", "nodes", b"nodes", "nodes_ready", b"nodes_ready", "problems", b"problems", "state", b"state", "store", b"store", "tasks_running", b"tasks_running", "uptime", b"uptime", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["apps", b"apps", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "epoch", b"epoch", "healthy", b"healthy", "held", b"held", "instances", b"instances", "mode", b"mode", "nodes", b"nodes", "nodes_ready", b"nodes_ready", "paused", b"paused", "problems", b"problems", "state", b"state", "store", b"store", "tasks_running", b"tasks_running", "uptime", b"uptime", "version", b"version"]) -> None: ...
 
 global___StatusReply = StatusReply

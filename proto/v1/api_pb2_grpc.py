@@ -548,12 +548,81 @@ class NodesStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ListNodesReply.FromString,
                 )
+        self.Token = channel.unary_unary(
+                '/gestalt.v1.Nodes/Token',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.TokenRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.TokenReply.FromString,
+                )
+        self.Cordon = channel.unary_unary(
+                '/gestalt.v1.Nodes/Cordon',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+                )
+        self.Uncordon = channel.unary_unary(
+                '/gestalt.v1.Nodes/Uncordon',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+                )
+        self.Remove = channel.unary_unary(
+                '/gestalt.v1.Nodes/Remove',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+                )
+        self.ConfirmDead = channel.unary_unary(
+                '/gestalt.v1.Nodes/ConfirmDead',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+                )
+        self.Label = channel.unary_unary(
+                '/gestalt.v1.Nodes/Label',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.LabelRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+                )
 
 
 class NodesServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Token(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cordon(self, request, context):
+        """takes no new instances
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Uncordon(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Remove(self, request, context):
+        """revokes it; what ran there runs elsewhere
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmDead(self, request, context):
+        """a lost node is certainly not at work: exclusive things move at once
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Label(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -566,6 +635,36 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ListNodesRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ListNodesReply.SerializeToString,
+            ),
+            'Token': grpc.unary_unary_rpc_method_handler(
+                    servicer.Token,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.TokenRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.TokenReply.SerializeToString,
+            ),
+            'Cordon': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cordon,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.SerializeToString,
+            ),
+            'Uncordon': grpc.unary_unary_rpc_method_handler(
+                    servicer.Uncordon,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.SerializeToString,
+            ),
+            'Remove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remove,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.SerializeToString,
+            ),
+            'ConfirmDead': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmDead,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.SerializeToString,
+            ),
+            'Label': grpc.unary_unary_rpc_method_handler(
+                    servicer.Label,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.LabelRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -591,6 +690,108 @@ class Nodes(object):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/List',
             gestalt_dot_proto_dot_v1_dot_api__pb2.ListNodesRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.ListNodesReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Token(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Token',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.TokenRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.TokenReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Cordon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Cordon',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Uncordon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Uncordon',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Remove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Remove',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ConfirmDead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/ConfirmDead',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Label(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Label',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.LabelRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -798,12 +999,57 @@ class ClusterStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StatusRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StatusReply.FromString,
                 )
+        self.Pause = channel.unary_unary(
+                '/gestalt.v1.Cluster/Pause',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.PauseRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.PauseReply.FromString,
+                )
+        self.Resume = channel.unary_unary(
+                '/gestalt.v1.Cluster/Resume',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.PauseRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.PauseReply.FromString,
+                )
+        self.StepDown = channel.unary_unary(
+                '/gestalt.v1.Cluster/StepDown',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StepDownRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StepDownReply.FromString,
+                )
+        self.Export = channel.unary_stream(
+                '/gestalt.v1.Cluster/Export',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ExportRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ExportChunk.FromString,
+                )
 
 
 class ClusterServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Status(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """stops all automatic replacement
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StepDown(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -816,6 +1062,26 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StatusRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StatusReply.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.PauseRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.PauseReply.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.PauseRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.PauseReply.SerializeToString,
+            ),
+            'StepDown': grpc.unary_unary_rpc_method_handler(
+                    servicer.StepDown,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StepDownRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StepDownReply.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ExportRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ExportChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -841,5 +1107,73 @@ class Cluster(object):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Cluster/Status',
             gestalt_dot_proto_dot_v1_dot_api__pb2.StatusRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.StatusReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Cluster/Pause',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.PauseRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.PauseReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Cluster/Resume',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.PauseRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.PauseReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def StepDown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Cluster/StepDown',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.StepDownRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.StepDownReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/gestalt.v1.Cluster/Export',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ExportRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ExportChunk.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -306,10 +306,76 @@ class NodesStub:
         gestalt.proto.v1.api_pb2.ListNodesReply,
     ]
 
+    Token: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.TokenRequest,
+        gestalt.proto.v1.api_pb2.TokenReply,
+    ]
+
+    Cordon: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
+    ]
+    """takes no new instances"""
+
+    Uncordon: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
+    ]
+
+    Remove: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
+    ]
+    """revokes it; what ran there runs elsewhere"""
+
+    ConfirmDead: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
+    ]
+    """a lost node is certainly not at work: exclusive things move at once"""
+
+    Label: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.LabelRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
+    ]
+
 class NodesAsyncStub:
     List: grpc.aio.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.ListNodesRequest,
         gestalt.proto.v1.api_pb2.ListNodesReply,
+    ]
+
+    Token: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.TokenRequest,
+        gestalt.proto.v1.api_pb2.TokenReply,
+    ]
+
+    Cordon: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
+    ]
+    """takes no new instances"""
+
+    Uncordon: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
+    ]
+
+    Remove: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
+    ]
+    """revokes it; what ran there runs elsewhere"""
+
+    ConfirmDead: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
+    ]
+    """a lost node is certainly not at work: exclusive things move at once"""
+
+    Label: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.LabelRequest,
+        gestalt.proto.v1.api_pb2.NodeReply,
     ]
 
 class NodesServicer(metaclass=abc.ABCMeta):
@@ -319,6 +385,51 @@ class NodesServicer(metaclass=abc.ABCMeta):
         request: gestalt.proto.v1.api_pb2.ListNodesRequest,
         context: _ServicerContext,
     ) -> typing.Union[gestalt.proto.v1.api_pb2.ListNodesReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ListNodesReply]]: ...
+
+    @abc.abstractmethod
+    def Token(
+        self,
+        request: gestalt.proto.v1.api_pb2.TokenRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.TokenReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.TokenReply]]: ...
+
+    @abc.abstractmethod
+    def Cordon(
+        self,
+        request: gestalt.proto.v1.api_pb2.NodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.NodeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.NodeReply]]:
+        """takes no new instances"""
+
+    @abc.abstractmethod
+    def Uncordon(
+        self,
+        request: gestalt.proto.v1.api_pb2.NodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.NodeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.NodeReply]]: ...
+
+    @abc.abstractmethod
+    def Remove(
+        self,
+        request: gestalt.proto.v1.api_pb2.NodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.NodeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.NodeReply]]:
+        """revokes it; what ran there runs elsewhere"""
+
+    @abc.abstractmethod
+    def ConfirmDead(
+        self,
+        request: gestalt.proto.v1.api_pb2.NodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.NodeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.NodeReply]]:
+        """a lost node is certainly not at work: exclusive things move at once"""
+
+    @abc.abstractmethod
+    def Label(
+        self,
+        request: gestalt.proto.v1.api_pb2.LabelRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.NodeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.NodeReply]]: ...
 
 def add_NodesServicer_to_server(servicer: NodesServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 
@@ -412,10 +523,52 @@ class ClusterStub:
         gestalt.proto.v1.api_pb2.StatusReply,
     ]
 
+    Pause: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.PauseRequest,
+        gestalt.proto.v1.api_pb2.PauseReply,
+    ]
+    """stops all automatic replacement"""
+
+    Resume: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.PauseRequest,
+        gestalt.proto.v1.api_pb2.PauseReply,
+    ]
+
+    StepDown: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.StepDownRequest,
+        gestalt.proto.v1.api_pb2.StepDownReply,
+    ]
+
+    Export: grpc.UnaryStreamMultiCallable[
+        gestalt.proto.v1.api_pb2.ExportRequest,
+        gestalt.proto.v1.api_pb2.ExportChunk,
+    ]
+
 class ClusterAsyncStub:
     Status: grpc.aio.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.StatusRequest,
         gestalt.proto.v1.api_pb2.StatusReply,
+    ]
+
+    Pause: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.PauseRequest,
+        gestalt.proto.v1.api_pb2.PauseReply,
+    ]
+    """stops all automatic replacement"""
+
+    Resume: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.PauseRequest,
+        gestalt.proto.v1.api_pb2.PauseReply,
+    ]
+
+    StepDown: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.StepDownRequest,
+        gestalt.proto.v1.api_pb2.StepDownReply,
+    ]
+
+    Export: grpc.aio.UnaryStreamMultiCallable[
+        gestalt.proto.v1.api_pb2.ExportRequest,
+        gestalt.proto.v1.api_pb2.ExportChunk,
     ]
 
 class ClusterServicer(metaclass=abc.ABCMeta):
@@ -425,5 +578,34 @@ class ClusterServicer(metaclass=abc.ABCMeta):
         request: gestalt.proto.v1.api_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[gestalt.proto.v1.api_pb2.StatusReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.StatusReply]]: ...
+
+    @abc.abstractmethod
+    def Pause(
+        self,
+        request: gestalt.proto.v1.api_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.PauseReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.PauseReply]]:
+        """stops all automatic replacement"""
+
+    @abc.abstractmethod
+    def Resume(
+        self,
+        request: gestalt.proto.v1.api_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.PauseReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.PauseReply]]: ...
+
+    @abc.abstractmethod
+    def StepDown(
+        self,
+        request: gestalt.proto.v1.api_pb2.StepDownRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.StepDownReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.StepDownReply]]: ...
+
+    @abc.abstractmethod
+    def Export(
+        self,
+        request: gestalt.proto.v1.api_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[gestalt.proto.v1.api_pb2.ExportChunk], collections.abc.AsyncIterator[gestalt.proto.v1.api_pb2.ExportChunk]]: ...
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

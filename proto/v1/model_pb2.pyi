@@ -394,6 +394,22 @@ global___FieldChange = FieldChange
 class Node(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
@@ -404,6 +420,10 @@ class Node(google.protobuf.message.Message):
     ALLOCATED_FIELD_NUMBER: builtins.int
     PROBLEMS_FIELD_NUMBER: builtins.int
     LAST_SEEN_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    ROLES_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
     id: builtins.str
     name: builtins.str
     state: builtins.str
@@ -413,6 +433,10 @@ class Node(google.protobuf.message.Message):
     instances: builtins.int
     last_seen: builtins.float
     """seconds ago"""
+    incarnation: builtins.int
+    """of its membership; 0 = it has none"""
+    reason: builtins.str
+    """why the state is not ready, a sentence; empty when it is"""
     @property
     def facts(self) -> global___Facts: ...
     @property
@@ -421,6 +445,10 @@ class Node(google.protobuf.message.Message):
     def problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """one sentence each; O"""
 
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    @property
+    def roles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
         self,
         *,
@@ -434,9 +462,13 @@ class Node(google.protobuf.message.Message):
         allocated: gestalt.proto.v1.spec_pb2.Resources | None = ...,
         problems: collections.abc.Iterable[builtins.str] | None = ...,
         last_seen: builtins.float = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        roles: collections.abc.Iterable[builtins.str] | None = ...,
+        incarnation: builtins.int = ...,
+        reason: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["allocated", b"allocated", "facts", b"facts"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "agent_version", b"agent_version", "allocated", b"allocated", "facts", b"facts", "id", b"id", "instances", b"instances", "last_seen", b"last_seen", "name", b"name", "problems", b"problems", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "agent_version", b"agent_version", "allocated", b"allocated", "facts", b"facts", "id", b"id", "incarnation", b"incarnation", "instances", b"instances", "labels", b"labels", "last_seen", b"last_seen", "name", b"name", "problems", b"problems", "reason", b"reason", "roles", b"roles", "state", b"state"]) -> None: ...
 
 global___Node = Node
 

@@ -1,0 +1,1 @@
+"""ZooKeeper for everything of ours: one client, one place that knows the paths."""
