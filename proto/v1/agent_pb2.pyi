@@ -44,6 +44,7 @@ class JoinRequest(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     ROLES_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    JOIN_ADDRESS_FIELD_NUMBER: builtins.int
     token: builtins.str
     """id of the token"""
     secret: builtins.str
@@ -57,6 +58,8 @@ class JoinRequest(google.protobuf.message.Message):
     """PEM; only its key counts"""
     id: builtins.str
     """chosen by the caller, so that a repeated call gives the same node: a UUID"""
+    join_address: builtins.str
+    """a coordinator: where others may join; empty = nowhere"""
     @property
     def roles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -73,8 +76,9 @@ class JoinRequest(google.protobuf.message.Message):
         id: builtins.str = ...,
         roles: collections.abc.Iterable[builtins.str] | None = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        join_address: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "labels", b"labels", "name", b"name", "purpose", b"purpose", "roles", b"roles", "secret", b"secret", "signing_request", b"signing_request", "token", b"token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "join_address", b"join_address", "labels", b"labels", "name", b"name", "purpose", b"purpose", "roles", b"roles", "secret", b"secret", "signing_request", b"signing_request", "token", b"token"]) -> None: ...
 
 global___JoinRequest = JoinRequest
 
@@ -89,12 +93,17 @@ class JoinReply(google.protobuf.message.Message):
     COORDINATORS_FIELD_NUMBER: builtins.int
     ZOOKEEPER_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
+    AUTHORITY_KEY_FIELD_NUMBER: builtins.int
+    AUTHORITY_PASSPHRASE_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     id: builtins.str
     certificate: builtins.str
     """PEM"""
     ca: builtins.str
     """PEM"""
+    authority_key: builtins.str
+    """PEM, encrypted; for coordinators alone, as is the next one"""
+    authority_passphrase: builtins.str
     @property
     def coordinators(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """addresses of the API"""
@@ -113,9 +122,11 @@ class JoinReply(google.protobuf.message.Message):
         coordinators: collections.abc.Iterable[builtins.str] | None = ...,
         zookeeper: global___ZooKeeperAccess | None = ...,
         timing: global___Timing | None = ...,
+        authority_key: builtins.str = ...,
+        authority_passphrase: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timing", b"timing", "zookeeper", b"zookeeper"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ca", b"ca", "certificate", b"certificate", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "id", b"id", "timing", b"timing", "zookeeper", b"zookeeper"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["authority_key", b"authority_key", "authority_passphrase", b"authority_passphrase", "ca", b"ca", "certificate", b"certificate", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "id", b"id", "timing", b"timing", "zookeeper", b"zookeeper"]) -> None: ...
 
 global___JoinReply = JoinReply
 
@@ -441,11 +452,16 @@ class Welcome(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     COORDINATOR_VERSION_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
+    COORDINATORS_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     epoch: builtins.int
     coordinator_version: builtins.str
     heartbeat: builtins.float
     """seconds"""
+    @property
+    def coordinators(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """addresses of the API; empty = as before"""
+
     def __init__(
         self,
         *,
@@ -453,8 +469,9 @@ class Welcome(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         coordinator_version: builtins.str = ...,
         heartbeat: builtins.float = ...,
+        coordinators: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "coordinator_version", b"coordinator_version", "epoch", b"epoch", "heartbeat", b"heartbeat"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "coordinator_version", b"coordinator_version", "coordinators", b"coordinators", "epoch", b"epoch", "heartbeat", b"heartbeat"]) -> None: ...
 
 global___Welcome = Welcome
 
