@@ -154,7 +154,8 @@ class CoordinatorSettings(Settings):
     """/etc/gestalt/coordinator.yaml. A cluster has ZooKeeper, a name for each coordinator and an address that others reach it at.
 
     `advertise`: that address, with port; default: `listen`. `join_listen`: where machines join, with a token; empty = nowhere.
-    `authority`: the folder with the CA's certificate and key, which `gestaltctl cluster init` made.
+    `authority`: the folder with the CA's certificate and key, which `gestaltctl cluster init` made; `authority_passphrase`: the file with
+    what that key is encrypted with.
     """
 
     cluster_id: str
@@ -165,6 +166,7 @@ class CoordinatorSettings(Settings):
     advertise: str = ""
     join_listen: str = ""
     authority: Path | None = None
+    authority_passphrase: Path | None = None
     zookeeper: ZooKeeperSettings | None = None
     timing: TimingSettings = TimingSettings()
     store: StoreSettings = StoreSettings()

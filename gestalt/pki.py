@@ -9,17 +9,17 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gestalt.clock import wall
-from gestalt.errors import GestaltError, Kind
+from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.files import write_atomic
 from gestalt.identity import Identity as Identity
 from gestalt.identity import Role as Role
@@ -30,6 +30,8 @@ LEAF_LIFE = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=30)
 NODE_HOST = "node.gestalt"
 """The host name in every node's certificate: not `localhost`, so that a node's key cannot pose as a coordinator."""
+
+AUTHORITY_CERTIFICATE, AUTHORITY_KEY = "ca.crt", "ca.key"
 
 _CLOCK_SKEW = timedelta(minutes=5)
 
@@ -67,17 +69,17 @@ class Authority:
 
     @property
     def certificate(self) -> Path:
-        return self.folder / "ca.crt"
+        return self.folder / AUTHORITY_CERTIFICATE
 
     @classmethod
-    def ensure(cls, folder: Path, cluster_id: str) -> Authority:
-        """Return the authority in `folder`, making what is missing.
+    def ensure(cls, folder: Path, cluster_id: str, passphrase: bytes | None = None) -> Authority:
+        """Return the authority in `folder`, making what is missing. With a passphrase its key is encrypted at rest.
 
         Raises:
-            GestaltError: CONFLICT, when the folder holds the authority of another cluster or only its certificate.
+            GestaltError: CONFLICT, when the folder holds another cluster's authority or only a certificate, or the passphrase does not fit.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key_file, certificate_file = folder / "ca.key", folder / "ca.crt"
+        key_file, certificate_file = folder / AUTHORITY_KEY, folder / AUTHORITY_CERTIFICATE
         if certificate_file.exists() and not key_file.exists():
             raise GestaltError(
                 Kind.CONFLICT,
@@ -85,8 +87,8 @@ class Authority:
                 hint="put the key back; without it no certificate of this cluster can be made",
             )
         if not key_file.exists():
-            write_atomic(key_file, _key_bytes(ec.generate_private_key(ec.SECP256R1())), mode=0o600)
-        key = _read_key(key_file)
+            write_atomic(key_file, _key_bytes(ec.generate_private_key(ec.SECP256R1()), passphrase), mode=0o600)
+        key = _read_key(key_file, passphrase)
         if certificate_file.exists():
             certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
             _check_authority(certificate, key, cluster_id, certificate_file)
@@ -94,6 +96,38 @@ class Authority:
         certificate = _authority_certificate(cluster_id, key)
         write_atomic(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
         return cls(folder, certificate, key, made=True)
+
+    @classmethod
+    def load(cls, folder: Path, cluster_id: str, passphrase: bytes | None = None) -> Authority:
+        """Return the authority in `folder`, which is there.
+
+        Raises:
+            GestaltError: NOT_FOUND, when it is not whole; CONFLICT, when it is another cluster's or the passphrase does not fit.
+        """
+        missing = [file for file in (folder / AUTHORITY_KEY, folder / AUTHORITY_CERTIFICATE) if not file.exists()]
+        if missing:
+            raise GestaltError(
+                Kind.NOT_FOUND, f"{missing[0]} is missing", hint="join this coordinator anew, or put the file back from a copy"
+            )
+        return cls.ensure(folder, cluster_id, passphrase)
+
+    def sign(
+        self,
+        request: str,
+        identity: Identity,
+        *,
+        dns: Iterable[str] = (),
+        addresses: Iterable[str] = (),
+        life: timedelta = LEAF_LIFE,
+    ) -> str:
+        """Return a certificate, PEM, for the key of a signing request. Nothing else that the request says counts.
+
+        Raises:
+            GestaltError: INVALID, when it is no request, was not signed by its key, or the key is of another sort than ours.
+        """
+        key = _requested_key(request)
+        certificate = self._sign(identity, _alternative_names(identity, dns, addresses), key, life)
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def issue(
         self,
@@ -208,12 +242,69 @@ def _common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
 
 
-def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+def ensure_key(file: Path) -> None:
+    """Have a private key in `file`, mode 0600. One that is there is kept."""
+    if not file.exists():
+        write_atomic(file, _key_bytes(ec.generate_private_key(ec.SECP256R1())), mode=0o600)
 
 
-def _read_key(file: Path) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(file.read_bytes(), password=None)
+def signing_request(key_file: Path, name: str) -> str:
+    """Return a signing request, PEM, for the key in a file.
+
+    Raises:
+        GestaltError: CONFLICT, when the file holds no key that can be used.
+    """
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_common_name(name))
+    return builder.sign(_read_key(key_file), hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def is_for_key(certificate: str, key_file: Path) -> bool:
+    """Tell whether a certificate, PEM, is that of the key in a file."""
+    try:
+        return x509.load_pem_x509_certificate(certificate.encode()).public_key() == _read_key(key_file).public_key()
+    except (OSError, ValueError, GestaltError):
+        return False
+
+
+def is_worn(certificate: x509.Certificate, now: datetime) -> bool:
+    """Tell whether less than a third of a certificate's life is left: time to renew it."""
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return certificate.not_valid_after_utc - now < life / 3
+
+
+def _requested_key(request: str) -> ec.EllipticCurvePublicKey:
+    try:
+        read = x509.load_pem_x509_csr(request.encode())
+        key = read.public_key() if read.is_signature_valid else None
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise GestaltError(
+            Kind.INVALID,
+            "the signing request cannot be used",
+            details=[Detail("signing_request", "is not one, or not signed by its own key", "PEM of a request for a P-256 key")],
+        )
+    return key
+
+
+def _key_bytes(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> bytes:
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        encryption = serialization.BestAvailableEncryption(passphrase)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def _read_key(file: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:
+    """Return the key in a file. One that is not encrypted is read too, whatever the passphrase."""
+    data = file.read_bytes()
+    try:
+        key = serialization.load_pem_private_key(data, password=passphrase if b"ENCRYPTED" in data else None)
+    except (ValueError, TypeError) as error:
+        raise GestaltError(
+            Kind.CONFLICT,
+            f"{file} cannot be read: it is damaged, or its passphrase is another",
+            hint="put the right files back from a copy",
+        ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise GestaltError(Kind.CONFLICT, f"{file} is not an elliptic-curve key", hint="put the right key back from a copy")
     return key
