@@ -422,6 +422,7 @@ class CoordinatorMessage(google.protobuf.message.Message):
     FULL_FIELD_NUMBER: builtins.int
     DELTA_FIELD_NUMBER: builtins.int
     OPEN_FIELD_NUMBER: builtins.int
+    HEARTBEAT_FIELD_NUMBER: builtins.int
     @property
     def welcome(self) -> global___Welcome: ...
     @property
@@ -430,6 +431,10 @@ class CoordinatorMessage(google.protobuf.message.Message):
     def delta(self) -> global___NodeDelta: ...
     @property
     def open(self) -> global___OpenBulk: ...
+    @property
+    def heartbeat(self) -> global___Heartbeat:
+        """often enough for what `silence` promises; its leader lives"""
+
     def __init__(
         self,
         *,
@@ -437,10 +442,11 @@ class CoordinatorMessage(google.protobuf.message.Message):
         full: global___NodeState | None = ...,
         delta: global___NodeDelta | None = ...,
         open: global___OpenBulk | None = ...,
+        heartbeat: global___Heartbeat | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["delta", b"delta", "full", b"full", "kind", b"kind", "open", b"open", "welcome", b"welcome"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["delta", b"delta", "full", b"full", "kind", b"kind", "open", b"open", "welcome", b"welcome"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["welcome", "full", "delta", "open"] | None: ...
+    def HasField(self, field_name: typing.Literal["delta", b"delta", "full", b"full", "heartbeat", b"heartbeat", "kind", b"kind", "open", b"open", "welcome", b"welcome"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["delta", b"delta", "full", b"full", "heartbeat", b"heartbeat", "kind", b"kind", "open", b"open", "welcome", b"welcome"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["welcome", "full", "delta", "open", "heartbeat"] | None: ...
 
 global___CoordinatorMessage = CoordinatorMessage
 
@@ -686,12 +692,15 @@ class Server(google.protobuf.message.Message):
     PORT_FIELD_NUMBER: builtins.int
     READY_FIELD_NUMBER: builtins.int
     DRAIN_FIELD_NUMBER: builtins.int
+    LOST_FIELD_NUMBER: builtins.int
     instance: builtins.str
     address: builtins.str
     port: builtins.int
     ready: builtins.bool
     """as far as the coordinator knows; for its own instances the agent knows better"""
     drain: builtins.bool
+    lost: builtins.bool
+    """its node is lost: what is connected to it gets no answer any more"""
     def __init__(
         self,
         *,
@@ -700,8 +709,9 @@ class Server(google.protobuf.message.Message):
         port: builtins.int = ...,
         ready: builtins.bool = ...,
         drain: builtins.bool = ...,
+        lost: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "drain", b"drain", "instance", b"instance", "port", b"port", "ready", b"ready"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "drain", b"drain", "instance", b"instance", "lost", b"lost", "port", b"port", "ready", b"ready"]) -> None: ...
 
 global___Server = Server
 

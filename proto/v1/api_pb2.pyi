@@ -887,13 +887,17 @@ class StepDownRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REASON_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
     reason: builtins.str
+    epoch: builtins.int
+    """the one to end, so that a repeated request ends no other; 0 = whichever there is"""
     def __init__(
         self,
         *,
         reason: builtins.str = ...,
+        epoch: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["reason", b"reason"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "reason", b"reason"]) -> None: ...
 
 global___StepDownRequest = StepDownRequest
 
