@@ -1,14 +1,14 @@
 """Every znode path of a cluster, below its root.
 
-    cluster                      ids and format, JSON
-    epoch                        its version and content fence every write of a leader
-    store/…                      the documents: the store's own affair
-    election/c-…                 a candidate each, ephemeral and sequential: JSON of name, address, version
-    leader                       who leads, JSON; written in the transaction that takes office
-    nodes/<id>                   made when the node joins; only the node itself and coordinators may change what is below
-    nodes/<id>/member            ephemeral, of the node's fence: JSON of incarnation, boot, agent
-    nodes/<id>/lease             persistent, JSON; each committed write renews
-    grants/<name>                generation and holder of an exclusive thing, JSON
+cluster                      ids and format, JSON
+epoch                        its version and content fence every write of a leader
+store/…                      the documents: the store's own affair
+election/c-…                 a candidate each, ephemeral and sequential: JSON of name, address, version
+leader                       who leads, JSON; written in the transaction that takes office
+nodes/<id>                   made when the node joins; only the node itself and coordinators may change what is below
+nodes/<id>/member            ephemeral, of the node's fence: JSON of incarnation, boot, agent
+nodes/<id>/lease             persistent, JSON; each committed write renews
+grants/<name>                generation and holder of an exclusive thing, JSON
 """
 
 from __future__ import annotations

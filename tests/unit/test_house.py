@@ -116,10 +116,14 @@ def test_parts_are_imported_by_the_one_name() -> None:
 
 @pytest.mark.parametrize(
     ("library", "owners"),
-    [("docker", r"plugins/runtime/docker\w*\.py|demo/\w+\.py|bench/.*"), ("subprocess", r"gestalt/shell\.py|demo/\w+\.py|bench/.*")],
+    [
+        ("docker", r"plugins/runtime/docker\w*\.py|demo/\w+\.py|bench/.*"),
+        ("subprocess", r"gestalt/shell\.py|demo/\w+\.py|bench/.*"),
+        ("kazoo", r"gestalt/zk/client\.py"),
+    ],
 )
 def test_choke_points_are_owned(library: str, owners: str) -> None:
-    """One place imports docker, one starts subprocesses; the demo and the benchmarks are programs of their own."""
+    """One place imports docker, one starts subprocesses, one imports kazoo; the demo and the benchmarks are programs of their own."""
     wrong = [
         path
         for path, text in modules(*PRODUCT).items()
