@@ -19,6 +19,8 @@ class Kind(StrEnum):
     TIMED_OUT = "timed_out"
     FAILED = "failed"
     UNAUTHENTICATED = "unauthenticated"
+    NOT_LEADER = "not_leader"
+    """Another coordinator leads, or none: the same request, repeated there, is carried out once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,14 @@ class Detail:
 class GestaltError(Exception):
     """An error with a sentence for people, a hint what to do next, and details per field.
 
+    `leader`: with NOT_LEADER the address of the coordinator to ask, empty while none leads.
     Programming errors are never wrapped in it; they stay what they are.
     """
 
-    def __init__(self, kind: Kind, message: str, *, hint: str = "", details: Sequence[Detail] = ()) -> None:
+    def __init__(self, kind: Kind, message: str, *, hint: str = "", details: Sequence[Detail] = (), leader: str = "") -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.hint = hint
         self.details = tuple(details)
+        self.leader = leader

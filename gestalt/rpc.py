@@ -31,8 +31,10 @@ _CODES = {
     Kind.TIMED_OUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Kind.FAILED: grpc.StatusCode.INTERNAL,
     Kind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Kind.NOT_LEADER: grpc.StatusCode.UNAVAILABLE,
 }
 _KINDS = {code: kind for kind, code in _CODES.items()} | {
+    grpc.StatusCode.UNAVAILABLE: Kind.UNAVAILABLE,
     grpc.StatusCode.OUT_OF_RANGE: Kind.INVALID,
     grpc.StatusCode.PERMISSION_DENIED: Kind.REFUSED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Kind.REFUSED,
@@ -43,7 +45,7 @@ TrailingMetadata = tuple[tuple[str, bytes], ...]
 
 
 def status_of(kind: Kind) -> grpc.StatusCode:
-    """Return the status code that stands for `kind`. Every kind has its own."""
+    """Return the status code that stands for `kind`. Every kind has its own, but NOT_LEADER: who does not know it tries again later."""
     return _CODES[kind]
 
 
@@ -79,7 +81,7 @@ def decode_error(error: grpc.RpcError) -> GestaltError:
 
 def error_to_wire(error: GestaltError) -> api_pb2.Error:
     """Return the message of an error, of bounded size."""
-    message = api_pb2.Error(kind=error.kind.value, message=status_message(error), hint=_cut(error.hint, _SENTENCE_MAX))
+    message = api_pb2.Error(kind=error.kind.value, message=status_message(error), hint=_cut(error.hint, _SENTENCE_MAX), leader=error.leader)
     for index, detail in enumerate(error.details):
         shown = api_pb2.Error.Detail(
             field=_cut(detail.field, _FIELD_MAX), problem=_cut(detail.problem, _FIELD_MAX), allowed=_cut(detail.allowed, _FIELD_MAX)
@@ -95,7 +97,7 @@ def error_from_wire(message: api_pb2.Error) -> GestaltError:
     """Return the error of a message. A kind of a newer version than ours counts as failed."""
     kind = Kind(message.kind) if message.kind in set(Kind) else Kind.FAILED
     details = [Detail(detail.field, detail.problem, detail.allowed) for detail in message.details]
-    return GestaltError(kind, message.message, hint=message.hint, details=details)
+    return GestaltError(kind, message.message, hint=message.hint, details=details, leader=message.leader)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -23,8 +23,16 @@ def test_every_kind_survives_with_its_sentence_hint_and_details(kind: Kind) -> N
 
 
 def test_every_kind_has_a_status_code_of_its_own_that_leads_back_to_it() -> None:
-    assert len({status_of(kind) for kind in Kind}) == len(Kind)
-    assert [kind_of(status_of(kind)) for kind in Kind] == list(Kind)
+    own = [kind for kind in Kind if kind is not Kind.NOT_LEADER]
+    assert len({status_of(kind) for kind in own}) == len(own)
+    assert [kind_of(status_of(kind)) for kind in own] == own
+
+
+def test_a_coordinator_that_does_not_lead_says_who_does_and_is_unavailable_to_who_does_not_understand() -> None:
+    refusal = GestaltError(Kind.NOT_LEADER, "this coordinator stands by", leader="10.0.0.2:7400")
+    received = _over_the_wire(refusal)
+    assert (received.kind, received.leader) == (Kind.NOT_LEADER, "10.0.0.2:7400")
+    assert kind_of(status_of(Kind.NOT_LEADER)) is Kind.UNAVAILABLE
 
 
 def test_an_error_that_is_not_ours_keeps_its_sentence() -> None:
