@@ -42,13 +42,25 @@ class RpcServer:
         self.port = port
 
     @classmethod
-    async def start(cls, listen: str, tls: TlsSettings, register: Register) -> RpcServer:
+    async def start(
+        cls,
+        listen: str,
+        tls: TlsSettings,
+        register: Register,
+        *,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        serving: bool = True,
+    ) -> RpcServer:
         """Listen on `listen` ("127.0.0.1:7400"; port 0 = any free one, see `port`).
+
+        Args:
+            interceptors: what every call passes first.
+            serving: what the health service says of the registered services; the server as a whole is SERVING in any case.
 
         Raises:
             GestaltError: the certificate files cannot be used, or the address is taken.
         """
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(interceptors=tuple(interceptors), options=_OPTIONS)
         health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         services = tuple(register(server))
@@ -63,7 +75,8 @@ class RpcServer:
             ) from error
         await server.start()
         started = cls(server, health, services, port)
-        await started.set_serving(serving=True)
+        await started.set_serving(serving=serving)
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", listen, extra={"port": port})
         return started
 

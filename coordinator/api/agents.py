@@ -33,6 +33,9 @@ PROTOCOL = 1
 SILENCE = 3
 """After so many missed heartbeats a session is over."""
 
+BEATS = 3
+"""How often an agent hears of us at least within the silence that it bears."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentsServicer(agent_pb2_grpc.AgentsServicer):
@@ -48,6 +51,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
     switchboard: Switchboard
     sessions: dict[str, Link] = field(default_factory=dict)
     """The one session of each node, from its hello on; it has the dispatcher's link once its inventory is in."""
+    silence: float = 0.0
+    """Seconds without a message of ours after which an agent is to look for another leader; 0: never."""
 
     @streaming
     async def Session(
@@ -59,13 +64,17 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         await self._join(hello)
         view, link = self._begin(hello)
         welcome = agent_pb2.Welcome(
-            cluster_id=self.cluster_id, epoch=self.ledger.epoch, coordinator_version=__version__, heartbeat=self.heartbeat
+            cluster_id=self.cluster_id,
+            epoch=self.ledger.epoch,
+            coordinator_version=__version__,
+            heartbeat=self.heartbeat,
+            silence=self.silence,
         )
         work = (self._read(messages, view, link), self._cut_off(asyncio.current_task(), view, link))
         tasks = [asyncio.create_task(item) for item in work]
         try:
             yield agent_pb2.CoordinatorMessage(welcome=welcome)
-            async with aclosing(_outgoing(link)) as outgoing:
+            async with aclosing(_outgoing(link, self.silence / BEATS)) as outgoing:
                 async for message in outgoing:
                     yield message
         finally:
@@ -244,17 +253,22 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             await channel.end_up()
 
 
-async def _outgoing(link: Link) -> AsyncGenerator[agent_pb2.CoordinatorMessage, None]:
-    """Yield what is to be sent until the link is closed."""
-    while (message := await _next(link.outbox, link.closed)) is not None:
-        yield message
+async def _outgoing(link: Link, period: float) -> AsyncGenerator[agent_pb2.CoordinatorMessage, None]:
+    """Yield what is to be sent until the link is closed, and a heartbeat after `period` seconds without anything (0: never)."""
+    beat = agent_pb2.CoordinatorMessage(heartbeat=agent_pb2.Heartbeat())
+    while not link.closed.is_set():
+        message = await _next(link.outbox, link.closed, period or None)
+        if message is not None:
+            yield message
+        elif not link.closed.is_set():
+            yield beat
 
 
-async def _next(queue: asyncio.Queue[T], closed: asyncio.Event) -> T | None:
-    """Return the next item of a queue, or None once `closed` is set."""
+async def _next(queue: asyncio.Queue[T], closed: asyncio.Event, limit: float | None = None) -> T | None:
+    """Return the next item of a queue, or None once `closed` is set or nothing came for `limit` seconds."""
     item, end = asyncio.create_task(queue.get()), asyncio.create_task(closed.wait())
     try:
-        await asyncio.wait((item, end), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((item, end), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         return item.result() if item.done() and not closed.is_set() else None
     finally:
         item.cancel()
