@@ -112,7 +112,9 @@ class Tree:
             raise _unavailable(error) from error
         except ZkRefused as error:
             raise GestaltError(
-                Kind.CONFLICT, f"ZooKeeper refuses {root}: {error}", hint="it may belong to another cluster: choose another --zookeeper-root"
+                Kind.CONFLICT,
+                f"ZooKeeper refuses {root}: {error}",
+                hint="it may belong to another cluster: choose another --zookeeper-root",
             ) from error
         if found is None or found[0] != _owner(cluster_id):
             raise GestaltError(

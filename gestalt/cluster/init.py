@@ -1,0 +1,224 @@
+"""`gestaltctl cluster init`: the first machine of a cluster, with coordinator and node. Interrupted anywhere, a second run completes it.
+
+As in the appliance, ids lie in the settings files, which are written before anything that holds the ids, and what is there is kept. Then
+ZooKeeper is asked: the znodes that have to be there first belong to this cluster, or nothing is made.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gestalt.appliance.init import USER_NAME, Made
+from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, TimingSettings, ZooKeeperSettings
+from gestalt.errors import Detail, GestaltError, Kind
+from gestalt.files import write_atomic
+from gestalt.pki import NODE_HOST, Authority, Identity, Role
+
+from .layout import ClusterLayout
+from .names import check_name
+from .secrets import COORDINATOR_IDENTITY, ensure_secret, node_secret, read_secret, write_secret
+from .settings import Member, NodeChoices, agent_document, coordinator_document, fence_document, have_settings, tls_of, yaml_of
+
+API_PORT, JOIN_PORT = 7400, 7401
+CONNECT_LIMIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class InitOptions:
+    """What the operator chooses for the first machine."""
+
+    zookeeper: tuple[str, ...]
+    address: str
+    name: str
+    zookeeper_root: str = "/gestalt"
+    api_port: int = API_PORT
+    join_port: int = JOIN_PORT
+    timing: TimingSettings = field(default_factory=TimingSettings)
+    node: NodeChoices = field(default_factory=NodeChoices)
+
+
+@dataclass(frozen=True, slots=True)
+class Founder:
+    """The first node, as the first leader notes it."""
+
+    id: str
+    name: str
+    address: str
+    roles: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+async def found(layout: ClusterLayout, options: InitOptions) -> list[Made]:
+    """Make what is missing of the first machine; return everything that there is now, in the order in which it was made.
+
+    Raises:
+        GestaltError: what is there cannot be completed or belongs to another cluster, or ZooKeeper cannot be used.
+        OSError: a file could not be written; nothing is half-written, and the next run goes on.
+    """
+    check_name("--name", options.name)
+    check_address("--address", options.address)
+    for folder in (layout.settings, layout.data):
+        folder.mkdir(parents=True, exist_ok=True)
+    files, coordinator, agent = _settings(layout, options)
+    files += _secrets(layout, agent.node_id)
+    files += _certificates(layout, coordinator, agent, options.address)
+    files.append(_founder(layout, agent, options))
+    files.append(_client(layout, coordinator))
+    assert coordinator.zookeeper is not None
+    made = await make_tree(coordinator.zookeeper, coordinator.cluster_id, agent.node_id)
+    return [*files, Made(Path(coordinator.zookeeper.root), made, "in ZooKeeper")]
+
+
+async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str) -> bool:
+    """Have the znodes that are there first, and that of the first node; return whether the root was made.
+
+    Raises:
+        GestaltError: ZooKeeper cannot be reached, or the root belongs to something else.
+    """
+    from gestalt.zk.client import Zk, ZkUnavailable
+
+    from .tree import Rights, Tree
+
+    assert zookeeper.secret_file is not None
+    try:
+        zk = await Zk.connect(zookeeper, session=CONNECT_LIMIT, name="init", limit=CONNECT_LIMIT)
+    except ZkUnavailable as error:
+        raise GestaltError(
+            Kind.UNAVAILABLE,
+            f"ZooKeeper cannot be reached: {error}",
+            hint="start it, or correct --zookeeper; run this again then: what was made is kept",
+        ) from error
+    try:
+        tree = Tree(zk, zookeeper.root, Rights(read_secret(zookeeper.secret_file)))
+        made = await tree.make(cluster_id)
+        await tree.admit(node)
+    finally:
+        await zk.close()
+    return made
+
+
+def check_address(what: str, text: str) -> None:
+    """Refuse an address that others cannot reach this machine at.
+
+    Raises:
+        GestaltError: INVALID.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+        usable = not (address.is_unspecified or address.is_multicast)
+    except ValueError:
+        usable = False
+    if not usable:
+        allowed = "an IP address of this machine, such as 10.0.0.1"
+        raise GestaltError(
+            Kind.INVALID, f"{what} {text!r} cannot be used; allowed: {allowed}", details=[Detail(what, "is no usable address", allowed)]
+        )
+
+
+def _settings(layout: ClusterLayout, options: InitOptions) -> tuple[list[Made], CoordinatorSettings, AgentSettings]:
+    member = Member(str(uuid.uuid4()), options.name, options.address)
+    zookeeper = {"hosts": list(options.zookeeper), "root": options.zookeeper_root}
+
+    coordinator, first = have_settings(
+        layout.coordinator_settings,
+        CoordinatorSettings,
+        lambda: coordinator_document(layout, member, zookeeper, options.timing, (options.api_port, options.join_port)),
+    )
+    if coordinator.mode != "cluster" or coordinator.zookeeper is None:
+        raise GestaltError(
+            Kind.CONFLICT,
+            f"{layout.coordinator_settings} is of an appliance",
+            hint="`gestaltctl cluster export` there and `import` into a cluster, or choose another --root",
+        )
+    listed = coordinator.zookeeper.model_dump(mode="json", include={"hosts", "root"})
+    ours = Member(coordinator.cluster_id, options.name, options.address)
+    agent, second = have_settings(
+        layout.agent_settings,
+        AgentSettings,
+        lambda: agent_document(layout, ours, str(uuid.uuid4()), [coordinator.advertise], options.node),
+    )
+    _, third = have_settings(
+        layout.fence_settings, FenceSettings, lambda: fence_document(layout, ours, agent.node_id, listed, coordinator.timing)
+    )
+    if agent.cluster_id != coordinator.cluster_id:
+        raise GestaltError(
+            Kind.CONFLICT,
+            f"{layout.agent_settings} and {layout.coordinator_settings} are of two clusters",
+            hint="put the right file back, or choose another --root",
+        )
+    return [_noted(first, options, coordinator), second, third], coordinator, agent
+
+
+def _noted(made: Made, options: InitOptions, coordinator: CoordinatorSettings) -> Made:
+    """Say what was asked for and differs in settings that were there already."""
+    assert coordinator.zookeeper is not None
+    pairs = {
+        "--zookeeper": (options.zookeeper, coordinator.zookeeper.hosts),
+        "--zookeeper-root": (options.zookeeper_root, coordinator.zookeeper.root),
+        "--address": (options.address, coordinator.advertise.rpartition(":")[0].strip("[]")),
+        "--name": (options.name, coordinator.name),
+    }
+    kept = [name for name, (asked, there) in pairs.items() if asked != there]
+    return Made(made.path, made.made, f"keeps its own {', '.join(kept)}: edit it to change that" if kept else "")
+
+
+def _secrets(layout: ClusterLayout, node: str) -> list[Made]:
+    files = [Made(path, ensure_secret(path)) for path in (layout.coordinator_secret, layout.passphrase)]
+    made = not layout.node_secret.exists()
+    if made:
+        write_secret(layout.node_secret, node_secret(read_secret(layout.coordinator_secret), node))
+    return [*files, Made(layout.node_secret, made)]
+
+
+def _certificates(layout: ClusterLayout, coordinator: CoordinatorSettings, agent: AgentSettings, address: str) -> list[Made]:
+    cluster = coordinator.cluster_id
+    authority = Authority.ensure(layout.pki, cluster, read_secret(layout.passphrase).encode())
+    pairs = (
+        authority.issue(
+            Identity(cluster, Role.COORDINATOR, coordinator.name),
+            "coordinator",
+            dns=("localhost",),
+            addresses=coordinator_addresses(address),
+        ),
+        authority.issue(Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,)),
+        authority.issue(Identity(cluster, Role.USER, USER_NAME), USER_NAME),
+    )
+    return [Made(authority.certificate, authority.made), *(Made(pair.certificate, pair.made) for pair in pairs)]
+
+
+def coordinator_addresses(address: str) -> list[str]:
+    """Return the addresses in the certificate of a coordinator."""
+    return list(dict.fromkeys([address, "127.0.0.1", "::1"]))
+
+
+def _founder(layout: ClusterLayout, agent: AgentSettings, options: InitOptions) -> Made:
+    made = not layout.founder.exists()
+    if made:
+        founder = Founder(agent.node_id, agent.node_name, agent.address, options.node.roles, options.node.labels)
+        write_atomic(layout.founder, json.dumps(asdict(founder), indent=2) + "\n")
+    return Made(layout.founder, made)
+
+
+def read_founder(authority: Path) -> Founder | None:
+    """Return the first node, as `gestaltctl cluster init` left it beside the authority; None on other machines."""
+    file = authority / "founder.json"
+    if not file.exists():
+        return None
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return Founder(**document | {"roles": tuple(document["roles"])})
+
+
+def _client(layout: ClusterLayout, coordinator: CoordinatorSettings) -> Made:
+    if layout.client_settings.exists():
+        return Made(layout.client_settings, made=False)
+    context = {"coordinators": [coordinator.advertise], **tls_of(layout, USER_NAME)}
+    write_atomic(layout.client_settings, yaml_of({"current": "cluster", "contexts": {"cluster": context}}))
+    return Made(layout.client_settings, made=True)
+
+
+__all__ = ["COORDINATOR_IDENTITY", "Founder", "InitOptions", "found"]
