@@ -459,11 +459,14 @@ class Welcome(google.protobuf.message.Message):
     COORDINATOR_VERSION_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
     COORDINATORS_FIELD_NUMBER: builtins.int
+    SILENCE_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     epoch: builtins.int
     coordinator_version: builtins.str
     heartbeat: builtins.float
     """seconds"""
+    silence: builtins.float
+    """seconds without any message after which the coordinator counts as gone; 0 = it promises nothing"""
     @property
     def coordinators(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """addresses of the API; empty = as before"""
@@ -476,8 +479,9 @@ class Welcome(google.protobuf.message.Message):
         coordinator_version: builtins.str = ...,
         heartbeat: builtins.float = ...,
         coordinators: collections.abc.Iterable[builtins.str] | None = ...,
+        silence: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "coordinator_version", b"coordinator_version", "coordinators", b"coordinators", "epoch", b"epoch", "heartbeat", b"heartbeat"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_id", b"cluster_id", "coordinator_version", b"coordinator_version", "coordinators", b"coordinators", "epoch", b"epoch", "heartbeat", b"heartbeat", "silence", b"silence"]) -> None: ...
 
 global___Welcome = Welcome
 
