@@ -127,8 +127,8 @@ class Task:
 class Node:
     """A machine of the cluster. `admin`: ready or cordoned.
 
-    `lost`: the incarnation whose loss the leader has noted, 0 = it is not lost; so a new leader knows which losses are old. `confirmed`:
-    the incarnation that an operator declared dead.
+    `incarnation`: of its newest membership, 0 = it never had one. `lost`: the incarnation whose loss the leader has noted, 0 = it is not
+    lost; so a new leader knows which losses are old. `confirmed`: the incarnation that an operator declared dead.
     """
 
     id: str
@@ -138,6 +138,7 @@ class Node:
     roles: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     joined_at: str = ""
+    incarnation: int = 0
     lost: int = 0
     confirmed: int = 0
 
@@ -156,10 +157,24 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Coordinator:
+    """A coordinator, leading or not. `address`: of its API; `join_address`: where machines join while it leads, empty = nowhere."""
+
+    name: str
+    address: str
+    join_address: str = ""
+    joined_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Switches:
-    """What operators set for the whole cluster; one document. `paused`: why automatic replacement is paused, empty = it is not."""
+    """What holds for the whole cluster; one document. `paused`: why an operator paused automatic replacement, empty = it is not.
+
+    `doubted`: the nodes that were there when most of them vanished at once; while it is not empty nothing is replaced.
+    """
 
     paused: str = ""
+    doubted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

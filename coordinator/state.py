@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from gestalt.errors import GestaltError, Kind
 
-from .records import Answer, App, Audit, Event, Node, Placements, Switches, Task, Token, Version, instance_id
+from .records import Answer, App, Audit, Coordinator, Event, Node, Placements, Switches, Task, Token, Version, instance_id
 from .store.base import Delete, Document, Put
 
-Record = App | Version | Placements | Task | Node | Answer | Audit | Token | Switches
+Record = App | Version | Placements | Task | Node | Answer | Audit | Token | Coordinator | Switches
 
 KINDS: dict[str, type[Any]] = {
     "app": App,
@@ -25,6 +25,7 @@ KINDS: dict[str, type[Any]] = {
     "answer": Answer,
     "audit": Audit,
     "token": Token,
+    "coordinator": Coordinator,
     "switches": Switches,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}
@@ -69,6 +70,7 @@ class State:
     answers: dict[str, Answer] = field(default_factory=dict)
     audits: dict[str, Audit] = field(default_factory=dict)
     tokens: dict[str, Token] = field(default_factory=dict)
+    coordinators: dict[str, Coordinator] = field(default_factory=dict)
     switches_by_key: dict[str, Switches] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     """App path by instance id, derived from the placements."""
@@ -198,6 +200,17 @@ class Draft:
 
     def put_token(self, token: Token) -> None:
         self.records["token", token.id] = token
+
+    def token(self, token: str) -> Token | None:
+        found: Token | None = self._get("token", token)
+        return found
+
+    def put_coordinator(self, coordinator: Coordinator) -> None:
+        self.records["coordinator", coordinator.name] = coordinator
+
+    def coordinator(self, name: str) -> Coordinator | None:
+        found: Coordinator | None = self._get("coordinator", name)
+        return found
 
     def put_switches(self, switches: Switches) -> None:
         self.records["switches", SWITCHES] = switches

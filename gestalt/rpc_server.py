@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 Register = Callable[[grpc.aio.Server], Sequence[str]]
 """Adds services to the server; returns their full names ("gestalt.v1.Apps")."""
 
+JOIN_MESSAGE_MAX = 64 * 1024
+JOINS_AT_ONCE = 16
+
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # two daemons on one port are a mistake to be told, not to be shared
     ("grpc.keepalive_time_ms", 10_000),
@@ -65,20 +68,28 @@ class RpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         services = tuple(register(server))
         reflection.enable_server_reflection((*services, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
-        try:
-            port = server.add_secure_port(listen, server_credentials(tls))
-        except RuntimeError as error:
-            raise GestaltError(
-                Kind.UNAVAILABLE,
-                f"cannot listen on {listen}: {error}",
-                hint=f"see who uses the address: ss -ltnp 'sport = :{listen.rpartition(':')[2]}'",
-            ) from error
+        port = _bind(server, listen, server_credentials(tls))
         await server.start()
         started = cls(server, health, services, port)
         await started.set_serving(serving=serving)
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", listen, extra={"port": port})
         return started
+
+    @classmethod
+    async def start_open(cls, listen: str, tls: TlsSettings, register: Register) -> RpcServer:
+        """Listen for callers that have no certificate yet: TLS proves who we are, not who they are. Small messages, few at once.
+
+        Raises:
+            GestaltError: as `start`.
+        """
+        limits = (("grpc.max_receive_message_length", JOIN_MESSAGE_MAX), ("grpc.so_reuseport", 0))
+        server = grpc.aio.server(options=limits, maximum_concurrent_rpcs=JOINS_AT_ONCE)
+        services = tuple(register(server))
+        port = _bind(server, listen, server_credentials(tls, clients_known=False))
+        await server.start()
+        log.info("listening on %s for those who join", listen, extra={"port": port})
+        return cls(server, HealthServicer(), services, port)
 
     async def set_serving(self, *, serving: bool) -> None:
         """Tell the health service, for the server and each of its services."""
@@ -92,14 +103,25 @@ class RpcServer:
         await self._server.stop(grace)
 
 
-def server_credentials(tls: TlsSettings) -> grpc.ServerCredentials:
-    """Return credentials that insist on a client certificate of our CA; renewed files count for new connections.
+def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials) -> int:
+    try:
+        return server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise GestaltError(
+            Kind.UNAVAILABLE,
+            f"cannot listen on {listen}: {error}",
+            hint=f"see who uses the address: ss -ltnp 'sport = :{listen.rpartition(':')[2]}'",
+        ) from error
+
+
+def server_credentials(tls: TlsSettings, *, clients_known: bool = True) -> grpc.ServerCredentials:
+    """Return credentials that insist on a client certificate of our CA, if clients are known; renewed files count for new connections.
 
     Raises:
         GestaltError: a file cannot be read.
     """
     files = _TlsFiles(tls)
-    return grpc.dynamic_ssl_server_credentials(files.latest(), files.latest, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(files.latest(), files.latest, require_client_authentication=clients_known)
 
 
 def channel_credentials(tls: TlsSettings) -> grpc.ChannelCredentials:
