@@ -1,7 +1,7 @@
 """Joins the routes that the coordinator wants with what is seen here, and has the load balancer match.
 
-What is observed on this node wins over the coordinator's flags, which are older. Instances of other nodes, and own ones of
-which nothing is known yet, keep the coordinator's flag: unknown is not unhealthy.
+What is observed on this node wins over the coordinator's flags, which are older: nothing that was seen here is lost. Instances of
+other nodes, and own ones of which nothing is known yet, keep the coordinator's flags: unknown is not unhealthy.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def effective_routes(routes: Mapping[str, Route], local: Mapping[str, LocalServe
 def _effective(server: Server, seen: LocalServer | None, stopping: Collection[str]) -> Server:
     drain = server.drain or server.instance in stopping or (seen is not None and seen.draining)
     ready = server.ready if seen is None else seen.ready
-    return replace(server, ready=ready and not drain, drain=drain)
+    lost = server.lost and seen is None
+    return replace(server, ready=ready and not drain and not lost, drain=drain, lost=lost)
 
 
 class ProxyManager:

@@ -113,13 +113,17 @@ class TcpService:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One instance behind a service. `ready` is the coordinator's knowledge, older than the agent's own."""
+    """One instance behind a service. `ready` is the coordinator's knowledge, older than the agent's own.
+
+    `lost`: its node is lost, so what is connected to it gets no answer any more and is ended.
+    """
 
     instance: str
     address: str
     port: int
     ready: bool = False
     drain: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

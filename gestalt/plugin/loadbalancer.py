@@ -47,7 +47,8 @@ class LoadBalancerDriver(ABC):
     async def apply(self, routes: Sequence[Route]) -> None:
         """Make the running load balancer match, starting it if it is dead. Idempotent; what is right already is left alone.
 
-        Servers that are neither ready nor draining get no requests; draining ones finish those that they have.
+        Servers that are neither ready nor draining get no requests; draining ones finish those that they have. What waits for a server
+        that is lost, or that left a service which goes on, is ended at once: asked of another server if that is safe, else refused.
 
         Raises:
             LaunchRefused: the product rejects the configuration; the old one is still in place, its servers in their wanted states.

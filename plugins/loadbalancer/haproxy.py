@@ -20,10 +20,11 @@ from gestalt.plugin.loadbalancer import LoadBalancerDriver, ServerLoad
 from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
 
 from .haproxy_config import Options, Rendering, affordable_connections, render
+from .haproxy_cut import DeadEnds
 from .haproxy_ports import closed_ports
 from .haproxy_process import HaproxyProcess
 from .haproxy_routes import ServerEntry
-from .haproxy_servers import Key, adjustments, is_right, merge_load, parse_info, parse_load, parse_servers
+from .haproxy_servers import Key, adjustments, dead_ends, is_right, merge_load, parse_info, parse_load, parse_servers
 from .haproxy_socket import ask, batches
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class HaproxyLoadBalancer(LoadBalancerDriver):
         self._closed: dict[int, str] = {}
         self._problems: tuple[str, ...] = ()
         self._leftovers = False
+        self._dead_ends = DeadEnds(process.worker_socket)
 
     @classmethod
     def create(cls, settings: AgentSettings) -> Self:
@@ -80,6 +82,7 @@ class HaproxyLoadBalancer(LoadBalancerDriver):
             await self._start_with(routes)
         running = await self._running()
         wanted = self._render(routes)
+        dead = dead_ends(wanted.servers, wanted.backends, running.servers)
         if wanted.structure != running.structure or self._closed:
             wanted = await self._render_open(routes)
         if wanted.structure != running.structure:
@@ -88,6 +91,7 @@ class HaproxyLoadBalancer(LoadBalancerDriver):
             log.warning("HAProxy's servers could not be changed by its socket, so it is reloaded")
             await self._reload(wanted)
             self._leftovers = False
+        await self._dead_ends.end(dead)
         await self._store(wanted.text)
 
     async def load(self) -> Mapping[str, ServerLoad]:

@@ -53,6 +53,7 @@ class Rendering:
     text: str
     structure: str
     servers: dict[tuple[str, str], ServerEntry]
+    backends: frozenset[str]
     listeners: tuple[Listener, ...]
     problems: tuple[str, ...]
 
@@ -75,12 +76,9 @@ def render(routes: Iterable[Route], options: Options, closed: Collection[int] = 
     bare = "\n".join(_lines(topology, options, closed, with_servers=False))
     structure = hashlib.sha256(bare.encode()).hexdigest()[:16]
     text = "\n".join(_lines(topology, options, closed, structure=structure)) + "\n"
-    return Rendering(text, structure, _servers(topology), listeners, topology.problems)
-
-
-def _servers(topology: Topology) -> dict[tuple[str, str], ServerEntry]:
     backends = (*topology.http_backends, *topology.tcp_backends)
-    return {(backend.name, name): entry for backend in backends for name, entry in backend.servers.items()}
+    servers = {(backend.name, name): entry for backend in backends for name, entry in backend.servers.items()}
+    return Rendering(text, structure, servers, frozenset(backend.name for backend in backends), listeners, topology.problems)
 
 
 def _listeners(topology: Topology, options: Options) -> Iterator[Listener]:
@@ -137,7 +135,7 @@ def _http_defaults(options: Options) -> Iterator[str]:
     yield "defaults"
     yield "    mode http"
     yield "    balance roundrobin"
-    yield "    timeout connect 500ms"
+    yield "    timeout connect 300ms"
     yield "    timeout client 60s"
     yield "    timeout server 60s"
     yield "    timeout tunnel 1h"
@@ -194,7 +192,7 @@ def _tcp_defaults() -> Iterator[str]:
     yield "defaults"
     yield "    mode tcp"
     yield "    balance leastconn"
-    yield "    timeout connect 500ms"
+    yield "    timeout connect 300ms"
     yield "    timeout client 1h"
     yield "    timeout server 1h"
     yield "    timeout queue 5s"

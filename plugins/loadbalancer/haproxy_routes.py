@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
 
@@ -28,11 +28,15 @@ class ServerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerEntry:
-    """Where one server is and what it gets. `address` is an IP address in its shortest form."""
+    """Where one server is and what it gets. `address` is an IP address in its shortest form.
+
+    `lost`: nobody answers there any more. HAProxy has no word for it, so it makes no difference between what is wanted and what is there.
+    """
 
     address: str
     port: int
     state: ServerState
+    lost: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +120,13 @@ def _entry(server: Server) -> ServerEntry | None:
         return None
     if not 0 < server.port < 65536 or getattr(address, "scope_id", None):
         return None
-    state = ServerState.DRAIN if server.drain else ServerState.READY if server.ready else ServerState.MAINT
-    return ServerEntry(str(address), server.port, state)
+    return ServerEntry(str(address), server.port, _state(server), server.lost)
+
+
+def _state(server: Server) -> ServerState:
+    if server.lost:
+        return ServerState.MAINT
+    return ServerState.DRAIN if server.drain else ServerState.READY if server.ready else ServerState.MAINT
 
 
 def _http_claims(routes: Iterable[Route], problems: list[str]) -> dict[tuple[str, str], Route]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -14,9 +14,13 @@ from .haproxy_routes import ServerEntry, ServerState
 
 _MAINT_BITS = 0x01 | 0x02 | 0x20
 _DRAIN_BITS = 0x08 | 0x10
+_NO_ADDRESS = "-"
 
 Key = tuple[str, str]
 """(backend, server)"""
+
+Endpoint = tuple[str, int]
+"""(IP address, port)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def _entry(row: Mapping[str, str]) -> ServerEntry:
     admin = int(row["srv_admin_state"])
     state = ServerState.MAINT if admin & _MAINT_BITS else ServerState.DRAIN if admin & _DRAIN_BITS else ServerState.READY
     address = row["srv_addr"]
-    return ServerEntry(address if address == "-" else str(ip_address(address)), int(row["srv_port"]), state)
+    return ServerEntry(address if address == _NO_ADDRESS else str(ip_address(address)), int(row["srv_port"]), state)
 
 
 _SERVING = ("no check", "UP")
@@ -118,6 +122,21 @@ def _removal(name: str, actual: ServerEntry) -> Iterator[str]:
     if actual.state is not ServerState.MAINT:
         yield f"set server {name} state maint"
     yield f"del server {name}"
+
+
+def dead_ends(wanted: Mapping[Key, ServerEntry], backends: Collection[str], actual: Mapping[Key, ServerEntry]) -> dict[Key, Endpoint]:
+    """Return the servers that HAProxy has and that nobody stands behind any more: lost ones, and those that left a service that goes on.
+
+    What a service had that is gone altogether may still be finishing its requests. An endpoint that someone else has by now is alive.
+    """
+    alive = {(entry.address, entry.port) for entry in wanted.values() if not entry.lost}
+    found = {key: (entry.address, entry.port) for key, entry in actual.items() if _is_dead(key, wanted, backends)}
+    return {key: endpoint for key, endpoint in found.items() if endpoint not in alive and endpoint[0] != _NO_ADDRESS}
+
+
+def _is_dead(key: Key, wanted: Mapping[Key, ServerEntry], backends: Collection[str]) -> bool:
+    entry = wanted.get(key)
+    return entry.lost if entry is not None else key[0] in backends
 
 
 def is_right(wanted: Mapping[Key, ServerEntry], actual: Mapping[Key, ServerEntry]) -> bool:

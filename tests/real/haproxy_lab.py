@@ -30,7 +30,7 @@ PATIENCE = 15.0
 _PREFIX = "gestalt-haproxy-"
 _SERVER = """
 import asyncio, os, sys
-name, delay = sys.argv[1].encode(), float(sys.argv[2])
+name, delay, address = sys.argv[1].encode(), float(sys.argv[2]), sys.argv[3]
 async def serve(reader, writer):
     try:
         while True:
@@ -43,7 +43,7 @@ async def serve(reader, writer):
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
 async def main():
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=512)
+    server = await asyncio.start_server(serve, address, 0, backlog=512)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 asyncio.run(main())
@@ -105,9 +105,10 @@ class Backend:
     name: str
     port: int
     process: asyncio.subprocess.Process
+    address: str = "127.0.0.1"
 
-    def server(self, *, ready: bool = True, drain: bool = False) -> Server:
-        return Server(self.name, "127.0.0.1", self.port, ready, drain)
+    def server(self, *, ready: bool = True, drain: bool = False, lost: bool = False) -> Server:
+        return Server(self.name, self.address, self.port, ready, drain, lost)
 
     def kill(self) -> None:
         """End it as the kernel does a process that is killed."""
@@ -115,10 +116,12 @@ class Backend:
             self.process.kill()
 
 
-async def start_backend(name: str, delay: float = 0.0) -> Backend:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", _SERVER, name, str(delay), stdout=asyncio.subprocess.PIPE)
+async def start_backend(name: str, delay: float = 0.0, address: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Backend:
+    """Start one that listens on `address`; `inside` comes before its command line (`ip netns exec …`)."""
+    command = (*inside, sys.executable, "-S", "-c", _SERVER, name, str(delay), address)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    return Backend(name, int(await process.stdout.readline()), process)
+    return Backend(name, int(await process.stdout.readline()), process, address)
 
 
 @asynccontextmanager

@@ -48,6 +48,13 @@ def test_what_a_server_gets(server: Server, seen: LocalServer | None, stopping: 
     assert found == replace(server, ready=ready, drain=drain)
 
 
+@pytest.mark.parametrize(("seen", "lost"), [(None, True), (LocalServer(ready=True), False)], ids=["elsewhere", "seen here"])
+def test_lost_is_only_what_is_not_seen_here(seen: LocalServer | None, lost: bool) -> None:
+    server = replace(one(ready=True), lost=True)
+    ((found,),) = [item.servers for item in effective_routes({"/t/web:http": route(server)}, {"web-1": seen} if seen else {})]
+    assert (found.lost, found.ready) == (lost, not lost)
+
+
 def test_routes_are_in_the_order_of_their_keys() -> None:
     routes = {key: route(key=key) for key in ("/c", "/a", "/b")}
     assert [item.key for item in effective_routes(routes, {})] == ["/a", "/b", "/c"]

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from gestalt.plugin.loadbalancer import ServerLoad
 from gestalt.plugins.loadbalancer.haproxy_routes import ServerEntry, ServerState
-from gestalt.plugins.loadbalancer.haproxy_servers import Key, adjustments, is_right, merge_load, parse_info, parse_load, parse_servers
+from gestalt.plugins.loadbalancer.haproxy_servers import (
+    Key,
+    adjustments,
+    dead_ends,
+    is_right,
+    merge_load,
+    parse_info,
+    parse_load,
+    parse_servers,
+)
 from gestalt.plugins.loadbalancer.haproxy_socket import Processes, batches, parse_processes
 
 READY, DRAIN, MAINT = ServerState.READY, ServerState.DRAIN, ServerState.MAINT
@@ -135,6 +144,17 @@ def test_commands_always_lead_from_any_fleet_to_any_other(
 def test_a_leftover_that_gets_requests_is_not_right(state: ServerState) -> None:
     assert not is_right({}, {("be", "a"): entry(1, state)})
     assert is_right({}, {("be", "a"): entry(1, MAINT)})
+
+
+def test_only_what_nobody_stands_behind_is_a_dead_end() -> None:
+    def lost(port: int) -> ServerEntry:
+        return ServerEntry("10.0.0.1", port, MAINT, lost=True)
+
+    wanted = {("be", "lost"): lost(1), ("be", "moved"): entry(9), ("be", "sick"): entry(15, MAINT), ("be", "leaving"): entry(16, DRAIN)}
+    actual = {key: entry(number, READY) for number, key in enumerate([*wanted, ("be", "gone"), ("be", "reused"), ("old", "version")], 1)}
+    actual[("be", "reused")] = entry(9)
+    actual[("be", "bare")] = ServerEntry("-", 0, MAINT)
+    assert dead_ends(wanted, {"be"}, actual) == {("be", "lost"): ("127.0.0.1", 1), ("be", "gone"): ("127.0.0.1", 5)}
 
 
 def test_batches_fit_into_the_buffer_and_lose_nothing() -> None:
