@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from gestalt.model import Phase
 from gestalt.spec.schema import AppSpec
 
 from .place import Capacity, place
-from .reconcile import Decision, Outcome, View, is_current
+from .reconcile import Decision, Outcome, View, is_current, is_given_up
 from .records import App, Placed, Placements, Step, Task, TaskState, Verb, instance_id
 from .state import Draft, version_key
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One app at one moment: its goal, the template of the wanted version, all its instances as they are known."""
+    """One app at one moment: its goal, the template of the wanted version, all its instances as they are known. `names`: of nodes."""
 
     app: App
     spec: AppSpec
     views: tuple[View, ...]
     at: str
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def given_up(self) -> tuple[View, ...]:
+        """Its instances that do not count any more because of their nodes."""
+        return tuple(view for view in self.views if is_given_up(view, self.spec))
+
+    def nodes_of(self, views: Iterable[View]) -> str:
+        """Return the names of the nodes of these instances, for people."""
+        names = sorted({self.names.get(view.placed.node, view.placed.node) for view in views})
+        return f"node{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity, ...]) -> str:
@@ -45,6 +57,19 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
     return unplaced
 
 
+def waits_for(case: Case, decision: Decision, held: str) -> str:
+    """Return why lost instances are not replaced; empty when they are, or there are none."""
+    if decision.held_back:
+        return f"{decision.held_back} lost instance{'s are' if decision.held_back > 1 else ' is'} not replaced: {held or 'others come first'}"
+    waiting = [view for view in case.views if view.away is not None and not is_given_up(view, case.spec)]
+    if case.spec.placement.exclusive and waiting:
+        return (
+            f"waits for {case.nodes_of(waiting)}: an exclusive app needs the loss of its node confirmed"
+            " (`gestaltctl node confirm-dead`, when it is certain that the machine is off)"
+        )
+    return ""
+
+
 def _marked(item: Placed, decision: Decision) -> Placed:
     return replace(item, stop=True) if item.serial in decision.stop else item
 
@@ -53,6 +78,12 @@ def _announce(draft: Draft, case: Case, decision: Decision, added: int) -> None:
     path = case.app.path
     if added:
         draft.tell("app.placed", path, f"placed {added} instance{'s' if added > 1 else ''} of version {case.app.version}", path)
+    if decision.replacing and added:
+        number = min(decision.replacing, added)
+        message = f"{number} instance{'s' if number > 1 else ''} of {case.nodes_of(case.given_up)} {'are' if number > 1 else 'is'} replaced"
+        draft.tell("app.failover", path, f"{path}: {message}", path)
+    if lost := [view for view in case.given_up if view.placed.serial in decision.forget]:
+        draft.tell("app.lost", path, f"{path}: {len(lost)} of its instances, of {case.nodes_of(lost)}, are given up", path)
     for serial in decision.stop:
         draft.tell("instance.stopping", instance_id(case.app, serial), f"{instance_id(case.app, serial)} is to stop", path)
 
@@ -126,8 +157,9 @@ def _erase(draft: Draft, app: App) -> None:
 def steps(case: Case, task: Task, unplaced: str = "") -> tuple[Step, ...]:
     """Return the steps of a task with how far each is, from what is known of the instances."""
     wanted = case.app.wanted
-    current = [view for view in case.views if not view.placed.stop and is_current(case.app, view.placed)]
-    leaving = sum(view.placed.stop or not is_current(case.app, view.placed) for view in case.views)
+    alive = [view for view in case.views if not is_given_up(view, case.spec)]
+    current = [view for view in alive if not view.placed.stop and is_current(case.app, view.placed)]
+    leaving = len(alive) - len(current)
     started = sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in current)
     result = []
     if task.rolling_back:

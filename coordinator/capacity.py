@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .nodes import NodeView, Tracker
+from .membership import Life
+from .nodes import Tracker
 from .place import Capacity
 from .records import Node
 from .state import State
@@ -30,7 +31,7 @@ def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...
             use.ports.update(placed.ports)
             use.same_app += app == path and not placed.stop
     cursors = _cursors(state)
-    return tuple(_capacity(node, tracker.node(node.id, node.name), uses.get(node.id, _Use()), cursors) for node in state.nodes.values())
+    return tuple(_capacity(node, tracker, uses.get(node.id, _Use()), cursors) for node in state.nodes.values())
 
 
 def _cursors(state: State) -> dict[str, int]:
@@ -43,8 +44,9 @@ def _cursors(state: State) -> dict[str, int]:
     return {node: port + 1 for node, (_, port) in newest.items()}
 
 
-def _capacity(node: Node, view: NodeView, use: _Use, cursors: dict[str, int]) -> Capacity:
-    why_not = "is cordoned" if node.admin != "ready" else "" if view.heard else "is not connected"
+def _capacity(node: Node, tracker: Tracker, use: _Use, cursors: dict[str, int]) -> Capacity:
+    view, stands = tracker.node(node.id, node.name), tracker.standing(node.id)
+    why_not = stands.reason if stands.life is not Life.READY else "" if view.heard else "is not connected"
     facts = view.facts
     return Capacity(
         node.id,

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from gestalt import clock
 from gestalt.errors import GestaltError
 
-from .advance import Case, advance, steps
+from .advance import Case, advance, steps, waits_for
+from .brakes import Brakes
 from .capacity import capacities
 from .dispatch import Dispatcher
 from .ledger import Ledger
@@ -30,7 +31,8 @@ RETRY = 1.0
 class Decider:
     """Owns the decisions. Events only wake it; silence is fine, for time alone wakes it, too, where a deadline is near."""
 
-    def __init__(self, ledger: Ledger, tracker: Tracker, dispatcher: Dispatcher) -> None:
+    def __init__(self, ledger: Ledger, tracker: Tracker, dispatcher: Dispatcher, brakes: Brakes | None = None) -> None:
+        self.brakes = brakes or Brakes()
         self._ledger = ledger
         self._tracker = tracker
         self._dispatcher = dispatcher
@@ -91,22 +93,30 @@ class Decider:
             self.unplaced.pop(path, None)
             self._progress.forget(path)
             return
+        now, held = clock.monotonic(), self.brakes.why_not(self._ledger.state.switches.paused)
         case = self.case(app, clock.wall().isoformat())
-        decision = reconcile(app, case.spec, case.views, self._progress.stalled(app, case.views, clock.monotonic()))
-        nodes = self.capacities(path) if decision.start else ()
-        reason = advance(draft, case, decision, nodes)
+        stalled = self._progress.stalled(app, case.spec, case.views, now)
+        decision = reconcile(app, case.spec, case.views, stalled, 0 if held else self.brakes.allowance.left(now))
+        reason = advance(draft, case, decision, self.capacities(path) if decision.start else ())
+        self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
+        self._note(path, reason or waits_for(case, decision, held))
+        if decision.held_back and not held:
+            self._due[path] = now + self.brakes.allowance.wait
+        elif not math.isinf(decision.wake_in):
+            self._due[path] = now + decision.wake_in
+
+    def _note(self, path: str, reason: str) -> None:
         if reason:
             self.unplaced[path] = reason
         else:
             self.unplaced.pop(path, None)
-        if not math.isinf(decision.wake_in):
-            self._due[path] = clock.monotonic() + decision.wake_in
 
     def case(self, app: App, at: str) -> Case:
         """Return an app with everything that is known of it now."""
         state = self._ledger.state
         views = self._tracker.views(app, state.placed(app.path))
-        return Case(app, state.version(app.path, app.version).spec, views, at)
+        names = {node.id: node.name for node in state.nodes.values()}
+        return Case(app, state.version(app.path, app.version).spec, views, at, names)
 
     def capacities(self, path: str = "") -> tuple[Capacity, ...]:
         """Return all nodes with what is reserved on them, as `place` needs them for the app of this path."""

@@ -98,6 +98,8 @@ class Dispatcher:
         self._told: dict[str, NodeState] = {}
         self._routes: dict[str, dict[str, Route]] = {}
         self._pending: asyncio.Handle | None = None
+        self.doubted = False
+        """Most nodes lost their membership at once: what still reports that it serves is believed."""
 
     def link(self, node: str) -> Link | None:
         return self._links.get(node)
@@ -136,7 +138,8 @@ class Dispatcher:
         sighting = self._tracker.sightings.get(instance_id(app, placed.serial))
         view = self._tracker.nodes.get(placed.node)
         ready = sighting is not None and sighting.observed is not None and sighting.observed.ready
-        return Routed(placed, self._state.version(app.path, placed.version), view.address if view else "", ready)
+        lost = self._tracker.standing(placed.node).is_gone and not (self.doubted and view is not None and view.heard)
+        return Routed(placed, self._state.version(app.path, placed.version), view.address if view else "", ready, lost)
 
     def _next(self, node: str) -> NodeState:
         routes = {key: item for table in self._routes.values() for key, item in table.items()}

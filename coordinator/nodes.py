@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gestalt.model import Observed, Reachability
 from gestalt.proto.v1 import model_pb2
 
+from .membership import Life, Member, Signs, Standing, standing
 from .reconcile import View
-from .records import App, Placed, Placements, instance_id
+from .records import App, Node, Placed, Placements, instance_id
 
 
 @dataclass(slots=True)
@@ -27,7 +28,10 @@ class Sighting:
 
 @dataclass(slots=True)
 class NodeView:
-    """What is known of one node. `heard`: its inventory is in and its stream stands; `ever_heard`: this leader had one of it."""
+    """What is known of one node. `heard`: its inventory is in and its stream stands; `ever_heard`: this leader had one of it.
+
+    `member`: its membership, as ZooKeeper tells; `expected_at`: since when its agent is to be connected.
+    """
 
     id: str
     name: str
@@ -38,15 +42,34 @@ class NodeView:
     ever_heard: bool = False
     last_seen: float = 0.0
     disconnected_at: float = 0.0
+    member: Member | None = None
+    expected_at: float = 0.0
     facts: model_pb2.Facts = field(default_factory=model_pb2.Facts)
     problems: tuple[str, ...] = ()
 
 
 class Tracker:
-    """Keeps the soft state. Every method that takes in a report returns the ids of the instances whose state changed."""
+    """Keeps the soft state. Every method that takes in a report returns the ids of the instances whose state changed.
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    Args:
+        now: the monotonic clock.
+        records: what is decided about the nodes; read, never changed.
+        unreachable_after: seconds without a stream after which a node counts as unreachable.
+        fenced: nodes have memberships, which `member` is told of; those of an appliance have none.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        records: Mapping[str, Node] | None = None,
+        *,
+        unreachable_after: float = 4.0,
+        fenced: bool = False,
+    ) -> None:
         self._now = now
+        self._records: Mapping[str, Node] = records if records is not None else {}
+        self._unreachable_after = unreachable_after
+        self._fenced = fenced
         self.nodes: dict[str, NodeView] = {}
         self.sightings: dict[str, Sighting] = {}
 
@@ -73,6 +96,20 @@ class Tracker:
 
     def disconnected(self, view: NodeView) -> None:
         view.connected, view.heard, view.disconnected_at = False, False, self._now()
+
+    def member(self, view: NodeView, member: Member | None) -> None:
+        """Take in the membership of a node. Time in which its agent did not run is not held against it."""
+        before, view.member = view.member, member
+        ran = before is not None and before.agent_running and member is not None and before.incarnation == member.incarnation
+        if not ran:
+            view.expected_at = self._now()
+
+    def standing(self, node: str) -> Standing:
+        """Return how a node stands now."""
+        view = self.nodes.get(node) or NodeView(node, node)
+        missing = 0.0 if view.heard else self._now() - max(view.disconnected_at, view.expected_at)
+        signs = Signs(self._fenced, view.member, view.heard, view.ever_heard, missing)
+        return standing(self._records.get(node), signs, self._unreachable_after)
 
     def inventory(self, view: NodeView, placed: Iterable[str], observed: Sequence[Observed]) -> set[str]:
         """Take in everything that a node has. `placed`: the ids that belong there; what it does not have is gone."""
@@ -138,18 +175,25 @@ class Tracker:
 
     def _view(self, app: App, placed: Placed) -> View:
         sighting, now = self.sighting(instance_id(app, placed.serial)), self._now()
-        node = self.nodes.get(placed.node)
-        ready_for = now - sighting.ready_since if sighting.ready_since is not None else 0.0
-        heard = node is not None and node.heard
-        return View(placed, sighting.observed, heard, heard and sighting.gone, ready_for, now - sighting.unready_since)
+        node, stands = self.nodes.get(placed.node), self.standing(placed.node)
+        return View(
+            placed,
+            sighting.observed,
+            heard := node is not None and node.heard,
+            gone=heard and sighting.gone,
+            ready_for=now - sighting.ready_since if sighting.ready_since is not None else 0.0,
+            waiting=now - sighting.unready_since,
+            away=stands.away,
+            confirmed=stands.confirmed,
+        )
 
-    def reachability(self, node: str, unreachable_after: float) -> Reachability:
-        view = self.nodes.get(node)
-        if view is None:
+    def reachability(self, node: str) -> Reachability:
+        """Return in the words of the API whether a node is heard from."""
+        if node not in self.nodes:
             return Reachability.UNKNOWN
-        if view.heard:
-            return Reachability.REACHABLE
-        if not view.ever_heard:
-            return Reachability.UNREACHABLE
-        late = self._now() - view.disconnected_at >= unreachable_after
-        return Reachability.UNREACHABLE if late else Reachability.REACHABLE
+        match self.standing(node).life:
+            case Life.LOST | Life.LEFT:
+                return Reachability.LOST
+            case Life.UNREACHABLE | Life.AGENT_DOWN:
+                return Reachability.UNREACHABLE
+        return Reachability.REACHABLE

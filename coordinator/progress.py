@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .reconcile import View, is_current
+from gestalt.spec.schema import AppSpec
+
+from .reconcile import View, is_current, is_given_up
 from .records import App
 
 
 @dataclass(slots=True)
 class _Mark:
-    """How far a change got, and since when. `goal`: task and version, so that a rollback is measured afresh."""
+    """How far a change got, and since when. `goal`: task, version and what was lost, so that a rollback or failover is measured afresh."""
 
-    goal: tuple[str, int]
+    goal: tuple[str, int, frozenset[int]]
     best: int
     since: float
     heard: bool
@@ -24,9 +26,11 @@ class Progress:
     def __init__(self) -> None:
         self._marks: dict[str, _Mark] = {}
 
-    def stalled(self, app: App, views: tuple[View, ...], now: float) -> float:
+    def stalled(self, app: App, spec: AppSpec, views: tuple[View, ...], now: float) -> float:
         """Return for how many seconds the change of an app has not got on."""
-        goal, best, heard = (app.task, app.version), score(app, views), all(view.heard for view in views)
+        alive = tuple(view for view in views if not is_given_up(view, spec))
+        lost = frozenset(view.placed.serial for view in views) - {view.placed.serial for view in alive}
+        goal, best, heard = (app.task, app.version, lost), score(app, alive), all(view.heard for view in alive)
         mark = self._marks.get(app.path)
         if mark is None or mark.goal != goal or best > mark.best or (heard and not mark.heard):
             mark = self._marks[app.path] = _Mark(goal, best, now, heard)

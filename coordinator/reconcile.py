@@ -13,6 +13,7 @@ from enum import Enum
 from gestalt.model import Health, Observed
 from gestalt.spec.schema import AppSpec
 
+from .brakes import UNLIMITED
 from .records import App, Placed
 
 UNCHECKED_REST = 1.0
@@ -25,7 +26,8 @@ class View:
 
     `observed` None: its node has not told of it (yet). `heard`: the node's inventory is in. `gone`: the node says that
     nothing of it is left. `ready_for`: seconds since it is ready; `waiting`: seconds since it was placed or was last ready, as far as
-    this leader knows.
+    this leader knows. `away`: seconds since its node is unreachable, infinite when it is lost, None while it is neither. `confirmed`: it is
+    certain that the node's instances are not at work any more.
     """
 
     placed: Placed
@@ -34,6 +36,8 @@ class View:
     gone: bool = False
     ready_for: float = 0.0
     waiting: float = 0.0
+    away: float | None = None
+    confirmed: bool = False
 
     @property
     def ready(self) -> bool:
@@ -62,7 +66,8 @@ class Outcome(Enum):
 class Decision:
     """`start` new instances, have these serials stopped, forget those; the outcome with its reason.
 
-    `wake_in`: seconds until time alone may change the decision, infinity when only events can.
+    `wake_in`: seconds until time alone may change the decision, infinity when only events can. `replacing`: how many of the new instances
+    replace lost ones. `held_back`: how many more would, were they allowed to.
     """
 
     start: int
@@ -71,9 +76,11 @@ class Decision:
     outcome: Outcome
     reason: str = ""
     wake_in: float = math.inf
+    replacing: int = 0
+    held_back: int = 0
 
 
-def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) -> Decision:
+def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, replaceable: int = UNLIMITED) -> Decision:
     """Decide for one app.
 
     Args:
@@ -81,33 +88,56 @@ def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) 
         spec: the template of the wanted version.
         views: all its instances, whatever their version.
         stalled: seconds since the change last made progress.
+        replaceable: how many instances may be started now in the place of lost ones.
     """
-    live = [view for view in views if not view.placed.stop and not view.is_misplaced(spec)]
-    misplaced = [view.placed.serial for view in views if not view.placed.stop and view.is_misplaced(spec)]
-    case = _Case(
-        app,
-        spec,
-        current=[view for view in live if is_current(app, view.placed)],
-        old=[view for view in live if not is_current(app, view.placed)],
-        leaving=[view for view in views if view.placed.stop and not view.gone],
-        stalled=stalled,
-    )
-    forget = tuple(view.placed.serial for view in views if view.placed.stop and view.gone)
-    stop = (*misplaced, *(view.placed.serial for view in _to_stop(case)))
+    case = _case(app, spec, views, stalled)
+    misplaced = [view for view in views if not view.placed.stop and not is_given_up(view, spec) and view.is_misplaced(spec)]
+    stop = tuple(view.placed.serial for view in (*misplaced, *_to_stop(case)))
     outcome, reason = _judge(case)
-    return Decision(_to_start(case), stop, forget, outcome, reason, _wake_in(case, outcome))
+    start, replacing, held_back = _to_start(case, replaceable)
+    wake_in = min(_wake_in(case, outcome), _given_up_in(views, spec))
+    return Decision(start, stop, _to_forget(case, views), outcome, reason, wake_in, replacing, held_back)
+
+
+def is_given_up(view: View, spec: AppSpec) -> bool:
+    """Tell whether an instance does not count any more because of its node; what may exist once only waits for certainty."""
+    if spec.placement.exclusive:
+        return view.confirmed
+    return view.away is not None and view.away >= spec.placement.failover_after
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """An app's instances by what is to become of them: stay, be replaced, are going."""
+    """An app's instances by what is to become of them: stay, be replaced, are going, are given up with their node."""
 
     app: App
     spec: AppSpec
     current: list[View]
     old: list[View]
     leaving: list[View]
+    lost: list[View]
     stalled: float
+
+
+def _case(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) -> _Case:
+    alive = [view for view in views if not is_given_up(view, spec)]
+    live = [view for view in alive if not view.placed.stop and not view.is_misplaced(spec)]
+    return _Case(
+        app,
+        spec,
+        current=[view for view in live if is_current(app, view.placed)],
+        old=[view for view in live if not is_current(app, view.placed)],
+        leaving=[view for view in alive if view.placed.stop and not view.gone],
+        lost=[view for view in views if is_given_up(view, spec)],
+        stalled=stalled,
+    )
+
+
+def _to_forget(case: _Case, views: tuple[View, ...]) -> tuple[int, ...]:
+    """Return what is gone, and what was lost once nothing depends on its return: the agent removes what it is not told of."""
+    steady = sum(is_steady(view, case.spec) for view in case.current)
+    settled = {view.placed.serial for view in case.lost if view.placed.stop or steady >= case.app.wanted}
+    return tuple(view.placed.serial for view in views if (view.placed.stop and view.gone) or view.placed.serial in settled)
 
 
 def is_current(app: App, placed: Placed) -> bool:
@@ -147,19 +177,43 @@ def is_steady(view: View, spec: AppSpec) -> bool:
     return view.ready and view.ready_for >= rest_needed(spec)
 
 
-def _to_start(case: _Case) -> int:
-    surge, _ = limits(case.spec, case.app.wanted)
+def _to_start(case: _Case, replaceable: int) -> tuple[int, int, int]:
+    """Return how many to start, how many of them in the place of lost ones, and how many more such there would be."""
+    lost = [view for view in case.lost if not view.placed.stop]
     occupying = len(case.current) + len(case.old) + (len(case.leaving) if stops_first(case.spec) else 0)
-    return max(0, min(case.app.wanted - len(case.current), case.app.wanted + surge - occupying))
+    free = _room(case, len(case.current), occupying)
+    unbraked = _room(case, len(case.current) + sum(is_current(case.app, view.placed) for view in lost), occupying + len(lost))
+    replacing = max(0, min(replaceable, free - unbraked))
+    return unbraked + replacing, replacing, free - unbraked - replacing
+
+
+def _room(case: _Case, current: int, occupying: int) -> int:
+    surge, _ = limits(case.spec, case.app.wanted)
+    return max(0, min(case.app.wanted - current, case.app.wanted + surge - occupying))
+
+
+def _worst_first(view: View, spec: AppSpec) -> tuple[int, int]:
+    """Order instances by how little is lost with them: what is known to be bad, is unknown, is new."""
+    rank = 0 if view.known_bad else 1 if not view.heard else 2 if not is_steady(view, spec) else 3
+    return rank, -view.placed.serial
+
+
+def _surplus(case: _Case) -> list[View]:
+    """Return whom to stop of too many. Until enough are steady, one that was not heard ousts nobody: it may not run at all."""
+    wanted, spec = case.app.wanted, case.spec
+    known = [view for view in case.current if view.heard]
+    enough = sum(is_steady(view, spec) for view in known) >= wanted
+    candidates = case.current if enough else known
+    return sorted(candidates, key=lambda view: _worst_first(view, spec))[: max(0, len(candidates) - wanted)]
 
 
 def _to_stop(case: _Case) -> list[View]:
     """Return whom to stop: surplus copies, bad ones first, never so many that fewer are ready than promised."""
     wanted = case.app.wanted
     worst_first = sorted(case.old, key=lambda view: (not view.known_bad, -view.placed.serial))
-    surplus = sorted(case.current, key=lambda view: (not view.known_bad, -view.placed.serial))[: max(0, len(case.current) - wanted)]
     if wanted == 0:
-        return worst_first + surplus
+        return worst_first + case.current
+    surplus = _surplus(case)
     _, unavailable = limits(case.spec, wanted)
     steady = sum(is_steady(view, case.spec) for view in case.current) - sum(is_steady(view, case.spec) for view in surplus)
     ready_after = steady + sum(view.ready for view in case.old)
@@ -180,7 +234,9 @@ def _judge(case: _Case) -> tuple[Outcome, str]:
     for view in case.current if case.app.wanted else ():
         if reason := _hopeless(view, case.spec):
             return Outcome.FAILED, reason
-    if case.stalled >= case.spec.update.progress_deadline and all(view.heard for view in (*case.current, *case.old, *case.leaving)):
+    short_of_nodes = bool(case.lost) and len(case.current) < case.app.wanted  # what waits for a node is no fault of the change
+    everyone = (*case.current, *case.old, *case.leaving)
+    if case.stalled >= case.spec.update.progress_deadline and all(view.heard for view in everyone) and not short_of_nodes:
         return Outcome.FAILED, f"there was no progress for {case.spec.update.progress_deadline:g} s"
     return Outcome.GOING_ON, ""
 
@@ -213,3 +269,11 @@ def _wake_in(case: _Case, outcome: Outcome) -> float:
         times += [update.health_deadline - view.waiting for view in case.current if not view.ready]
         times.append(update.progress_deadline - case.stalled)
     return min((time for time in times if time > 0), default=math.inf)
+
+
+def _given_up_in(views: tuple[View, ...], spec: AppSpec) -> float:
+    """Return the seconds until the next instance of an unreachable node is given up."""
+    if spec.placement.exclusive:
+        return math.inf
+    left = (spec.placement.failover_after - view.away for view in views if view.away is not None)
+    return min((time for time in left if time > 0), default=math.inf)

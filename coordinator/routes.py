@@ -13,12 +13,13 @@ from .records import App, Placed, Version, instance_id
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """One instance as routing needs it. `address`: of its node, empty while that is not known."""
+    """One instance as routing needs it. `address`: of its node, empty while that is not known. `lost`: its node is."""
 
     placed: Placed
     version: Version
     address: str
     ready: bool
+    lost: bool = False
 
 
 def route(app: App, wanted: Version, instances: Iterable[Routed]) -> tuple[Route, ...]:
@@ -43,5 +44,6 @@ def _server(app: App, name: str, item: Routed) -> Server | None:
     for port, number in zip(item.version.spec.ports, item.placed.ports, strict=True):
         if port.name == name:
             instance = instance_id(app, item.placed.serial)
-            return Server(instance, item.address, number, ready=item.ready and not item.placed.stop, drain=item.placed.stop)
+            ready = item.ready and not item.lost and not item.placed.stop
+            return Server(instance, item.address, number, ready=ready, drain=item.placed.stop, lost=item.lost)
     return None

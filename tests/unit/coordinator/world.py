@@ -98,7 +98,7 @@ class World:
         draft = Draft(self.state)
         views = self.tracker.views(app, self.state.placed(PATH))
         template = self.state.version(PATH, app.version).spec
-        decision = reconcile(app, template, views, self.progress.stalled(app, views, self.now))
+        decision = reconcile(app, template, views, self.progress.stalled(app, template, views, self.now))
         used = {port for item in self.placed for port in item.ports}
         advance(
             draft,
