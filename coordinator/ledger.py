@@ -17,11 +17,16 @@ from gestalt import clock
 from gestalt.errors import GestaltError, Kind
 
 from .events import EventRing
+from .office import Office, not_leader
 from .records import Audit, Event, TaskState
 from .state import Draft, State, audit_key
 from .store.base import MetaStore, OutcomeUnknown, StaleEpoch, StoreError
 
 log = logging.getLogger(__name__)
+
+SETTLE_LIMIT = 1.5
+"""Seconds for which a store is asked what became of a commit; as long at most as the office lasts."""
+SETTLE_PAUSE = 0.1
 
 TRIM = 3
 """How many old documents of a kind one commit removes at most: more than it adds, so that the number shrinks, but never a burst."""
@@ -39,11 +44,11 @@ class Retention:
 class Ledger:
     """Owns the state and the store. `on_commit` is called in the loop after each commit, with the draft that became true."""
 
-    def __init__(self, store: MetaStore, events: EventRing, retention: Retention) -> None:
+    def __init__(self, store: MetaStore, events: EventRing, retention: Retention, office: Office | None = None) -> None:
         self.state = State()
         self.events = events
         self.epoch = 0
-        self.deposed = asyncio.Event()
+        self.office = office or Office.for_life()
         self._store = store
         self._retention = retention
         self._lock = asyncio.Lock()
@@ -61,8 +66,26 @@ class Ledger:
         Raises:
             StoreError: it cannot be used; the sentence says why.
         """
+        await self.begin()
+        await self.read()
+
+    async def begin(self) -> None:
+        """Open the store and raise the epoch: from here on we lead.
+
+        Raises:
+            StoreError: it cannot be used, or somebody else is to lead; the sentence says why.
+        """
         await self._store.open()
+        sent = self.office.now()
         self.epoch = await self._store.take_office()
+        self.office.answered(sent)
+
+    async def read(self) -> None:
+        """Read everything.
+
+        Raises:
+            StoreError: it cannot be used; the sentence says why.
+        """
         snapshot = await self._store.load()
         self.state.load(snapshot.documents)
         for audit in self.state.audits.values():
@@ -81,9 +104,10 @@ class Ledger:
         """Hand out a draft and commit it at the end of the block, unless that raised or changed nothing.
 
         Raises:
-            GestaltError: the store refused; the state is as before.
+            GestaltError: the store refused; the state is as before. NOT_LEADER: we do not lead any more.
         """
         async with self._lock:
+            self.office.require()
             draft = Draft(self.state)
             yield draft
             if draft:
@@ -135,21 +159,30 @@ class Ledger:
             listener(draft)
 
     async def _write(self, draft: Draft) -> None:
+        self.office.require()
+        sent = self.office.now()
         try:
             await self._store.commit(draft.changes(), self.epoch)
-        except StaleEpoch:
-            self.deposed.set()
-            raise
+        except StaleEpoch as stale:
+            self.office.end("another coordinator has taken office")
+            raise not_leader() from stale
         except OutcomeUnknown as unknown:
             await self._settle(unknown)
+        else:
+            self.office.answered(sent)
 
     async def _settle(self, unknown: OutcomeUnknown) -> None:
-        """Read back whether a commit took place. While that is not known either, memory may be wrong: step down."""
-        try:
-            last = await self._store.last_commit()
-        except StoreError:
-            self.deposed.set()
-            raise
+        """Read back whether a commit took place. If that cannot be known either, memory may be wrong: step down."""
+        give_up = clock.monotonic() + min(self.office.remaining(), SETTLE_LIMIT)
+        while True:
+            try:
+                last = await self._store.last_commit()
+                break
+            except StoreError as error:
+                if clock.monotonic() + SETTLE_PAUSE > give_up:
+                    self.office.end("the store does not say what it holds")
+                    raise not_leader() from error
+            await asyncio.sleep(SETTLE_PAUSE)
         if last < unknown.number:
             raise GestaltError(Kind.UNAVAILABLE, "the change was not made: the store failed", hint="try again") from unknown
 

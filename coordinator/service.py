@@ -1,56 +1,31 @@
-"""The coordinator at work: takes office, listens, decides; the parts are put together here."""
+"""The coordinator as a daemon: in an appliance it leads all its life, in a cluster by turns."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
 
-import grpc
-
-from gestalt import clock
 from gestalt.config import CoordinatorSettings
 from gestalt.daemon import Life, Service
-from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2, api_pb2_grpc
-from gestalt.rpc_server import RpcServer
 
-from .api.agents import AgentsServicer
-from .api.apps import AppsServicer, change_reply
-from .api.views import ClusterServicer, EventsServicer, NodesServicer, TasksServicer
-from .bulk import Switchboard
-from .decider import Decider
-from .dispatch import Dispatcher, Link
-from .events import EventRing
-from .ledger import Ledger, Retention
-from .nodes import Tracker
-from .planner import Planner
-from .present import Presenter
-from .requests import Requests
-from .status import Status
+from .leader import Leader, Seat
+from .office import Office
 from .store import store_for
-from .streams import Streams
 
 log = logging.getLogger(__name__)
 
-AUDITS = 10_000
-"""Audit records that are kept in the store."""
-
 
 class CoordinatorService(Service[CoordinatorSettings]):
-    """A leading coordinator. Its parts, from the inside out: ledger, tracker, dispatcher, decider, servicers."""
+    """The coordinator of an appliance: it takes office, or does not start."""
 
     def __init__(self, settings: CoordinatorSettings, life: Life) -> None:
         self._settings = settings
         self._life = life
-        self._events = EventRing(settings.event_ring)
-        store = store_for(settings)
-        self._ledger = Ledger(store, self._events, Retention(settings.task_retention, AUDITS, settings.request_retention))
-        self._tracker = Tracker(clock.monotonic)
-        self._dispatcher = Dispatcher(self._ledger.state, self._tracker, lambda: self._ledger.epoch)
-        self._decider = Decider(self._ledger, self._tracker, self._dispatcher)
-        self._switchboard = Switchboard()
-        self._work: list[asyncio.Task[None]] = []
-        self._server: RpcServer | None = None
+        self._office = Office.for_life()
+        where = f"{settings.store.kind} {settings.store.path}"
+        self.leader = Leader(settings, Seat(store_for(settings), self._office, where), life.die)
+        self._watch: asyncio.Task[None] | None = None
+        self.port = 0
 
     async def start(self) -> None:
         """Take office and listen.
@@ -58,80 +33,46 @@ class CoordinatorService(Service[CoordinatorSettings]):
         Raises:
             GestaltError: the store or the address cannot be used.
         """
-        await self._ledger.take_office()
-        for node in self._ledger.state.nodes.values():
-            self._tracker.node(node.id, node.name)
-        self._server = await RpcServer.start(self._settings.listen, self._settings.tls, self._register)
-        self._spawn(self._decider.run(), "decider")
-        self._spawn(self._watch_office(), "office")
+        self._office.on_end(lambda: self._life.die(self._office.reason))
+        await self.leader.ledger.begin()
+        await self.leader.prepare()
+        self.port = await self.leader.listen(self._settings.listen)
+        self._watch = asyncio.create_task(self._work(), name="signs of life")
 
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        return self._server.port if self._server is not None else 0
-
-    def link(self, node: str) -> Link | None:
-        """Return the way to a connected agent."""
-        return self._dispatcher.link(node)
-
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(lambda done: self._ended(done, name))
-        self._work.append(task)
-
-    def _ended(self, done: asyncio.Task[None], name: str) -> None:
-        """A part that ends by itself is a fault of ours: it is better to start afresh than to go on half."""
-        if not done.cancelled():
-            log.critical("%s has ended", name, exc_info=done.exception())
-            self._life.die(f"{name} has ended: {done.exception()}")
-
-    async def _watch_office(self) -> None:
-        """Step down when another leader has taken office; until then tell systemd that work is being done."""
-        while not self._ledger.deposed.is_set():
+    async def _work(self) -> None:
+        """Tell systemd that work is being done, as long as it is."""
+        while self._office.holds():
             self._life.worked()
-            try:
-                async with asyncio.timeout(1.0):
-                    await self._ledger.deposed.wait()
-            except TimeoutError:
-                continue
-        self._life.die("another coordinator has taken office, or the store does not say what it holds")
-
-    def _register(self, server: grpc.aio.Server) -> Sequence[str]:
-        cluster, settings = self._settings.cluster_id, self._settings
-        presenter = Presenter(self._ledger, self._tracker, self._decider, settings.unreachable_after)
-        requests = Requests(self._ledger, lambda outcome: change_reply(presenter, outcome))
-        planner = Planner(self._ledger, self._decider)
-        streams = Streams(self._ledger, self._dispatcher, self._switchboard)
-        status = Status(cluster, settings.mode, f"{settings.store.kind} {settings.store.path}", presenter, clock.monotonic())
-        api_pb2_grpc.add_AppsServicer_to_server(AppsServicer(cluster, requests, presenter, planner, streams), server)
-        api_pb2_grpc.add_NodesServicer_to_server(NodesServicer(cluster, presenter), server)
-        api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self._events), server)
-        api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self._events), server)
-        api_pb2_grpc.add_ClusterServicer_to_server(ClusterServicer(cluster, status), server)
-        agents = AgentsServicer(
-            cluster, settings.mode, settings.heartbeat, self._ledger, self._tracker, self._dispatcher, self._decider, self._switchboard
-        )
-        agent_pb2_grpc.add_AgentsServicer_to_server(agents, server)
-        services = [*api_pb2.DESCRIPTOR.services_by_name.values(), *agent_pb2.DESCRIPTOR.services_by_name.values()]
-        return [service.full_name for service in services]
+            await asyncio.sleep(1.0)
 
     async def reload(self, settings: CoordinatorSettings) -> None:
         """Only the log level changes at run time; what else differs is named."""
-        same = settings.model_copy(update={"log_level": self._settings.log_level})
-        if same != self._settings:
-            log.warning("changed settings other than log_level count after a restart of the coordinator")
+        tell_unchanged(self._settings, settings)
 
     async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.stop()
-        for task in self._work:
-            task.cancel()
-        await asyncio.gather(*self._work, return_exceptions=True)
-        await self._ledger.close()
+        if self._watch is not None:
+            self._watch.cancel()
+        await self.leader.stop(grace=1.0)
 
 
-async def build(settings: CoordinatorSettings, life: Life) -> CoordinatorService:
-    """Return a coordinator that works."""
-    service = CoordinatorService(settings, life)
-    await service.start()
-    return service
+def tell_unchanged(old: CoordinatorSettings, new: CoordinatorSettings) -> None:
+    """Say so when settings differ that do not change at run time."""
+    if new.model_copy(update={"log_level": old.log_level}) != old:
+        log.warning("changed settings other than log_level count after a restart of the coordinator")
+
+
+async def build(settings: CoordinatorSettings, life: Life) -> Service[CoordinatorSettings]:
+    """Return a coordinator that works.
+
+    Raises:
+        GestaltError: the store or the address cannot be used.
+    """
+    if settings.mode == "appliance":
+        appliance = CoordinatorService(settings, life)
+        await appliance.start()
+        return appliance
+    from .cluster import ClusterService  # ZooKeeper's client: an appliance needs none
+
+    member = ClusterService(settings, life)
+    await member.start()
+    return member

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gestalt import __version__, clock
 from gestalt.proto.v1 import api_pb2
 
+from .election import Candidate
 from .present import Presenter
 from .records import TaskState
 
@@ -20,6 +22,8 @@ class Status:
     store: str
     presenter: Presenter
     since: float
+    roster: Callable[[], Sequence[Candidate]] = tuple
+    """The coordinators that run, the leader first; none in an appliance."""
 
     def reply(self) -> api_pb2.StatusReply:
         state = self.presenter.ledger.state
@@ -47,4 +51,8 @@ class Status:
             tasks_running=sum(task.state is TaskState.RUNNING for task in state.tasks.values()),
             uptime=clock.monotonic() - self.since,
             store=self.store,
+            coordinators=[
+                api_pb2.Coordinator(name=item.name, address=item.address, leader=place == 0, version=item.version)
+                for place, item in enumerate(self.roster())
+            ],
         )

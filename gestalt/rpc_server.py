@@ -51,7 +51,7 @@ class RpcServer:
         tls: TlsSettings,
         register: Register,
         *,
-        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
         serving: bool = True,
     ) -> RpcServer:
         """Listen on `listen` ("127.0.0.1:7400"; port 0 = any free one, see `port`).
@@ -77,14 +77,16 @@ class RpcServer:
         return started
 
     @classmethod
-    async def start_open(cls, listen: str, tls: TlsSettings, register: Register) -> RpcServer:
+    async def start_open(
+        cls, listen: str, tls: TlsSettings, register: Register, *, interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = ()
+    ) -> RpcServer:
         """Listen for callers that have no certificate yet: TLS proves who we are, not who they are. Small messages, few at once.
 
         Raises:
             GestaltError: as `start`.
         """
         limits = (("grpc.max_receive_message_length", JOIN_MESSAGE_MAX), ("grpc.so_reuseport", 0))
-        server = grpc.aio.server(options=limits, maximum_concurrent_rpcs=JOINS_AT_ONCE)
+        server = grpc.aio.server(interceptors=tuple(interceptors), options=limits, maximum_concurrent_rpcs=JOINS_AT_ONCE)
         services = tuple(register(server))
         port = _bind(server, listen, server_credentials(tls, clients_known=False))
         await server.start()

@@ -12,6 +12,7 @@ from gestalt.identity import Role
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 
 from ..events import EventRing
+from ..office import Office
 from ..present import Presenter, event
 from ..records import Event, Task, TaskState
 from ..status import Status
@@ -112,8 +113,38 @@ def _wanted(item: Event, request: api_pb2.WatchEventsRequest) -> bool:
 class ClusterServicer(api_pb2_grpc.ClusterServicer):
     cluster_id: str
     status: Status
+    office: Office
 
     @unary
     async def Status(self, request: api_pb2.StatusRequest, context: Context) -> api_pb2.StatusReply:
         caller(context, self.cluster_id, Role.USER)
         return self.status.reply()
+
+    @unary
+    async def StepDown(self, request: api_pb2.StepDownRequest, context: Context) -> api_pb2.StepDownReply:
+        """End the office, after the answer. One that has ended already is answered alike, so that a repeated request ends no other."""
+        identity = caller(context, self.cluster_id, Role.USER)
+        epoch = self.status.presenter.ledger.epoch
+        if 0 < request.epoch < epoch:
+            return api_pb2.StepDownReply(epoch=request.epoch)
+        check_step_down(request.epoch, epoch, self.status)
+        reason = f"{identity.name} asked for it" + (f": {request.reason[:200]}" if request.reason else "")
+
+        context.add_done_callback(lambda _: self.office.end(reason))  # type: ignore[arg-type]  # their stubs want a class
+        return api_pb2.StepDownReply(epoch=epoch)
+
+
+def check_step_down(wanted: int, epoch: int, status: Status) -> None:
+    """Refuse to end an office that is not ours, or that nobody else could take.
+
+    Raises:
+        GestaltError: CONFLICT or REFUSED.
+    """
+    if wanted > epoch:
+        raise GestaltError(Kind.CONFLICT, f"epoch {wanted} is to end, this is epoch {epoch}", hint="look again: gestaltctl status")
+    if len(status.roster()) < 2:
+        raise GestaltError(
+            Kind.REFUSED,
+            "no other coordinator stands by to take over",
+            hint="an appliance has one coordinator; in a cluster see which ones run: gestaltctl status",
+        )

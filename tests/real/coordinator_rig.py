@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from gestalt.config import CoordinatorSettings, StoreSettings, TlsSettings
-from gestalt.coordinator.service import CoordinatorService, build
+from gestalt.coordinator.service import CoordinatorService
 from gestalt.daemon import Life
 from gestalt.errors import GestaltError
 from gestalt.pki import Authority, Identity, Role
@@ -35,6 +35,8 @@ class Rig:
     settings: dict[str, Any] = field(default_factory=dict)
     agents: list[SimulatedAgent] = field(default_factory=list)
     channels: list[grpc.aio.Channel] = field(default_factory=list)
+    many_nodes: bool = False
+    """Takes nodes like a cluster, on the store of an appliance."""
     service: CoordinatorService | None = None
     port: int = 0
 
@@ -56,7 +58,10 @@ class Rig:
             store=StoreSettings(path=self.folder / "state.db"),
             **({"heartbeat": 0.5, "unreachable_after": 0.5} | self.settings),
         )
-        self.service = await build(settings, Life())
+        if self.many_nodes:
+            settings = settings.model_copy(update={"mode": "cluster"})
+        self.service = CoordinatorService(settings, Life())
+        await self.service.start()
         self.port = self.service.port
 
     async def down(self) -> None:

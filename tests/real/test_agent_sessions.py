@@ -30,7 +30,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 def tracker(rig: Rig):  # type: ignore[no-untyped-def]
     assert rig.service is not None
-    return rig.service._tracker
+    return rig.service.leader.tracker
 
 
 @dataclass
@@ -80,15 +80,15 @@ async def test_a_session_that_was_replaced_says_nothing_any_more(rig: Rig) -> No
     view = tracker(rig).nodes[rig.node_id]
     assert (view.connected, view.heard) == (True, True)
     assert rig.service is not None
-    assert rig.service.link(rig.node_id) is not None
+    assert rig.service.leader.link(rig.node_id) is not None
 
 
 async def test_an_agent_that_reads_nothing_loses_its_session_though_it_talks(rig: Rig) -> None:
     session = await Session(rig).begin()
     session.say(inventory=agent_pb2.Inventory())
     assert rig.service is not None
-    await eventually(lambda: rig.service and rig.service.link(rig.node_id), "the session stands")
-    link = rig.service.link(rig.node_id)
+    await eventually(lambda: rig.service and rig.service.leader.link(rig.node_id), "the session stands")
+    link = rig.service.leader.link(rig.node_id)
     assert link is not None
     state = agent_pb2.NodeState()
     state.routes["x"].key = "x" * 100_000
@@ -96,7 +96,7 @@ async def test_an_agent_that_reads_nothing_loses_its_session_though_it_talks(rig
         link.send(agent_pb2.CoordinatorMessage(full=state))
         session.say(heartbeat=agent_pb2.Heartbeat())
         await asyncio.sleep(0)
-    await eventually(lambda: rig.service and rig.service.link(rig.node_id) is None, "the session is over")
+    await eventually(lambda: rig.service and rig.service.leader.link(rig.node_id) is None, "the session is over")
 
     async def read() -> None:
         while await session.call.read() is not grpc.aio.EOF:
@@ -135,7 +135,7 @@ async def test_a_reason_of_any_length_can_be_written_down(rig: Rig) -> None:
 
 
 async def test_an_agent_has_no_say_in_what_is_gone_elsewhere(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, settings={"mode": "cluster"})
+    rig = Rig(tmp_path, many_nodes=True)
     await rig.up()
     try:
         await rig.agent()
@@ -145,7 +145,7 @@ async def test_an_agent_has_no_say_in_what_is_gone_elsewhere(tmp_path: Path) -> 
         (instance,) = (await rig.get()).instances
         other.say(observed=agent_pb2.ObservedChange(gone=[instance.id]))
         other.say(event=agent_pb2.ObservedEvent(kind="marker"))
-        ring = rig.service._events  # type: ignore[union-attr]
+        ring = rig.service.leader.events  # type: ignore[union-attr]
         await eventually(lambda: any(event.kind == "marker" for event in ring.after("0")[0]), "all was read")
         assert (await rig.get()).app.healthy == 1
     finally:

@@ -14,7 +14,7 @@ from gestalt.coordinator.ledger import Ledger, Retention
 from gestalt.coordinator.records import Task
 from gestalt.coordinator.requests import Call, Outcome, Requests
 from gestalt.coordinator.state import Draft
-from gestalt.coordinator.store.base import Change, Committed, MetaStore, OutcomeUnknown, StaleEpoch, StoreError, StoreFull
+from gestalt.coordinator.store.base import Change, Committed, MetaStore, OutcomeUnknown, StoreError, StoreFull
 from gestalt.coordinator.store.sqlite import SqliteStore
 from gestalt.errors import GestaltError, Kind
 from gestalt.proto.v1 import api_pb2, model_pb2
@@ -167,7 +167,7 @@ async def test_a_lost_answer_is_read_back(tmp_path: Path, arrives: bool) -> None
         with pytest.raises(GestaltError, match="the change was not made"):
             await requests(ledger).change(call(), {PATH: work})
     assert (PATH in ledger.state.apps) == arrives
-    assert not ledger.deposed.is_set()
+    assert ledger.office.holds()
     await ledger.close()
 
 
@@ -176,18 +176,19 @@ async def test_an_answer_that_cannot_be_read_back_ends_the_leadership(tmp_path: 
     store.readable = False
     ledger = new_ledger(store)
     await ledger.take_office()
-    with pytest.raises(StoreError):
+    with pytest.raises(GestaltError, match="does not lead"):
         async with ledger.draft("tester", "anything") as draft:
             work(draft, changes.Asked("tester", "2026-01-01T00:00:00+00:00", 0, "t", "uid123"))
-    assert ledger.deposed.is_set()
+    assert not ledger.office.holds()
     await ledger.close()
 
 
 async def test_a_deposed_leader_knows_it(store: SqliteStore, ledger: Ledger) -> None:
     await store.take_office()
-    with pytest.raises(StaleEpoch):
+    with pytest.raises(GestaltError) as refused:
         await requests(ledger).change(call(), {PATH: work})
-    assert ledger.deposed.is_set()
+    assert refused.value.kind is Kind.NOT_LEADER
+    assert not ledger.office.holds()
     assert not ledger.state.apps
 
 

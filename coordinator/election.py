@@ -1,0 +1,205 @@
+"""Who is next: each coordinator's candidacy is an ephemeral znode with a number, and the lowest leads.
+
+A candidate watches the one before it and no other, so that the end of a leader wakes one of the others, not all. One session holds one
+candidacy and at most one office. Any doubt about it ends the session, and a new one begins at the end of the line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+from gestalt.clock import monotonic
+from gestalt.zk.client import Stat, Watch, Zk
+from gestalt.zk.paths import Paths
+
+log = logging.getLogger(__name__)
+
+Seen = tuple[bytes, Stat] | None
+
+
+class CandidacyLost(Exception):
+    """Our own znode is gone: the session ended, or somebody removed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a candidacy says of its coordinator. `address`: where others reach it."""
+
+    name: str
+    address: str
+    version: str
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Candidate:
+        """Return what was written, maybe by another version of Gestalt; what is missing or not understood is empty."""
+        try:
+            fields = json.loads(value)
+        except ValueError:
+            fields = {}
+        fields = fields if isinstance(fields, dict) else {}
+        return cls(*(str(fields.get(name, "")) for name in ("name", "address", "version")))
+
+
+def before(names: Iterable[str], own: str) -> str:
+    """Return the candidacy right before our own, by number; empty when ours is the first.
+
+    Raises:
+        CandidacyLost: our own is not among them.
+    """
+    line = sorted(names, key=_number)
+    if own not in line:
+        raise CandidacyLost("our candidacy is gone from ZooKeeper")
+    place = line.index(own)
+    return line[place - 1] if place else ""
+
+
+def _number(name: str) -> tuple[int, str]:
+    """Return what candidacies are sorted by; a stranger among them, which has no number, is the last."""
+    digits = name.rpartition("-")[2]
+    return (int(digits), name) if digits.isdecimal() else (2**63, name)
+
+
+class Candidacy:
+    """Our place in the line, in one session of ZooKeeper. It lasts as long as the session, or until it is withdrawn."""
+
+    def __init__(self, zk: Zk, paths: Paths, candidate: Candidate) -> None:
+        self._zk = zk
+        self._paths = paths
+        self._candidate = candidate
+        self._watch: Watch | None = None
+        self._gone = asyncio.Event()
+        self.path = ""
+
+    async def enter(self) -> None:
+        """Take the last place in the line.
+
+        Raises:
+            ZkError: it is not known whether we have one: end the session.
+        """
+        await self._zk.ensure(self._paths.election)
+        self.path = await self._zk.create(f"{self._paths.election}/c-", self._candidate.encode(), ephemeral=True, sequence=True)
+        self._watch = self._zk.watch(self.path, self._seen)
+        log.info("candidate for leadership: %s", self.path)
+
+    def _seen(self, seen: Seen) -> None:
+        if seen is None:
+            self._gone.set()
+
+    async def first(self) -> None:
+        """Return when nobody is before us.
+
+        Raises:
+            CandidacyLost: our own is gone.
+            ZkError: ZooKeeper cannot be asked now; asking again is right while the session lives.
+        """
+        while True:
+            names = await self._zk.children(self._paths.election)
+            rival = before(names, self.path.rpartition("/")[2])
+            if not rival:
+                return
+            await self._end_of(f"{self._paths.election}/{rival}")
+
+    async def _end_of(self, rival: str) -> None:
+        ended = asyncio.Event()
+        watch = self._zk.watch(rival, lambda seen: ended.set() if seen is None else None)
+        waiting = [asyncio.ensure_future(event.wait()) for event in (ended, self._gone)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watch.close()
+            for each in waiting:
+                each.cancel()
+        if self._gone.is_set():
+            raise CandidacyLost("our candidacy is gone from ZooKeeper")
+
+    async def gone(self) -> None:
+        """Return when our candidacy is gone."""
+        await self._gone.wait()
+
+
+class Roster:
+    """Who stands for leadership, for the leader to show. The first is the one that leads."""
+
+    def __init__(self, zk: Zk, paths: Paths) -> None:
+        self._zk = zk
+        self._paths = paths
+        self._known: dict[str, Candidate] = {}
+        self._names: list[str] = []
+        self._watches: dict[str, Watch] = {}
+        self._line = zk.watch_children(paths.election, self._changed)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return tuple(self._known[name] for name in self._names if name in self._known)
+
+    def _changed(self, names: list[str]) -> None:
+        self._names = sorted(names, key=_number)
+        for name in self._watches.keys() - set(names):
+            self._watches.pop(name).close()
+            self._known.pop(name, None)
+        for name in set(names) - self._watches.keys():
+            self._watches[name] = self._zk.watch(f"{self._paths.election}/{name}", self._reader(name))
+
+    def _reader(self, name: str) -> Callable[[Seen], None]:
+        def read(seen: Seen) -> None:
+            if seen is not None:
+                self._known[name] = Candidate.decode(seen[0])
+
+        return read
+
+    def close(self) -> None:
+        self._line.close()
+        for watch in self._watches.values():
+            watch.close()
+
+
+class LeaderSight:
+    """What a coordinator that does not lead knows of the leader. It lives as long as it renews, so its name does not outlast it.
+
+    `patience`: seconds without a renewal after which nobody leads, as far as we know. `own`: our own address, which is never the answer
+    while we stand by.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._address = ""
+        self._heard = 0.0
+        self._known = asyncio.Event()
+        self.own = ""
+
+    def seen(self, seen: Seen) -> None:
+        """Take note of the leader's znode."""
+        address = Candidate.decode(seen[0]).address if seen is not None else ""
+        self.tell(address if address != self.own else "")
+
+    def tell(self, address: str) -> None:
+        """Take note that the coordinator at `address` leads; empty: none does."""
+        self._address, self._heard = address, monotonic()
+        if address:
+            self._known.set()
+        else:
+            self._known.clear()
+
+    @property
+    def address(self) -> str:
+        """Where the leader is; empty when there is none that is known to live."""
+        if self._address and monotonic() - self._heard > self._patience:
+            self.tell("")
+        return self._address
+
+    async def wait(self, limit: float) -> str:
+        """Return where the leader is, as soon as it is known; empty when it is not within `limit` seconds."""
+        if not self.address:
+            try:
+                async with asyncio.timeout(limit):
+                    await self._known.wait()
+            except TimeoutError:
+                return ""
+        return self.address
