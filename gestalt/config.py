@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -111,7 +112,10 @@ class FenceSettings(Settings):
 
 
 class AgentSettings(Settings):
-    """/etc/gestalt/agent.yaml. `fence`: the socket of gestalt-fence; none in an appliance."""
+    """/etc/gestalt/agent.yaml. `fence`: the socket of gestalt-fence; none in an appliance.
+
+    `address`: of this node, on which host ports are published and by which the other nodes reach them.
+    """
 
     node_id: str
     node_name: str
@@ -133,6 +137,16 @@ class AgentSettings(Settings):
     proxy: ProxySettings = ProxySettings()
     docker: DockerSettings = DockerSettings()
     process: ProcessSettings = ProcessSettings()
+
+    @model_validator(mode="after")
+    def _address_is_one(self) -> Self:
+        try:
+            found = ip_address(self.address)
+        except ValueError:
+            found = None
+        if found is None or found.is_unspecified or found.is_multicast:
+            raise ValueError(f"address ({self.address!r}) must be one IP address of this node, by which the other nodes reach it")
+        return self
 
     @model_validator(mode="after")
     def _ports_in_order(self) -> Self:

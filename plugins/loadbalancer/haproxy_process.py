@@ -20,7 +20,7 @@ from gestalt.clock import monotonic
 from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
 
 from .haproxy_pids import DeathWatch, end_process, find_processes, uses_config
-from .haproxy_servers import Worker, parse_info
+from .haproxy_servers import parse_info
 from .haproxy_socket import Processes, ask, parse_processes
 
 log = logging.getLogger(__name__)
@@ -153,17 +153,6 @@ class HaproxyProcess:
             raise LaunchRefused("HAProxy did not take the new configuration at its reload; the old one still works")
         await self._worker_answers(now.workers, end)
 
-    async def info(self) -> Worker:
-        """Return what the current worker says of itself.
-
-        Raises:
-            DriverUnavailable: it does not answer.
-        """
-        try:
-            return parse_info(await ask(self.worker_socket, ["show info"]))
-        except ValueError as error:
-            raise DriverUnavailable(str(error)) from error
-
     async def processes(self) -> Processes:
         """Return master and workers.
 
@@ -226,9 +215,9 @@ class HaproxyProcess:
     async def _worker_answers(self, workers: tuple[int, ...], end: float) -> None:
         while True:
             try:
-                if (await self.info()).pid in workers:
+                if parse_info(await ask(self.worker_socket, ["show info"])).pid in workers:
                     return
-            except DriverUnavailable:
+            except (DriverUnavailable, ValueError):
                 log.debug("the new worker does not answer yet")
             if monotonic() > end or not self.alive:
                 raise DriverUnavailable("HAProxy's new worker does not answer")

@@ -38,6 +38,12 @@ def test_units_are_understood(tmp_path: Path) -> None:
     assert (settings.orphan_grace, settings.docker.image_high_water) == (90.0, 2 * 1024**3)
 
 
+@pytest.mark.parametrize("address", ["", "localhost", "0.0.0.0", "::", "10.0.0.1:3000", "10.0.0.0/8", "224.0.0.1"])
+def test_the_address_of_a_node_is_one_that_others_can_reach(tmp_path: Path, address: str) -> None:
+    (told,) = mistakes(tmp_path, GOOD + f"address: '{address}'\n")
+    assert "must be one IP address of this node" in told
+
+
 def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     line = GOOD.count("\n")
     told = mistakes(tmp_path, GOOD + "resnyc: 3\nproxy:\n  http_prot: 1\n  http_port: many\norphan_grace: soon\n")
