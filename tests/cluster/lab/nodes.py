@@ -3,7 +3,7 @@
 From a shell, in the checkout:
 
     .venv/bin/python -m tests.cluster.lab image      build the node image, when something of it changed
-    .venv/bin/python -m tests.cluster.lab up 3       nodes gestalt-lab-1 … 3, ready for `docker exec`
+    .venv/bin/python -m tests.cluster.lab nodes 3    nodes gestalt-lab-1 … 3, ready for `docker exec`
     .venv/bin/python -m tests.cluster.lab down       remove all nodes of that name, with their volumes and network
 
 Everything carries the label `gestalt-lab=<group>`; leftovers of a killed run are found by it. Nodes need the host's Docker
@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,9 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 INIT = Path(__file__).with_name("init.sh")
 IMAGE = "gestalt-lab/node"
 LABEL = "gestalt-lab"
-SUBNET = "10.77.0"
+SUBNETS = "10.77"
+"""Each group has a network 10.77.x.0/24 of its own: the first that is free."""
+FIRST_ADDRESS = 11
 
 _SYS_RESOURCE = 1 << 24
 _FOLDERS = (
@@ -74,14 +77,49 @@ class LabError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """What a file in a node holds."""
+
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
-    """One running node."""
+    """One node. `address` is empty without a network."""
 
     name: str
+    address: str = ""
 
-    async def run(self, *argv: str, limit: float = 60.0) -> shell.Completed:
+    async def run(self, *argv: str, stdin: bytes | None = None, limit: float = 60.0) -> shell.Completed:
         """Run a command in the node to its end, whatever that is."""
-        return await shell.run(("docker", "exec", self.name, *argv), limit=limit)
+        interactive = () if stdin is None else ("--interactive",)
+        return await shell.run(("docker", "exec", *interactive, self.name, *argv), stdin=stdin, limit=limit)
+
+    async def do(self, *argv: str, stdin: bytes | None = None, limit: float = 60.0) -> str:
+        """Run a command that must succeed; return what it printed.
+
+        Raises:
+            LabError: it failed.
+        """
+        done = await self.run(*argv, stdin=stdin, limit=limit)
+        if not done.ok:
+            raise LabError(f"{self.name}: {' '.join(argv)[:200]}: {done.complaint()}")
+        return done.stdout.decode().strip()
+
+    async def put(self, files: Mapping[str, File]) -> None:
+        """Write files in the node, by absolute path, with the folders that they need."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for path, file in files.items():
+                entry = tarfile.TarInfo(path.lstrip("/"))
+                entry.size, entry.mode = len(file.content), file.mode
+                tar.addfile(entry, io.BytesIO(file.content))
+        await self.do("tar", "--extract", "--directory", "/", "--no-same-owner", "--no-overwrite-dir", stdin=buffer.getvalue())
+
+    async def pid(self) -> int:
+        """Return the host's number of the node's PID 1; 0 while the node is down."""
+        return int(await _docker("inspect", "--format", "{{.State.Pid}}", self.name))
 
     async def python(self, *argv: str, limit: float = 60.0) -> shell.Completed:
         """Run the checkout's Python in the checkout; nothing is written there."""
@@ -109,16 +147,50 @@ async def up(count: int, *, group: str = "lab", network: bool = True) -> list[No
     Args:
         count: how many.
         group: part of their names and their label, so that several labs live side by side.
-        network: give them addresses 10.77.0.11 … on a bridge of their own; else they have only loopback.
+        network: give them addresses 10.77.x.11 … on a bridge of their own; else they have only loopback.
     """
     await down(group)
     image = await build_image()
-    if network:
-        await _docker("network", "create", "--label", f"{LABEL}={group}", "--subnet", f"{SUBNET}.0/24", _network(group))
-    nodes = [Node(f"{_prefix(group)}{number}") for number in range(1, count + 1)]
-    await asyncio.gather(*(_start(node, image, group, number, network) for number, node in enumerate(nodes, 11)))
-    await asyncio.gather(*(_booted(node) for node in nodes))
+    subnet = await _new_network(group) if network else ""
+    nodes = [Node(f"{_prefix(group)}{number}", subnet and f"{subnet}.{FIRST_ADDRESS + number - 1}") for number in range(1, count + 1)]
+    await asyncio.gather(*(_start(node, image, group) for node in nodes))
+    await asyncio.gather(*(booted(node) for node in nodes))
     return nodes
+
+
+async def found(group: str = "lab") -> list[Node]:
+    """Return the nodes of a group that an earlier process started, running or not, in their order."""
+    names = (await _docker("ps", "--all", "--filter", f"label={LABEL}={group}", "--format", "{{.Names}}")).split()
+    form = "{{range .NetworkSettings.Networks}}{{with .IPAMConfig}}{{.IPv4Address}}{{end}}{{end}}"
+    nodes = [Node(name, await _docker("inspect", "--format", form, name)) for name in names]
+    return sorted(nodes, key=lambda node: int(node.name.rpartition("-")[2]))
+
+
+async def kill(node: Node) -> None:
+    """Take the node's power; its disks stay. Nothing happens to one that has none."""
+    if await node.pid():
+        await _docker("kill", node.name)
+
+
+async def boot(node: Node) -> None:
+    """Give the node power again and wait until systemd is up."""
+    await _docker("start", node.name)
+    await booted(node)
+
+
+async def pause(node: Node) -> None:
+    """Stop all of the node's processes where they are; its kernel still answers pings and TCP connects."""
+    await _docker("pause", node.name)
+
+
+async def unpause(node: Node) -> None:
+    """Let a paused node go on."""
+    await _docker("unpause", node.name)
+
+
+async def paused(node: Node) -> bool:
+    """Return whether the node is paused."""
+    return await _docker("inspect", "--format", "{{.State.Paused}}", node.name) == "true"
 
 
 async def down(group: str = "lab") -> None:
@@ -142,7 +214,20 @@ def _network(group: str) -> str:
     return f"{_prefix(group)}net"
 
 
-async def _start(node: Node, image: str, group: str, number: int, network: bool) -> None:
+async def _new_network(group: str) -> str:
+    """Make the group's network; return the first three numbers of its addresses."""
+    for number in range(256):
+        subnet = f"{SUBNETS}.{number}"
+        options = ("--label", f"{LABEL}={group}", "--subnet", f"{subnet}.0/24")
+        done = await shell.run(("docker", "network", "create", *options, _network(group)), limit=60)
+        if done.ok:
+            return subnet
+        if "overlap" not in done.complaint():
+            raise LabError(f"docker network create: {done.complaint()}")
+    raise LabError(f"every network {SUBNETS}.x.0/24 is in use: docker network ls")
+
+
+async def _start(node: Node, image: str, group: str) -> None:
     volumes = {"upper": "/lab/upper", "docker": "/var/lib/docker"}
     for volume in volumes:
         await _docker("volume", "create", "--label", f"{LABEL}={group}", f"{node.name}-{volume}")
@@ -152,7 +237,7 @@ async def _start(node: Node, image: str, group: str, number: int, network: bool)
         f"--name={node.name}",
         f"--hostname={node.name}",
         f"--label={LABEL}={group}",
-        *(("--network", _network(group), "--ip", f"{SUBNET}.{number}") if network else ("--network", "none")),
+        *(("--network", _network(group), "--ip", node.address) if node.address else ("--network", "none")),
         *_privileges(),
         "--device-cgroup-rule=a *:* rwm",
         "--cgroupns=private",
@@ -177,7 +262,12 @@ def _privileges() -> Sequence[str]:
     return ("--cap-add=ALL", "--cap-drop=SYS_RESOURCE", *unconfined)
 
 
-async def _booted(node: Node, limit: float = 30.0) -> None:
+async def booted(node: Node, limit: float = 30.0) -> None:
+    """Wait until systemd has come up in a node.
+
+    Raises:
+        LabError: it has not within the limit.
+    """
     state = ""
     try:
         async with asyncio.timeout(limit):
