@@ -66,24 +66,33 @@ class Requests:
         check_request(call.request)
         action = f"{call.method} {', '.join(work)}"[:500]
         async with self._ledger.draft(call.actor, action, call.request.id) as draft:
-            if (answer := self._answered(call)) is not None:
-                return answer
+            if (data := answered(draft, call)) is not None:
+                return api_pb2.ChangeReply.FromString(data)
             outcome = _carry_out(draft, call, work)
             reply = self._reply(outcome)
-            if call.request.id:
-                encoded = base64.b64encode(reply.SerializeToString()).decode()
-                draft.put_answer(Answer(call.request.id, call.content, encoded, clock.wall().isoformat()))
+            put_answer(draft, call, reply)
         return reply
 
-    def _answered(self, call: Call) -> api_pb2.ChangeReply | None:
-        answer = self._ledger.state.answers.get(call.request.id)
-        if answer is None:
-            return None
-        if answer.content != call.content:
-            raise GestaltError(
-                Kind.EXISTS, f"request id {call.request.id} was used for another request", hint="use a new id for each request"
-            )
-        return api_pb2.ChangeReply.FromString(base64.b64decode(answer.reply))
+
+def answered(draft: Draft, call: Call) -> bytes | None:
+    """Return what a call was answered the first time, None if this is the first time.
+
+    Raises:
+        GestaltError: EXISTS, when its id was used for another request.
+    """
+    answer = draft.base.answers.get(call.request.id)
+    if answer is None:
+        return None
+    if answer.content != call.content:
+        raise GestaltError(Kind.EXISTS, f"request id {call.request.id} was used for another request", hint="use a new id for each request")
+    return base64.b64decode(answer.reply)
+
+
+def put_answer(draft: Draft, call: Call, reply: Message) -> None:
+    """Have the answer kept with the change that the draft holds, if the call has an id."""
+    if call.request.id:
+        encoded = base64.b64encode(reply.SerializeToString()).decode()
+        draft.put_answer(Answer(call.request.id, call.content, encoded, clock.wall().isoformat()))
 
 
 def _carry_out(draft: Draft, call: Call, work: dict[str, Work]) -> Outcome:

@@ -19,11 +19,12 @@ from .. import reports
 from ..bulk import Channel, Switchboard
 from ..decider import Decider
 from ..dispatch import Dispatcher, Link
+from ..enrolment import Enrolment, coordinators_of, not_a_member
 from ..ledger import Ledger
 from ..nodes import NodeView, Tracker
 from ..records import Node, instance_id
 from ..transitions import transitions
-from .guard import Context, abort, caller, streaming
+from .guard import Context, abort, caller, streaming, unary
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
     switchboard: Switchboard
     sessions: dict[str, Link] = field(default_factory=dict)
     """The one session of each node, from its hello on; it has the dispatcher's link once its inventory is in."""
+    enrolment: Enrolment | None = None
     silence: float = 0.0
     """Seconds without a message of ours after which an agent is to look for another leader; 0: never."""
 
@@ -69,6 +71,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             coordinator_version=__version__,
             heartbeat=self.heartbeat,
             silence=self.silence,
+            coordinators=coordinators_of(self.ledger),
         )
         work = (self._read(messages, view, link), self._cut_off(asyncio.current_task(), view, link))
         tasks = [asyncio.create_task(item) for item in work]
@@ -114,17 +117,35 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             )
         return hello
 
+    @unary
+    async def Renew(self, request: agent_pb2.RenewRequest, context: Context) -> agent_pb2.RenewReply:
+        identity = caller(context, self.cluster_id, Role.NODE)
+        if self.enrolment is None:
+            raise GestaltError(Kind.REFUSED, "this coordinator signs no certificates", hint="set authority in coordinator.yaml")
+        return self.enrolment.renew(identity.name, request)
+
+    def hang_up(self, node: str) -> None:
+        """End the session of a node at once; it is admitted again only if it is still known then."""
+        if (link := self.sessions.get(node)) is not None:
+            link.closed.set()
+
     async def _join(self, hello: agent_pb2.Hello) -> None:
-        """Note a node that is not known yet. One after the other, so that an appliance has one node however many knock at once."""
+        """Let known nodes in. An appliance notes its one node; one after the other, however many knock at once.
+
+        Raises:
+            GestaltError: REFUSED, with the way in.
+        """
         if hello.node_id in self.ledger.state.nodes:
             return
+        if self.mode != "appliance":
+            raise not_a_member(hello.node_id)
         async with self.ledger.draft(f"node:{hello.node_id}", "join") as draft:
             others = [node.name for node in self.ledger.state.nodes.values() if node.id != hello.node_id]
-            if self.mode == "appliance" and others:
+            if others:
                 raise GestaltError(
                     Kind.REFUSED,
                     f"an appliance has exactly one node, this one has {others[0]}",
-                    hint="clusters of several nodes are not there yet (docs/roadmap.md): give each machine an appliance of its own",
+                    hint="several nodes make a cluster: `gestaltctl cluster export` here, `gestaltctl cluster import` into a cluster",
                 )
             if hello.node_id not in self.ledger.state.nodes:
                 draft.put_node(Node(hello.node_id, hello.node_name))

@@ -6,7 +6,6 @@ ZooKeeper is asked: the znodes that have to be there first belong to this cluste
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -15,13 +14,14 @@ from typing import Any
 
 from gestalt.appliance.init import USER_NAME, Made
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, TimingSettings, ZooKeeperSettings
-from gestalt.errors import Detail, GestaltError, Kind
+from gestalt.errors import GestaltError, Kind
 from gestalt.files import write_atomic
 from gestalt.pki import NODE_HOST, Authority, Identity, Role
 
+from .issuing import coordinator_names
 from .layout import ClusterLayout
-from .names import check_name
-from .secrets import COORDINATOR_IDENTITY, ensure_secret, node_secret, read_secret, write_secret
+from .names import check_address, check_name
+from .secrets import ensure_secret, node_secret, read_secret, write_secret
 from .settings import Member, NodeChoices, agent_document, coordinator_document, fence_document, have_settings, tls_of, yaml_of
 
 API_PORT, JOIN_PORT = 7400, 7401
@@ -102,24 +102,6 @@ async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str) ->
     return made
 
 
-def check_address(what: str, text: str) -> None:
-    """Refuse an address that others cannot reach this machine at.
-
-    Raises:
-        GestaltError: INVALID.
-    """
-    try:
-        address = ipaddress.ip_address(text)
-        usable = not (address.is_unspecified or address.is_multicast)
-    except ValueError:
-        usable = False
-    if not usable:
-        allowed = "an IP address of this machine, such as 10.0.0.1"
-        raise GestaltError(
-            Kind.INVALID, f"{what} {text!r} cannot be used; allowed: {allowed}", details=[Detail(what, "is no usable address", allowed)]
-        )
-
-
 def _settings(layout: ClusterLayout, options: InitOptions) -> tuple[list[Made], CoordinatorSettings, AgentSettings]:
     member = Member(str(uuid.uuid4()), options.name, options.address)
     zookeeper = {"hosts": list(options.zookeeper), "root": options.zookeeper_root}
@@ -177,23 +159,19 @@ def _secrets(layout: ClusterLayout, node: str) -> list[Made]:
 
 def _certificates(layout: ClusterLayout, coordinator: CoordinatorSettings, agent: AgentSettings, address: str) -> list[Made]:
     cluster = coordinator.cluster_id
+    names = coordinator_names(address)
     authority = Authority.ensure(layout.pki, cluster, read_secret(layout.passphrase).encode())
     pairs = (
         authority.issue(
             Identity(cluster, Role.COORDINATOR, coordinator.name),
             "coordinator",
-            dns=("localhost",),
-            addresses=coordinator_addresses(address),
+            dns=names.dns,
+            addresses=names.addresses,
         ),
         authority.issue(Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,)),
         authority.issue(Identity(cluster, Role.USER, USER_NAME), USER_NAME),
     )
     return [Made(authority.certificate, authority.made), *(Made(pair.certificate, pair.made) for pair in pairs)]
-
-
-def coordinator_addresses(address: str) -> list[str]:
-    """Return the addresses in the certificate of a coordinator."""
-    return list(dict.fromkeys([address, "127.0.0.1", "::1"]))
 
 
 def _founder(layout: ClusterLayout, agent: AgentSettings, options: InitOptions) -> Made:
@@ -219,6 +197,3 @@ def _client(layout: ClusterLayout, coordinator: CoordinatorSettings) -> Made:
     context = {"coordinators": [coordinator.advertise], **tls_of(layout, USER_NAME)}
     write_atomic(layout.client_settings, yaml_of({"current": "cluster", "contexts": {"cluster": context}}))
     return Made(layout.client_settings, made=True)
-
-
-__all__ = ["COORDINATOR_IDENTITY", "Founder", "InitOptions", "found"]

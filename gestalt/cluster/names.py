@@ -1,7 +1,8 @@
-"""What members, roles and labels may be called."""
+"""What members, roles and labels may be called, and which addresses can be used."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from gestalt.errors import Detail, GestaltError, Kind
@@ -44,6 +45,33 @@ def check_labels(labels: dict[str, str]) -> None:
             f"labels.{key}", value, len(value) <= LABEL_VALUE_MAX and value.isprintable(), f"up to {LABEL_VALUE_MAX} printable characters"
         )
     _check("labels", f"{len(labels)} labels", len(labels) <= LABELS_MAX, f"up to {LABELS_MAX} labels")
+
+
+def check_address(field: str, text: str) -> None:
+    """Refuse an address that others cannot reach a machine at.
+
+    Raises:
+        GestaltError: INVALID.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+        usable = not (address.is_unspecified or address.is_multicast)
+    except ValueError:
+        usable = False
+    _check(field, text, usable, "an IP address of the machine, such as 10.0.0.1")
+
+
+def split_address(field: str, text: str) -> tuple[str, int]:
+    """Return the parts of "10.0.0.1:7400" or "[fd00::1]:7400".
+
+    Raises:
+        GestaltError: INVALID.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    check_address(field, host)
+    _check(field, text, port.isascii() and port.isdigit() and 0 < int(port) < 65536, "an IP address and a port, such as 10.0.0.1:7400")
+    return host, int(port)
 
 
 def _check(field: str, value: str, good: bool, allowed: str) -> None:

@@ -1,0 +1,115 @@
+"""The services about members: what operators do with nodes, how machines join, and the ways in which nodes end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from gestalt.identity import Role
+from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2
+
+from ..enrolment import Enrolment
+from ..ledger import Ledger
+from ..members import Holding, check_removable, confirmed_dead, find_node, relabelled
+from ..records import Node
+from ..requests import Call, answered, check_request, put_answer
+from ..state import State
+from .guard import Context, caller, unary
+from .views import NodesServicer
+
+Change = Callable[[Node], Node]
+
+
+@dataclass(frozen=True, slots=True)
+class MembersServicer(NodesServicer):
+    """The whole service Nodes. `hang_up` ends the session of a node at once."""
+
+    ledger: Ledger
+    enrolment: Enrolment
+    hang_up: Callable[[str], None]
+
+    @unary
+    async def Token(self, request: api_pb2.TokenRequest, context: Context) -> api_pb2.TokenReply:
+        actor = caller(context, self.cluster_id, Role.USER).name
+        check_request(request.request)
+        return await self.enrolment.token(request, actor)
+
+    @unary
+    async def Cordon(self, request: api_pb2.NodeRequest, context: Context) -> api_pb2.NodeReply:
+        return await self._change(self._call("cordon", request, context), request.node, lambda node: replace(node, admin="cordoned"))
+
+    @unary
+    async def Uncordon(self, request: api_pb2.NodeRequest, context: Context) -> api_pb2.NodeReply:
+        return await self._change(self._call("uncordon", request, context), request.node, lambda node: replace(node, admin="ready"))
+
+    @unary
+    async def Label(self, request: api_pb2.LabelRequest, context: Context) -> api_pb2.NodeReply:
+        def change(node: Node) -> Node:
+            return relabelled(node, request.put, request.drop, request.add_roles, request.drop_roles)
+
+        return await self._change(self._call("label", request, context), request.node, change)
+
+    @unary
+    async def ConfirmDead(self, request: api_pb2.NodeRequest, context: Context) -> api_pb2.NodeReply:
+        return await self._change(self._call("confirm-dead", request, context), request.node, confirmed_dead)
+
+    @unary
+    async def Remove(self, request: api_pb2.NodeRequest, context: Context) -> api_pb2.NodeReply:
+        call = self._call("remove", request, context)
+        async with self.ledger.draft(call.actor, f"node.remove {request.node}"[:500], call.request.id) as draft:
+            if (data := answered(draft, call)) is not None:
+                return api_pb2.NodeReply.FromString(data)
+            node = find_node(self.ledger.state.nodes.values(), request.node)
+            check_removable(node, self.presenter.node_state(node.id), holding(self.ledger.state, node.id), force=request.force)
+            reply = api_pb2.NodeReply(changed=True)
+            reply.node.id, reply.node.name = node.id, node.name
+            draft.delete("node", node.id)
+            draft.tell("node.removed", node.name, f"{call.actor} removed node {node.name}")
+            put_answer(draft, call, reply)
+        self.hang_up(node.id)
+        await self.enrolment.expel(node.id)
+        return reply
+
+    def _call(self, verb: str, request: api_pb2.NodeRequest | api_pb2.LabelRequest, context: Context) -> Call:
+        actor = caller(context, self.cluster_id, Role.USER).name
+        check_request(request.request)
+        return Call(actor, f"node.{verb}", request, request.request)
+
+    async def _change(self, call: Call, text: str, change: Change) -> api_pb2.NodeReply:
+        """Change what is decided about one node. The answer that is kept is short: a repeated call shows the node as it is then."""
+        action = f"{call.method} {text}"[:500]
+        async with self.ledger.draft(call.actor, action, call.request.id) as draft:
+            if (data := answered(draft, call)) is not None:
+                reply = api_pb2.NodeReply.FromString(data)
+            else:
+                node = find_node(self.ledger.state.nodes.values(), text)
+                changed = change(node)
+                reply = api_pb2.NodeReply(changed=changed != node)
+                reply.node.id, reply.node.name = node.id, node.name
+                if reply.changed:
+                    draft.put_node(changed)
+                    draft.tell(call.method, node.name, f"{call.actor}: {call.method.removeprefix('node.')} {node.name}")
+                    put_answer(draft, call, reply)
+        for shown in self.presenter.nodes():
+            if shown.id == reply.node.id:
+                reply.node.CopyFrom(shown)
+        return reply
+
+
+@dataclass(frozen=True, slots=True)
+class JoinsServicer(agent_pb2_grpc.JoinsServicer):
+    """Lets machines in. Whoever calls has no certificate: the token says everything."""
+
+    enrolment: Enrolment
+
+    @unary
+    async def Join(self, request: agent_pb2.JoinRequest, context: Context) -> agent_pb2.JoinReply:
+        return await self.enrolment.join(request)
+
+
+def holding(state: State, node: str) -> Holding:
+    """Return what is placed on a node."""
+    apps = sorted(path for path, placements in state.placements.items() if any(placed.node == node for placed in placements.instances))
+    known = [state.apps[path] for path in apps if path in state.apps]
+    exclusive = [app.path for app in known if state.version(app.path, app.version).spec.placement.exclusive]
+    return Holding(tuple(apps), tuple(exclusive))
