@@ -60,7 +60,8 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
 def waits_for(case: Case, decision: Decision, held: str) -> str:
     """Return why lost instances are not replaced; empty when they are, or there are none."""
     if decision.held_back:
-        return f"{decision.held_back} lost instance{'s are' if decision.held_back > 1 else ' is'} not replaced: {held or 'others come first'}"
+        number = f"{decision.held_back} lost instance{'s are' if decision.held_back > 1 else ' is'}"
+        return f"{number} not replaced: {held or 'others come first'}"
     waiting = [view for view in case.views if view.away is not None and not is_given_up(view, case.spec)]
     if case.spec.placement.exclusive and waiting:
         return (

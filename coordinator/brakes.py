@@ -96,7 +96,7 @@ class Brakes:
 
     def why_not(self, paused: str) -> str:
         """Return why nothing is replaced now; empty when it is."""
-        return f"paused: {paused}" if paused else self.cut_off or self.held
+        return f"replacement is paused {paused}" if paused else self.cut_off or self.held
 
 
 def cut_off(members: int, unreachable: int) -> str:

@@ -137,7 +137,8 @@ class Dispatcher:
     def _routed(self, app: App, placed: Placed) -> Routed:
         sighting = self._tracker.sightings.get(instance_id(app, placed.serial))
         view = self._tracker.nodes.get(placed.node)
-        ready = sighting is not None and sighting.observed is not None and sighting.observed.ready
+        unknown = view is None or not view.ever_heard  # a new leader that has heard nobody must not empty every load balancer
+        ready = sighting.observed.ready if sighting is not None and sighting.observed is not None else unknown
         lost = self._tracker.standing(placed.node).is_gone and not (self.doubted and view is not None and view.heard)
         return Routed(placed, self._state.version(app.path, placed.version), view.address if view else "", ready, lost)
 

@@ -14,18 +14,22 @@ from gestalt.config import CoordinatorSettings
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2, api_pb2_grpc
 from gestalt.rpc_server import RpcServer
 from gestalt.zk.client import Zk
+from gestalt.zk.paths import Paths
 
 from .api.agents import AgentsServicer
 from .api.apps import AppsServicer, change_reply
+from .api.control import ControlServicer
 from .api.guard import OfficeGuard
 from .api.members import JoinsServicer, MembersServicer
-from .api.views import ClusterServicer, EventsServicer, TasksServicer
+from .api.views import EventsServicer, TasksServicer
+from .brakes import Allowance, Brakes, Doubt
 from .bulk import Switchboard
 from .decider import Decider
 from .dispatch import Dispatcher, Link
 from .election import Candidate
 from .enrolment import Enrolment
 from .events import EventRing
+from .keeper import NodeKeeper, Reach
 from .ledger import Ledger, Retention
 from .nodes import Tracker
 from .office import Office
@@ -69,9 +73,13 @@ class Leader:
         self.events = EventRing(settings.event_ring)
         retention = Retention(settings.task_retention, AUDITS, settings.request_retention)
         self.ledger = Ledger(seat.store, self.events, retention, seat.office)
-        self.tracker = Tracker(clock.monotonic)
+        self.tracker = Tracker(
+            clock.monotonic, self.ledger.state.nodes, unreachable_after=settings.unreachable_after, fenced=seat.zk is not None
+        )
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
-        self.decider = Decider(self.ledger, self.tracker, self.dispatcher)
+        brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
+        self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes)
+        self._keeper: NodeKeeper | None = None
         self._switchboard = Switchboard()
         self._work: list[asyncio.Task[None]] = []
         self._server: RpcServer | None = None
@@ -89,6 +97,10 @@ class Leader:
         await self._enrolment.begin()
         for node in self.ledger.state.nodes.values():
             self.tracker.node(node.id, node.name)
+        if self._seat.zk is not None and self._settings.zookeeper is not None:
+            paths, reach = Paths(self._settings.zookeeper.root), Reach(self.ledger, self.tracker, self.dispatcher, self.decider)
+            self._keeper = NodeKeeper(reach, self._seat.zk, paths, self._seat.office.end)
+            await self._keeper.start()
 
     async def listen(self, address: str) -> int:
         """Begin to act: answer callers and agents, decide. Returns the port.
@@ -102,6 +114,8 @@ class Leader:
         if join_listen:
             self._join_server = await RpcServer.start_open(join_listen, tls, self._register_joins, interceptors=(guard,))
         self._spawn(self.decider.run(), "decider")
+        if self._keeper is not None:
+            self._spawn(self._keeper.run(), "nodes")
         return self._server.port
 
     def link(self, node: str) -> Link | None:
@@ -119,6 +133,8 @@ class Leader:
         for task in self._work:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
+        if self._keeper is not None:
+            self._keeper.close()
         await self.ledger.close()
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
@@ -133,7 +149,7 @@ class Leader:
 
     def _register(self, server: grpc.aio.Server) -> Sequence[str]:
         cluster, settings, seat = self._settings.cluster_id, self._settings, self._seat
-        presenter = Presenter(self.ledger, self.tracker, self.decider, settings.unreachable_after)
+        presenter = Presenter(self.ledger, self.tracker, self.decider)
         requests = Requests(self.ledger, lambda outcome: change_reply(presenter, outcome))
         planner = Planner(self.ledger, self.decider)
         streams = Streams(self.ledger, self.dispatcher, self._switchboard)
@@ -144,7 +160,7 @@ class Leader:
         api_pb2_grpc.add_NodesServicer_to_server(nodes, server)
         api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self.events), server)
         api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self.events), server)
-        api_pb2_grpc.add_ClusterServicer_to_server(ClusterServicer(cluster, status, seat.office), server)
+        api_pb2_grpc.add_ClusterServicer_to_server(ControlServicer(cluster, status, seat.office), server)
         agent_pb2_grpc.add_AgentsServicer_to_server(agents, server)
         return SERVICES
 

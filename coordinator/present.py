@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -9,7 +10,7 @@ from typing import cast
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gestalt import clock
-from gestalt.model import Phase, Reachability
+from gestalt.model import Phase
 from gestalt.proto.v1 import model_pb2, spec_pb2
 from gestalt.wire import spec_to_wire, to_wire
 
@@ -17,7 +18,7 @@ from .decider import Decider
 from .diff import compare
 from .ledger import Ledger
 from .nodes import Sighting, Tracker
-from .reconcile import is_current
+from .reconcile import View, is_current, is_given_up
 from .records import App, Event, Placed, Task, TaskState, Version, bindings, instance_id
 
 
@@ -63,13 +64,12 @@ class Presenter:
     ledger: Ledger
     tracker: Tracker
     decider: Decider
-    unreachable_after: float
 
     def app(self, app: App) -> model_pb2.App:
         state = self.ledger.state
         spec = state.version(app.path, app.version).spec
         views = self.tracker.views(app, state.placed(app.path))
-        staying = [view for view in views if not view.placed.stop]
+        staying = [view for view in views if not view.placed.stop and not is_given_up(view, spec)]
         word, why = self.health(app)
         return model_pb2.App(
             path=app.path,
@@ -83,7 +83,7 @@ class Presenter:
             task=app.task,
             created_at=timestamp(app.created_at),
             running=sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in staying),
-            healthy=sum(view.observed is not None and view.observed.ready for view in staying),
+            healthy=sum(is_serving(view) for view in staying),
             state=word,
             message=why,
         )
@@ -91,10 +91,11 @@ class Presenter:
     def health(self, app: App) -> tuple[str, str]:
         """Return in one word how an app is, and why in a sentence when it is not well."""
         state = self.ledger.state
-        views = [view for view in self.tracker.views(app, state.placed(app.path)) if not view.placed.stop]
-        if any(not self.tracker.node(view.placed.node, "").ever_heard for view in views):
+        spec = state.version(app.path, app.version).spec
+        views = [view for view in self.tracker.views(app, state.placed(app.path)) if not view.placed.stop and not is_given_up(view, spec)]
+        if any(view.away is None and not self.tracker.node(view.placed.node, "").ever_heard for view in views):
             return "unknown", "its node has not reported yet"
-        good = sum(view.observed is not None and view.observed.ready for view in views if is_current(app, view.placed))
+        good = sum(is_serving(view) for view in views if is_current(app, view.placed))
         trouble = next((view.observed.reason for view in views if view.observed and not view.observed.ready and view.observed.reason), "")
         why = self.decider.unplaced.get(app.path) or trouble
         task = state.tasks.get(app.task)
@@ -125,7 +126,7 @@ class Presenter:
             ports=[to_wire(item, model_pb2.PortBinding) for item in bindings(spec, placed)],
             stopping=placed.stop,
             observed=self._observed(identity),
-            reachability=cast("model_pb2.Reachability.ValueType", self.tracker.reachability(placed.node, self.unreachable_after).value),
+            reachability=cast("model_pb2.Reachability.ValueType", self.tracker.reachability(placed.node).value),
             address=view.address if view else "",
         )
 
@@ -188,22 +189,29 @@ class Presenter:
 
     def _node(self, node: str, instances: int, cpu: float, memory: int) -> model_pb2.Node:
         record = self.ledger.state.nodes[node]
-        view = self.tracker.node(node, record.name)
+        view, stands = self.tracker.node(node, record.name), self.tracker.standing(node)
         return model_pb2.Node(
             id=node,
             name=record.name,
-            state=self.node_state(node),
-            address=view.address,
+            state=stands.life,
+            reason=f"{record.name} {stands.reason}" if stands.reason else "",
+            address=view.address or record.address,
             agent_version=view.agent_version,
             facts=view.facts,
             instances=instances,
             allocated=spec_pb2.Resources(cpu=cpu, memory=memory),
             problems=view.problems,
             last_seen=clock.monotonic() - view.last_seen if view.last_seen else 0.0,
+            labels=record.labels,
+            roles=record.roles,
+            incarnation=view.member.incarnation if view.member is not None else 0,
         )
 
     def node_state(self, node: str) -> str:
         """Return the state of a node in the words of the design."""
-        if self.tracker.reachability(node, self.unreachable_after) is Reachability.UNREACHABLE:
-            return "unreachable"
-        return self.ledger.state.nodes[node].admin
+        return self.tracker.standing(node).life
+
+
+def is_serving(view: View) -> bool:
+    """Tell whether an instance was ready when it was last heard of, and its node is not lost since."""
+    return view.observed is not None and view.observed.ready and view.away != math.inf

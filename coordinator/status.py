@@ -12,6 +12,8 @@ from .election import Candidate
 from .present import Presenter
 from .records import TaskState
 
+AWAY = ("unreachable", "agent-down", "lost")
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -32,7 +34,10 @@ class Status:
         failed = [f"{app.path} has failed: {app.message}" for app in apps if app.state == "failed"]
         degraded = [f"{app.path} is degraded: {app.message}" for app in apps if app.state == "degraded"]
         unheard = [f"{app.path}: {app.message}" for app in apps if app.state == "unknown"]
-        away = [f"node {node.name} is {node.state}" for node in nodes if node.state == "unreachable"]
+        away = [f"node {node.name} is {node.state}: it {node.reason.removeprefix(node.name + ' ')}" for node in nodes if node.state in AWAY]
+        switches, brakes = state.switches, self.presenter.decider.brakes
+        held = brakes.why_not("")
+        stops = [f"automatic replacement is paused {switches.paused}"] if switches.paused else [held] if held else []
         troubles = [f"node {node.name}: {problem}" for node in nodes for problem in node.problems]
         if not nodes:
             away = ["no node has joined: is gestalt-agent running?"]
@@ -41,8 +46,8 @@ class Status:
             epoch=self.presenter.ledger.epoch,
             version=__version__,
             mode=self.mode,
-            state="failed" if failed or not nodes else "degraded" if degraded or away or troubles or unheard else "well",
-            problems=[*failed, *away, *unheard, *degraded, *troubles],
+            state="failed" if failed or not nodes else "degraded" if degraded or away or troubles or unheard or stops else "well",
+            problems=[*failed, *stops, *away, *unheard, *degraded, *troubles],
             apps=len(apps),
             instances=sum(app.count for app in apps if not app.stopped),
             healthy=sum(app.healthy for app in apps),
@@ -51,6 +56,8 @@ class Status:
             tasks_running=sum(task.state is TaskState.RUNNING for task in state.tasks.values()),
             uptime=clock.monotonic() - self.since,
             store=self.store,
+            paused=switches.paused,
+            held=held,
             coordinators=[
                 api_pb2.Coordinator(name=item.name, address=item.address, leader=place == 0, version=item.version)
                 for place, item in enumerate(self.roster())

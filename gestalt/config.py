@@ -168,8 +168,9 @@ class CoordinatorSettings(Settings):
     """/etc/gestalt/coordinator.yaml. A cluster has ZooKeeper, a name for each coordinator and an address that others reach it at.
 
     `advertise`: that address, with port; default: `listen`. `join_listen`: where machines join, with a token; empty = nowhere.
-    `authority`: the folder with the CA's certificate and key, which `gestaltctl cluster init` made; `authority_passphrase`: the file with
-    what that key is encrypted with.
+    `hands_off_share`: when more than this part of the nodes vanishes at once, the leader doubts itself and replaces nothing.
+    `replacements_per_second`: how many lost instances it replaces in a second at most, 0 = no limit. `authority`: the folder with
+    the CA's certificate and key, which `gestaltctl cluster init` made; `authority_passphrase`: the file with what that key is encrypted with.
     """
 
     cluster_id: str
@@ -187,6 +188,8 @@ class CoordinatorSettings(Settings):
     heartbeat: Duration = 2.0
     unreachable_after: Duration = 4.0
     agent_grace: Duration = 300.0
+    hands_off_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    replacements_per_second: Annotated[float, Field(ge=0)] = 50.0
     task_retention: int = 1000
     event_ring: int = 10_000
     request_retention: Duration = 86_400.0

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from .schema import AppSpec, Placement, Update
 
 _PLACEMENT = tuple(Placement.model_fields)
+_HONOURED = ("exclusive", "failover_after")
 _ONE_BY_ONE = (Update().max_surge, Update().max_unavailable)
 _STRATEGIES = ("canary", "blue_green", "recreate")
 
@@ -23,10 +24,13 @@ def warnings(spec: AppSpec) -> tuple[str, ...]:
 
 def _unhonoured(spec: AppSpec) -> Iterator[str]:
     for name in _PLACEMENT:
-        if name != "exclusive" and getattr(spec.placement, name) != Placement.model_fields[name].default:
+        if name not in _HONOURED and getattr(spec.placement, name) != Placement.model_fields[name].default:
             yield f"placement.{name} is not acted on yet"
     if spec.placement.exclusive:
-        yield "placement.exclusive goes as far as one node yet: an old instance stops before its replacement starts, but no lease holds it"
+        yield (
+            "placement.exclusive is not held by a lease yet: an old instance stops before its replacement starts,"
+            " and that of a lost node is replaced only after `gestaltctl node confirm-dead`"
+        )
     if spec.update.strategy in _STRATEGIES:
         yield f"update.strategy {spec.update.strategy} is not done yet: the update is rolling"
     if spec.resources.disk:

@@ -120,7 +120,7 @@ async def test_the_loss_of_the_stream_stops_nothing(rig: Rig) -> None:
     assert not any(item.stopping for item in reply.instances)
     status = await api_pb2_grpc.ClusterStub(rig.channel()).Status(api_pb2.StatusRequest())
     assert status.state == "degraded"
-    assert list(status.problems) == ["node node-1 is unreachable"]
+    assert list(status.problems) == ["node node-1 is unreachable: it is not connected"]
 
 
 async def test_every_change_takes_a_request_id_once(rig: Rig) -> None:
@@ -172,7 +172,7 @@ async def test_what_was_not_heard_yet_is_unknown_and_not_failed(rig: Rig) -> Non
     status = await api_pb2_grpc.ClusterStub(rig.channel()).Status(api_pb2.StatusRequest())
     assert (status.state, list(status.problems)) == (
         "degraded",
-        ["node node-1 is unreachable", f"{PATH}: its node has not reported yet"],
+        ["node node-1 is unreachable: it is not connected", f"{PATH}: its node has not reported yet"],
     )
 
 

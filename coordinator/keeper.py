@@ -1,0 +1,223 @@
+"""Keeps an eye on the nodes of a cluster: who is a member, who is lost, who is back; and holds the leader back when it should doubt itself.
+
+Everything that cannot wait happens in the turn of the loop in which ZooKeeper tells: the brakes are put on, requests go around the
+node, its apps are looked at. What is to outlive the leader is committed right after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from gestalt import clock
+from gestalt.errors import GestaltError
+from gestalt.zk.client import Zk
+from gestalt.zk.paths import Paths
+
+from .brakes import cut_off
+from .decider import Decider
+from .dispatch import Dispatcher
+from .ledger import Ledger
+from .membership import Life, Member, MemberWatcher
+from .nodes import Tracker
+from .records import Node
+from .state import Draft
+
+log = logging.getLogger(__name__)
+
+TICK = 0.5
+"""Seconds between looks at what time alone changes."""
+FIRST_VALUES = 10.0
+"""Seconds that ZooKeeper has to tell of all memberships before a leader begins."""
+SETTLING = 30.0
+"""Seconds in office after which nodes that this leader never heard count when it asks itself whether it is cut off: agents look for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What the keeper sees and moves."""
+
+    ledger: Ledger
+    tracker: Tracker
+    dispatcher: Dispatcher
+    decider: Decider
+
+
+class NodeKeeper:
+    """Watches the nodes for one leader. `start` before the first decision, then `run` for as long as the office lasts, then `close`.
+
+    Args:
+        reach: the parts of the leader.
+        zk: the leader's session.
+        paths: of the cluster.
+        give_up: called with a reason when the leader turns out to be cut off from most nodes.
+    """
+
+    def __init__(self, reach: Reach, zk: Zk, paths: Paths, give_up: Callable[[str], None]) -> None:
+        self._ledger, self._tracker = reach.ledger, reach.tracker
+        self._dispatcher, self._decider = reach.dispatcher, reach.decider
+        self._brakes = reach.decider.brakes
+        self._zk, self._paths, self._give_up = zk, paths, give_up
+        self._watcher = MemberWatcher(zk, paths, self._told)
+        self._wake = asyncio.Event()
+        self._lives: dict[str, Life] = {}
+        self._began = clock.monotonic()
+        self._started = False
+
+    async def start(self) -> None:
+        """Learn of all memberships, and compare them with what the leader before knew.
+
+        Raises:
+            GestaltError: ZooKeeper does not tell.
+        """
+        state = self._ledger.state
+        self._began = clock.monotonic()
+        await self._zk.sync(self._paths.nodes)
+        await self._watcher.start(state.nodes, FIRST_VALUES)
+        self._brakes.doubt.base = frozenset(state.switches.doubted)
+        self._brakes.doubt.remember((node.id for node in state.nodes.values() if node.incarnation and not node.lost), self._began)
+        self._lives = {node: self._tracker.standing(node).life for node in state.nodes}
+        self._started = True
+        self._ledger.on_commit(self._committed)
+        self._look(())
+
+    async def run(self) -> None:
+        """Note what has changed, for ever."""
+        while True:
+            self._wake.clear()
+            self._look(())
+            try:
+                await self._note()
+            except GestaltError as error:
+                log.error("what became of the nodes is not written yet: %s", error)
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def close(self) -> None:
+        self._watcher.close()
+
+    def _told(self, node: str, member: Member | None) -> None:
+        """ZooKeeper tells of a membership: do at once what cannot wait."""
+        record = self._ledger.state.nodes.get(node)
+        self._tracker.member(self._tracker.node(node, record.name if record else node), member)
+        if self._started:
+            log.info("node %s: %s", record.name if record else node, member or "has no membership any more")
+            self._look((node,))
+            self._wake.set()
+
+    def _look(self, told: tuple[str, ...]) -> None:
+        """See how all nodes stand, put the brakes on or off, and have the apps looked at whose nodes changed."""
+        lives = {node: self._tracker.standing(node).life for node in self._ledger.state.nodes}
+        changed = {node for node in lives.keys() | self._lives.keys() if lives.get(node) is not self._lives.get(node)}
+        for node in changed & lives.keys() & self._lives.keys():
+            self._tell(node, lives[node])
+        self._lives = lives
+        braked = self._brake(lives)
+        paths = set(self._ledger.state.apps) if braked else self._on(changed.union(told))
+        if paths:
+            self._dispatcher.refresh_routes(paths)
+            self._decider.wake(paths)
+        if changed:
+            self._decider.wake_unplaced()
+
+    def _brake(self, lives: dict[str, Life]) -> bool:
+        """Put the brakes on or off; return whether they changed."""
+        before = (self._brakes.held, self._brakes.cut_off)
+        members = self._members()
+        doubt = self._brakes.doubt
+        doubt.assess(lives.keys(), members, clock.monotonic())
+        self._brakes.held, self._dispatcher.doubted = doubt.sentence(members), bool(doubt.base)
+        self._brakes.cut_off = self._cut_off(lives)
+        if self._brakes.cut_off and not before[1]:
+            log.critical("stepping down: %s", self._brakes.cut_off)
+            self._give_up(self._brakes.cut_off)
+        return bool(before[0] or before[1]) != bool(self._brakes.held or self._brakes.cut_off)
+
+    def _members(self) -> frozenset[str]:
+        return frozenset(node for node in self._ledger.state.nodes if not self._is_lost(node))
+
+    def _is_lost(self, node: str) -> bool:
+        return self._tracker.standing(node).life in (Life.LOST, Life.LEFT)
+
+    def _cut_off(self, lives: dict[str, Life]) -> str:
+        settled = clock.monotonic() - self._began >= SETTLING
+        unreachable = sum(life is Life.UNREACHABLE and (settled or self._tracker.nodes[node].ever_heard) for node, life in lives.items())
+        expected = sum(life not in (Life.LOST, Life.LEFT, Life.AGENT_DOWN) for life in lives.values())
+        return cut_off(expected, unreachable)
+
+    def _on(self, nodes: set[str]) -> set[str]:
+        """Return the apps that have instances on these nodes."""
+        placements = self._ledger.state.placements
+        return {path for path, item in placements.items() if any(placed.node in nodes for placed in item.instances)} if nodes else set()
+
+    def _tell(self, node: str, life: Life) -> None:
+        """Tell of a state that is merely observed. A loss and a return are told with their commit."""
+        name, reason = self._ledger.state.nodes[node].name, self._tracker.standing(node).reason
+        if life in (Life.AGENT_DOWN, Life.UNREACHABLE):
+            self._ledger.tell(f"node.{life}", name, f"node {name} {reason}")
+
+    def _committed(self, draft: Draft) -> None:
+        """Nodes came, left or changed, or an operator moved the switches."""
+        kinds = {kind for kind, _ in draft.records}
+        if "node" in kinds:
+            nodes = self._ledger.state.nodes
+            for node in nodes.keys() - self._watcher.nodes:
+                self._tracker.node(node, nodes[node].name)
+                self._watcher.watch(node)
+            for node in self._watcher.nodes - nodes.keys():
+                self._watcher.forget(node)
+        if "switches" in kinds:
+            if self._brakes.doubt.base and not self._ledger.state.switches.doubted:
+                self._brakes.doubt.confirm(self._members())
+            self._decider.wake(self._ledger.state.apps)
+        if kinds & {"node", "switches"}:
+            touched = {key for kind, key in draft.records if kind == "node"}
+            self._look(tuple(touched))
+            self._wake.set()
+
+    async def _note(self) -> None:
+        """Write what a later leader has to know: losses, returns, the doubt."""
+        if self._doubted() != self._ledger.state.switches.doubted:
+            async with self._ledger.draft("leader", "doubt") as draft:
+                self._note_doubt(draft)
+        if any(self._noted(node) != node for node in self._ledger.state.nodes.values()):
+            async with self._ledger.draft("leader", "membership") as draft:
+                for node in self._ledger.state.nodes.values():
+                    self._note_node(draft, node)
+
+    def _doubted(self) -> tuple[str, ...]:
+        return tuple(sorted(self._brakes.doubt.base))
+
+    def _note_doubt(self, draft: Draft) -> None:
+        doubted, before = self._doubted(), self._ledger.state.switches.doubted
+        draft.put_switches(replace(self._ledger.state.switches, doubted=doubted))
+        if doubted and not before:
+            draft.tell("cluster.held", "cluster", self._brakes.held)
+        elif before and not doubted:
+            draft.tell("cluster.released", "cluster", "enough nodes are back: lost instances are replaced again")
+
+    def _noted(self, node: Node) -> Node:
+        """Return the record of a node as its membership wants it. A membership that is over by its number changes nothing."""
+        member = self._tracker.node(node.id, node.name).member
+        if member is None:
+            return replace(node, lost=node.incarnation)
+        if member.incarnation <= node.lost:
+            return node
+        return replace(node, incarnation=max(member.incarnation, node.incarnation), lost=0)
+
+    def _note_node(self, draft: Draft, node: Node) -> None:
+        noted = self._noted(node)
+        if noted == node:
+            return
+        draft.put_node(noted)
+        if noted.lost and not node.lost:
+            draft.tell("node.lost", node.name, f"node {node.name} has lost its membership (incarnation {noted.lost})")
+        elif node.lost and not noted.lost:
+            draft.tell("node.back", node.name, f"node {node.name} is back (incarnation {noted.incarnation})")
+        else:
+            draft.tell("node.member", node.name, f"node {node.name} has a membership of its own (incarnation {noted.incarnation})")
