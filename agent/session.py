@@ -9,7 +9,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from itertools import count
 from typing import Any, cast
 
 import grpc
@@ -17,7 +16,7 @@ import grpc
 from gestalt import __version__
 from gestalt.clock import monotonic
 from gestalt.config import AgentSettings
-from gestalt.errors import GestaltError
+from gestalt.errors import GestaltError, Kind
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc
 from gestalt.rpc import decode_error
 from gestalt.rpc_server import channel_credentials
@@ -25,6 +24,7 @@ from gestalt.rpc_server import channel_credentials
 from .board import Board
 from .bulk import Bulk
 from .desired import Desired, DesiredStore, SessionDoubt
+from .search import Ending, Search
 from .stream import END, Call, Calls
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 PROTOCOL = 1
 COALESCE = 0.02
 WELCOME_LIMIT = 10.0
-BACK_OFF_FIRST = 0.2
-BACK_OFF_MAX = 3.0
+CONNECT_LIMIT = 3.0
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -42,6 +41,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024**2),
     ("grpc.max_send_message_length", 64 * 1024**2),
     ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # a new session connects at once, whatever the last one met
+    ("grpc.min_reconnect_backoff_ms", int(CONNECT_LIMIT * 1000)),  # which is how long gRPC tries to connect
 )
 
 Apply = Callable[[Desired], Awaitable[None]]
@@ -61,6 +62,7 @@ class Session:
         self._bulk = bulk
         self._task: asyncio.Task[None] | None = None
         self._complaint = ""
+        self._search = Search(settings.coordinators)
         self.connected = False
 
     async def ensure(self) -> None:
@@ -78,22 +80,21 @@ class Session:
         return "connected" if self.connected else "no coordinator"
 
     async def _run(self) -> None:
-        failures = 0
-        for turn in count():
-            address = self._settings.coordinators[turn % len(self._settings.coordinators)]
-            welcomed = await self._attempt(address)
-            failures = 0 if welcomed else failures + 1
-            pause = min(BACK_OFF_FIRST * 2 ** min(failures // len(self._settings.coordinators), 10), BACK_OFF_MAX)
+        while True:
+            pause = self._search.ended(await self._attempt(self._search.next))
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load, guards nothing)
 
-    async def _attempt(self, address: str) -> bool:
-        """Hold one session to its end; return whether the coordinator had welcomed us."""
+    async def _attempt(self, address: str) -> Ending:
+        """Hold one session to its end."""
         conversation = Conversation(self._settings, self._desired, self._board, self._apply, self._bulk)
+        refusal: GestaltError | None = None
         try:
             await conversation.hold(address, self._welcomed)
             self._complain(f"the coordinator {address} ended the session")
         except grpc.aio.AioRpcError as error:
-            self._complain(f"coordinator {address}: {decode_error(error).message}")
+            meant = decode_error(error)
+            refusal = meant if meant.kind is Kind.NOT_LEADER else None
+            self._complain(f"coordinator {address}: {meant.message}")
         except (SessionDoubt, GestaltError) as error:
             self._complain(f"coordinator {address}: {error}")
         except OSError as error:
@@ -104,9 +105,10 @@ class Session:
             log.exception("the session with %s failed", address)
         finally:
             self.connected = False
-        return conversation.welcomed
+        return Ending(conversation.welcomed, refusal is not None, refusal.leader if refusal else "")
 
-    def _welcomed(self, address: str) -> None:
+    def _welcomed(self, address: str, welcome: agent_pb2.Welcome) -> None:
+        self._search.learn(welcome.coordinators)
         self.connected, self._complaint = True, ""
         log.info("in session with the coordinator %s", address, extra={"epoch": self._desired.epoch})
 
@@ -130,27 +132,27 @@ class Conversation:
         self._ack: agent_pb2.Ack | None = None
         self.welcomed = False
 
-    async def hold(self, address: str, welcomed: Callable[[str], None]) -> None:
+    async def hold(self, address: str, welcomed: Callable[[str, agent_pb2.Welcome], None]) -> None:
         """Talk to a coordinator until one of us ends it.
 
         Raises:
             SessionDoubt: what it says cannot be.
             grpc.aio.AioRpcError: it cannot be reached, or refuses us.
             OSError: what it wants cannot be made durable.
-            TimeoutError: it does not greet us.
+            TimeoutError: it does not greet us, or has fallen silent.
         """
         async with grpc.aio.secure_channel(address, channel_credentials(self._settings.tls), _OPTIONS) as channel:
             stub = cast(Calls, agent_pb2_grpc.AgentsStub(channel))
             call = stub.Session()
             async with asyncio.timeout(WELCOME_LIMIT):
-                await call.write(agent_pb2.AgentMessage(hello=self._hello()))
+                await self._send(call, agent_pb2.AgentMessage(hello=self._hello()))
                 greeting = await call.read()
             await self._greeted(greeting)
-            welcomed(address)
+            welcomed(address, greeting.welcome)
             try:
                 async with asyncio.TaskGroup() as group:
                     writer = group.create_task(self._write(call, greeting.welcome.heartbeat), name="session writer")
-                    group.create_task(self._read(call, stub, writer), name="session reader")
+                    group.create_task(self._read(call, stub, writer, greeting.welcome.silence or None), name="session reader")
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None  # the other task's failure, if any, only follows from the first
             finally:
@@ -216,8 +218,9 @@ class Conversation:
             self._ack = None
         return news
 
-    async def _read(self, call: Call, stub: Calls, writer: asyncio.Task[None]) -> None:
-        while (message := await call.read()) is not END:
+    async def _read(self, call: Call, stub: Calls, writer: asyncio.Task[None], silence: float | None) -> None:
+        """Take in what is said, until the end, or until nothing was said for `silence` seconds although that was promised."""
+        while (message := await asyncio.wait_for(call.read(), silence)) is not END:
             match message.WhichOneof("kind"):
                 case "full":
                     await self._take(await self._desired.full(message.full))
@@ -225,6 +228,8 @@ class Conversation:
                     await self._take(await self._desired.delta(message.delta))
                 case "open":
                     self._bulk.open(stub, message.open)
+                case "heartbeat":
+                    pass
                 case kind:
                     raise SessionDoubt(f"it said {kind!r}, which we do not understand now")
         status = await call.code()

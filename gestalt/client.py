@@ -4,7 +4,8 @@
         reply = await client.call(lambda api: api.apps.List, api_pb2.ListRequest())
 
 Every call that changes something carries a request id, made here when the caller gave none, so that each call may be
-repeated after a lost connection: the coordinator answers the second one like the first.
+repeated after a lost connection: the coordinator answers the second one like the first. A coordinator that does not lead
+names the leader, and the call is made there; while none leads it is made again and again.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ A = TypeVar("A", bound=Message)
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # a coordinator is never behind the proxy of a web browser
     ("grpc.use_local_subchannel_pool", 1),  # a new channel tries at once, whatever an older one met
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.max_receive_message_length", 64 * 1024**2),
     ("grpc.max_send_message_length", 64 * 1024**2),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -71,8 +72,8 @@ class Api:
 class Client:
     """One conversation with the coordinators. Used from one event loop, as an asynchronous context manager.
 
-    The first contact fails fast. Once a coordinator was reached, a lost connection is looked for again for `patience`
-    seconds. `on_notice` hears a sentence when the connection is lost and when it is back.
+    The first contact fails fast when no coordinator answers at all. Once one was reached, a leader is looked for for `patience`
+    seconds, when the connection is lost and when none leads. `on_notice` hears a sentence when the search begins and when it ends.
     """
 
     def __init__(
@@ -85,6 +86,9 @@ class Client:
         self._api: Api | None = None
         self._credentials: grpc.ChannelCredentials | None = None
         self._contact = False
+        self._order = list(target.coordinators)
+        """The addresses in the order in which they are tried: those at the end were tried last. A named leader comes first."""
+        self._is_leader = False
 
     async def __aenter__(self) -> Client:
         return self
@@ -108,17 +112,20 @@ class Client:
         while True:
             api = await self._connected(search)
             try:
-                return await pick(api)(request, timeout=limit)
+                reply = await pick(api)(request, timeout=limit)
             except grpc.aio.AioRpcError as error:
                 await self._lost_or_raise(error, search)
+            else:
+                self._is_leader = True
+                return reply
 
     async def stream(self, pick: Callable[[Api], grpc.aio.UnaryStreamMultiCallable[Q, A]], request: Q) -> AsyncIterator[A]:
-        """Yield what the coordinator streams, once: nothing is repeated after a lost connection.
+        """Yield what the leader streams, once: nothing is repeated after a lost connection.
 
         Raises:
             GestaltError: what the coordinator answered, or UNAVAILABLE, UNAUTHENTICATED.
         """
-        api = await self._connected(_Search(self._patience))
+        api = await self._leading()
         try:
             async for item in pick(api)(request):
                 yield item
@@ -154,7 +161,7 @@ class Client:
         Raises:
             GestaltError: what the coordinator answered, or UNAVAILABLE, UNAUTHENTICATED.
         """
-        api = await self._connected(_Search(self._patience))
+        api = await self._leading()
         accepted = asyncio.Event()
         call = api.apps.Exec(_once_accepted(inputs, accepted))
         greeting = asyncio.create_task(_await_greeting(call, accepted))
@@ -179,6 +186,7 @@ class Client:
             api = await self._connected(search)
             try:
                 async for item in pick(api)(request):
+                    self._is_leader = True
                     if search.running:
                         self._notice("the coordinator answers again")
                         search = _Search(self._patience)
@@ -187,6 +195,12 @@ class Client:
                 return
             except grpc.aio.AioRpcError as error:
                 await self._lost_or_raise(error, search)
+
+    async def _leading(self) -> Api:
+        """Return the stubs of the leader: for what cannot be repeated, so that it is not sent to one that does not lead."""
+        if self._api is None or not self._is_leader:
+            await self.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
+        return await self._connected(_Search(self._patience))
 
     async def _connected(self, search: _Search) -> Api:
         """Return the stubs of a coordinator that answers, looking for one as long as `search` lasts."""
@@ -203,8 +217,9 @@ class Client:
         if self._credentials is None:
             self._credentials = _credentials(self._target)
         problems = []
-        for address in self._target.coordinators:
+        for address in list(self._order):
             channel = grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
+            self._try_last(address)
             if await self._becomes_ready(channel):
                 return Api(channel)
             problems.append(f"{address}: {await _reason(channel)}")
@@ -226,14 +241,38 @@ class Client:
 
     async def _lost_or_raise(self, error: grpc.aio.AioRpcError, search: _Search) -> None:
         """Return to try again after a pause; raise what is an answer, or when the time for trying is over."""
+        meant = decode_error(error)
+        if meant.kind is Kind.NOT_LEADER:
+            await self._go_to(meant, search)
+            return
         if error.code() not in _LOST or _is_ours(error):
-            raise decode_error(error) from error
+            raise meant from error
         self._explain(error)
         if not search.running:
             self._notice("the connection to the coordinator is lost, looking for it again")
         await self._drop()
         if not await search.again():
             raise _unreachable([error.details() or error.code().name], self._target) from error
+
+    async def _go_to(self, refusal: GestaltError, search: _Search) -> None:
+        """Leave a coordinator that does not lead for the one that it names, at once the first time; raise when the time is over."""
+        await self._drop()
+        if refusal.leader:
+            if refusal.leader in self._order:
+                self._order.remove(refusal.leader)
+            self._order.insert(0, refusal.leader)
+            if search.follow(refusal.leader):
+                return
+        if not search.running:
+            self._notice("no coordinator leads at this moment, waiting for one")
+        if not await search.again():
+            raise refusal
+
+    def _try_last(self, address: str) -> None:
+        """Move an address to the end; one that we only heard of is forgotten, until it is named again."""
+        self._order.remove(address)
+        if address in self._target.coordinators:
+            self._order.append(address)
 
     def _explain(self, error: grpc.aio.AioRpcError) -> None:
         """Raise when our own certificate explains why the coordinator hung up: TLS 1.3 tells only after the handshake."""
@@ -247,6 +286,7 @@ class Client:
 
     async def _drop(self) -> None:
         api, self._api = self._api, None
+        self._is_leader = False
         if api is not None:
             await api.channel.close(None)
 
@@ -258,10 +298,18 @@ class _Search:
         self._patience = patience
         self._end = 0.0
         self._pause = 0.1
+        self._named: set[str] = set()
 
     @property
     def running(self) -> bool:
         return self._end > 0
+
+    def follow(self, leader: str) -> bool:
+        """Return whether to go to a named leader at once: once each, until the next pause, so that two that name each other are no loop."""
+        if leader in self._named:
+            return False
+        self._named.add(leader)
+        return True
 
     async def again(self) -> bool:
         """Wait a little; return false when the time is over."""
@@ -271,6 +319,7 @@ class _Search:
             return False
         await asyncio.sleep(min(self._pause, max(self._end - monotonic(), 0)))
         self._pause = min(self._pause * 2, 1.0)
+        self._named.clear()
         return True
 
 
