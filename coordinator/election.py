@@ -43,8 +43,9 @@ class Candidate:
             fields = json.loads(value)
         except ValueError:
             fields = {}
-        fields = fields if isinstance(fields, dict) else {}
-        return cls(*(str(fields.get(name, "")) for name in ("name", "address", "version")))
+        found = [fields.get(name) for name in ("name", "address", "version")] if isinstance(fields, dict) else []
+        name, address, version = (item if isinstance(item, str) else "" for item in found or ("", "", ""))
+        return cls(name, address, version)
 
 
 def before(names: Iterable[str], own: str) -> str:
