@@ -1,9 +1,11 @@
-"""The command `gestalt-agent`."""
+"""The command `gestalt-agent`: the daemon, and `gestalt-agent join`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+from gestalt.cluster.join_command import join_command
 from gestalt.config import AgentSettings
 from gestalt.daemon import Life, Service, daemon_command
 
@@ -11,7 +13,9 @@ CONFIG = Path("/etc/gestalt/agent.yaml")
 
 
 def main() -> int:
-    """Be the agent until told to stop; return the exit code."""
+    """Be the agent until told to stop, or have this machine join a cluster; return the exit code."""
+    if sys.argv[1:2] == ["join"]:
+        return join_command("node", sys.argv[2:])
     return daemon_command("gestalt-agent", AgentSettings, CONFIG, _start)
 
 

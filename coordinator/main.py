@@ -1,9 +1,11 @@
-"""The entry point of gestalt-coordinator."""
+"""The command `gestalt-coordinator`: the daemon, and `gestalt-coordinator join`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+from gestalt.cluster.join_command import join_command
 from gestalt.config import CoordinatorSettings
 from gestalt.daemon import daemon_command
 
@@ -11,7 +13,9 @@ from .service import build
 
 
 def main() -> int:
-    """Run the coordinator; returns the exit code."""
+    """Be a coordinator until told to stop, or have this machine join a cluster as one; return the exit code."""
+    if sys.argv[1:2] == ["join"]:
+        return join_command("coordinator", sys.argv[2:])
     return daemon_command("gestalt-coordinator", CoordinatorSettings, Path("/etc/gestalt/coordinator.yaml"), build)
 
 
