@@ -193,21 +193,26 @@ async def request(port: int, path: str = "/", host: str = "any.example", method:
 async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, host: str, method: str) -> tuple[int, str]:
     writer.write(f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n".encode())
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
-    length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
-    body = (await reader.readexactly(int(length[1]))).decode() if length and method != "HEAD" else ""
+    body = await _body(reader, head) if method != "HEAD" else ""
     if re.search(r"connection: close", head, re.IGNORECASE):
         writer.close()
     return int(head.split()[1]), body
 
 
+async def _body(reader: asyncio.StreamReader, head: str) -> str:
+    """Read as much as the head announces, or all that comes before the end."""
+    length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+    return (await (reader.readexactly(int(length[1])) if length else reader.read())).decode()
+
+
 class OpenLoop:
     """Sends requests at a steady rate over kept-alive connections, whatever the answers take; counts who answered and what failed."""
 
-    def __init__(self, port: int, rate: int = 200, host: str = "any.example") -> None:
+    def __init__(self, port: int, rate: int = 200, host: str = "any.example", path: str = "/", address: str = "127.0.0.1") -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self.slowest = 0.0
-        self._port, self._rate, self._host = port, rate, host
+        self._address, self._port, self._rate, self._host, self._path = address, port, rate, host, path
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -258,9 +263,9 @@ class OpenLoop:
             self.failures.append(f"{status} {body}")
 
     async def _ask(self) -> tuple[int, str]:
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self._address, self._port)
         try:
-            answer = await _exchange(reader, writer, "/", self._host, "GET")
+            answer = await _exchange(reader, writer, self._path, self._host, "GET")
         except BaseException:
             writer.close()
             raise
