@@ -28,10 +28,8 @@ PARTS = {
 
 _RECOVER = """
 pkill --signal CONT --exact haproxy
-enabled=$(systemctl is-enabled "$@" 2>/dev/null | paste -s -d ' ')
 for unit in "$@"; do
-  [ "${enabled%% *}" != enabled ] || units="$units $unit"
-  enabled=${enabled#* }
+  ! systemctl --quiet is-enabled "$unit" 2>/dev/null || units="$units $unit"
 done
 [ -n "$units" ] || exit 0
 for unit in $units; do systemctl kill --signal=SIGCONT $unit; done 2>/dev/null
