@@ -19,13 +19,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from gestalt import __version__, sd_notify
-from gestalt.config import Settings
 from gestalt.errors import GestaltError, Kind
 from gestalt.log import setup_logging
-from gestalt.settings_file import load_settings
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +36,8 @@ STOP_LIMIT = 30.0
 LAG_ALLOWED = 0.05
 _LAG_PERIOD = 0.25
 
-S = TypeVar("S", bound=Settings)
-S_contra = TypeVar("S_contra", bound=Settings, contravariant=True)
+S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 
 
 class Service(ABC, Generic[S_contra]):
@@ -97,8 +95,26 @@ Build = Callable[[S, Life], Awaitable[Service[S]]]
 """Starts the service; returns when it can do its work. Cancelled when the daemon is to stop before that."""
 
 
-def daemon_command(name: str, kind: type[S], default: Path, build: Build[S], argv: Sequence[str] | None = None) -> int:
-    """Be the daemon `name`: read the command line and the settings, run to the end, return the exit code."""
+def load_model(path: Path, kind: type[S]) -> S:
+    """Read settings whose model is one of `gestalt.config`. Imported late: not every daemon has room for pydantic."""
+    from gestalt.settings_file import load_settings
+
+    return cast(S, load_settings(path, cast(Any, kind)))
+
+
+def daemon_command(
+    name: str,
+    kind: type[S],
+    default: Path,
+    build: Build[S],
+    argv: Sequence[str] | None = None,
+    *,
+    load: Callable[[Path, type[S]], S] = load_model,
+) -> int:
+    """Be the daemon `name`: read the command line and the settings, run to the end, return the exit code.
+
+    `load`: reads the settings; raises GestaltError when they are not good.
+    """
     parser = argparse.ArgumentParser(prog=name, description="A daemon of Gestalt; it stays in the foreground.")
     parser.add_argument("--config", type=Path, default=default, metavar="FILE", help="settings (default: %(default)s)")
     parser.add_argument("--check-config", action="store_true", help="say whether the settings are good, and end")
@@ -106,7 +122,7 @@ def daemon_command(name: str, kind: type[S], default: Path, build: Build[S], arg
     options = parser.parse_args(argv)
 
     def read() -> S:
-        return load_settings(options.config, kind)
+        return load(options.config, kind)
 
     try:
         settings = read()

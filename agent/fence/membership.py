@@ -8,7 +8,7 @@ highest number for the whole cluster, so that neither a lost disk nor a cloned o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from math import inf
 
@@ -39,7 +39,7 @@ class Session:
     """A ZooKeeper session; whoever knows both can take it up again."""
 
     id: int
-    password: bytes
+    password: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +217,10 @@ def decide(facts: Facts, memory: Memory, rules: Rules) -> Decision:
             return Decision(Drop(), replace(memory, fresh=0), Status.JOINING, "the session is over")
         case Link.SUSPENDED:
             return Decision(Rest(), memory, Status.SUSPENDED, "ZooKeeper does not answer; the session may still live")
+    return _connected(facts, memory, rules)
+
+
+def _connected(facts: Facts, memory: Memory, rules: Rules) -> Decision:
     if facts.saved.session != facts.session:
         return Decision(Save(_in_session(facts)), memory, None, "is in a new session")
     if not facts.looked:

@@ -1,0 +1,169 @@
+"""gestalt-fence as a process of its own, against a real ZooKeeper, with a hand-made agent at its socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from gestalt.clock import monotonic
+from gestalt.config import FenceSettings, TimingSettings, ZooKeeperSettings
+from gestalt.settings_file import dump_settings
+from gestalt.zk.client import Stat, Zk
+from gestalt.zk.paths import Paths
+
+PATIENCE = 20.0
+SESSION = 2.0
+NODE = "11111111-2222-3333-4444-555555555555"
+
+Found = tuple[dict[str, Any], Stat] | None
+
+
+class Agent:
+    """One that holds a connection to the fence. `state`: what it heard last."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.state: dict[str, Any] = {}
+
+    @classmethod
+    async def connect(cls, path: Path) -> Self:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b'{"hello": {"version": "0"}}\n')
+        return cls(reader, writer)
+
+    async def until(self, good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the first state that is `good`."""
+        async with asyncio.timeout(PATIENCE):
+            while not (self.state and good(self.state)):
+                line = await self._reader.readline()
+                assert line, f"the fence hung up; it said last: {self.state}"
+                self.state = json.loads(line)
+        return self.state
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+class Rig:
+    """One machine: settings, data and socket in `folder`."""
+
+    def __init__(self, folder: Path, servers: ZooKeeperSettings, zk: Zk, **changes: Any) -> None:
+        self._zk = zk
+        self.settings = FenceSettings(
+            node_id=NODE,
+            node_name="one",
+            cluster_id="c",
+            zookeeper=servers,
+            timing=TimingSettings(session=SESSION),
+            data_dir=folder / "data",
+            socket=folder / "fence.sock",
+            **changes,
+        )
+        self._file = folder / "fence.yaml"
+        self._file.write_text(dump_settings(self.settings))
+        self._log = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gestalt.agent.fence.main", "--config", str(self._file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(PATIENCE)
+
+    def end(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGCONT)
+            self.kill()
+
+    async def agent(self) -> Agent:
+        """Return an agent at the fence's socket, waiting for the fence to answer there."""
+        end = monotonic() + PATIENCE
+        while True:
+            try:
+                return await Agent.connect(self.settings.socket)
+            except OSError:
+                assert monotonic() < end, f"the fence does not listen: {self.log}"
+                await asyncio.sleep(0.02)
+
+    async def member(self, good: Callable[[dict[str, Any], Stat], bool] = lambda value, stat: True) -> tuple[dict[str, Any], Stat]:
+        """Return the member znode as soon as it is there and `good`."""
+        found: Found = None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    found = await self.look()
+                    if found is not None and good(*found):
+                        return found
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"the member znode is {found}; the fence says: {self.log}") from None
+
+    async def gone(self) -> None:
+        """Return when there is no member znode."""
+        end = monotonic() + PATIENCE
+        while await self.look() is not None:
+            assert monotonic() < end, f"the member znode stays; the fence says: {self.log}"
+            await asyncio.sleep(0.02)
+
+    async def look(self) -> Found:
+        found = await self._zk.get(Paths(self.settings.zookeeper.root).member(NODE))
+        return (json.loads(found[0]), found[1]) if found else None
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")[-3000:]
+
+
+@asynccontextmanager
+async def machine(servers: ZooKeeperSettings, zk: Zk, **changes: Any) -> AsyncIterator[Rig]:
+    """A machine whose node the cluster knows; its fence is started by the test."""
+    await zk.ensure(Paths(servers.root).node(NODE))
+    with tempfile.TemporaryDirectory(prefix="gestalt-fence-") as folder:
+        rig = Rig(Path(folder), servers, zk, **changes)
+        try:
+            yield rig
+        finally:
+            rig.end()
+
+
+class History:
+    """Every state that the member znode of a node was seen in, by a watch."""
+
+    def __init__(self, zk: Zk, rig: Rig) -> None:
+        self.seen: list[dict[str, Any] | None] = []
+        self._watch = zk.watch(Paths(rig.settings.zookeeper.root).member(NODE), self._told)
+
+    def _told(self, found: tuple[bytes, Stat] | None) -> None:
+        self.seen.append(json.loads(found[0]) if found else None)
+
+    def close(self) -> None:
+        self._watch.close()

@@ -1,0 +1,48 @@
+"""What the fence keeps on disk: it comes back as it was, nobody else reads it, nonsense does not stop the node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gestalt.agent.fence.membership import Saved, Session
+from gestalt.agent.fence.saved import SavedFile
+from gestalt.errors import GestaltError
+
+FULL = Saved(incarnation=7, boot="b", session=Session(2**62 + 1, b"\x00\xffpassword"), earlier=(3, 2), agent_gone=12.5)
+
+
+@pytest.mark.parametrize("saved", [Saved(), FULL, Saved(incarnation=1, boot="b")], ids=["nothing", "everything", "some"])
+def test_it_comes_back_as_it_was(saved: Saved, tmp_path: Path) -> None:
+    file = SavedFile(tmp_path)
+    file.save(saved)
+    assert SavedFile(tmp_path).load() == saved
+
+
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    file = SavedFile(folder)
+    file.lock()
+    file.save(FULL)
+    assert (folder / "state.json").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"incarnation": "x"}', '{"incarnation": 1, "boot": "b", "earlier": [], "session": 3}'])
+def test_nonsense_counts_as_nothing(content: str, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(content)
+    assert SavedFile(tmp_path).load() == Saved()
+
+
+def test_a_folder_has_one_user(tmp_path: Path) -> None:
+    first, second = SavedFile(tmp_path), SavedFile(tmp_path)
+    first.lock()
+    with pytest.raises(GestaltError, match="another gestalt-fence"):
+        second.lock()
+    first.unlock()
+    second.lock()
+
+
+def test_the_password_is_not_shown() -> None:
+    assert "password" not in repr(FULL)
