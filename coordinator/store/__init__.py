@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from gestalt.config import CoordinatorSettings
+from gestalt.zk.client import Zk
+from gestalt.zk.paths import Paths
 
 from .base import (
     DOCUMENT_LIMIT,
@@ -26,15 +28,18 @@ from .base import (
     WrongFormat,
 )
 from .sqlite import SqliteStore
+from .zookeeper import Candidacy, NotElected, ZookeeperStore
 
 __all__ = [
     "DOCUMENT_LIMIT",
+    "Candidacy",
     "Change",
     "Committed",
     "Conflict",
     "Delete",
     "Document",
     "MetaStore",
+    "NotElected",
     "OutcomeUnknown",
     "Put",
     "Snapshot",
@@ -47,10 +52,15 @@ __all__ = [
     "Unsettled",
     "WrongCluster",
     "WrongFormat",
+    "ZookeeperStore",
     "store_for",
 ]
 
 
 def store_for(settings: CoordinatorSettings) -> MetaStore:
-    """Return the store that the settings choose, not opened yet."""
-    return SqliteStore(settings.store.path, settings.cluster_id)
+    """Return the store that the settings choose, not opened yet. In ZooKeeper it has a session of its own, and no candidacy."""
+    zookeeper = settings.zookeeper
+    if settings.store.kind == "sqlite" or zookeeper is None:
+        return SqliteStore(settings.store.path, settings.cluster_id)
+    session = settings.timing.session
+    return ZookeeperStore(lambda: Zk.connect(zookeeper, session=session, name="store"), Paths(zookeeper.root), settings.cluster_id)

@@ -104,13 +104,14 @@ class Watch:
 class Zk:
     """One session with ZooKeeper. All methods belong to the event loop that connected it.
 
+    `state`, `session`, `timeout` (negotiated, in seconds) and `default_acl` are for reading.
     Writes raise `ZkUnavailable`, `ZkUnknown` or `ZkRefused`; reads `ZkUnavailable` or `ZkRefused` ("denied", "expired").
     """
 
     def __init__(self, client: _Client, default_acl: Acl, name: str, on_state: Callable[[ZkState], None] | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._client = client
-        self._acl = default_acl
+        self.default_acl = default_acl
         self._name = name
         self._on_state = on_state
         self._connected = asyncio.Event()
@@ -180,7 +181,7 @@ class Zk:
         """
         if not ops:
             return []
-        check_size(ops, self._acl)
+        check_size(ops, self.default_acl)
         self._require_connection()
         request = TransactionRequest(self._client)
         for op in ops:
@@ -350,7 +351,7 @@ class Zk:
     def _add(self, request: TransactionRequest, op: Op) -> None:
         match op:
             case Create():
-                rights = self._acl if op.acl is None else op.acl
+                rights = self.default_acl if op.acl is None else op.acl
                 acl = [ACL(int(right.perms), Id(*right.who.split(":", 1))) for right in rights]
                 request.create(op.path, op.value, acl, op.ephemeral, op.sequence)
             case Set():

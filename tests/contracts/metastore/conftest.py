@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gestalt.coordinator.store import MetaStore
+from tests.real.zookeeper_lab import Ensemble, running
 
-from .backends import BACKENDS, CLUSTER
+from .backends import BACKENDS, CLUSTER, ZOOKEEPER
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,9 +26,19 @@ def _soak_seconds() -> float:
     return float(os.environ.get("GESTALT_SOAK_SECONDS", "0"))
 
 
+@pytest.fixture(scope="session")
+def ensemble() -> Iterator[Ensemble]:
+    """One ZooKeeper server for all tests here; each uses a root of its own."""
+    with running() as server:
+        os.environ[ZOOKEEPER] = server.hosts[0]
+        yield server
+
+
 @pytest.fixture(params=sorted(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> str:
-    """The name of one implementation."""
+    """The name of one implementation, which can be used."""
+    if request.param == "zookeeper":
+        request.getfixturevalue("ensemble")
     return str(request.param)
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from gestalt.coordinator.store import StoreError
 
-from .backends import BACKENDS, CLUSTER, LIARS
+from .backends import BACKENDS, CLUSTER, LIARS, ON_DISK
 from .child import Writer
 from .loopdisk import LoopDisks, clone
 from .writer import Counts, verify
@@ -89,6 +89,7 @@ async def _examine(disks: LoopDisks, backend: str, cut: Cut) -> list[str]:
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("backend", sorted(ON_DISK))
 async def test_power_cut_loses_and_halves_nothing(disks: LoopDisks, backend: str, seeded: random.Random, soak_seconds: float) -> None:
     end = time.monotonic() + soak_seconds / 3
     assert await cut_power(disks, backend, seeded, _CUTS) == []
