@@ -20,7 +20,7 @@ from .brakes import cut_off
 from .decider import Decider
 from .dispatch import Dispatcher
 from .ledger import Ledger
-from .membership import Life, Member, MemberWatcher
+from .membership import Life, Member, MemberWatcher, noted
 from .nodes import Tracker
 from .records import Node
 from .state import Draft
@@ -202,22 +202,16 @@ class NodeKeeper:
             draft.tell("cluster.released", "cluster", "enough nodes are back: lost instances are replaced again")
 
     def _noted(self, node: Node) -> Node:
-        """Return the record of a node as its membership wants it. A membership that is over by its number changes nothing."""
-        member = self._tracker.node(node.id, node.name).member
-        if member is None:
-            return replace(node, lost=node.incarnation)
-        if member.incarnation <= node.lost:
-            return node
-        return replace(node, incarnation=max(member.incarnation, node.incarnation), lost=0)
+        return noted(node, self._tracker.node(node.id, node.name).member)
 
     def _note_node(self, draft: Draft, node: Node) -> None:
-        noted = self._noted(node)
-        if noted == node:
+        after = self._noted(node)
+        if after == node:
             return
-        draft.put_node(noted)
-        if noted.lost and not node.lost:
-            draft.tell("node.lost", node.name, f"node {node.name} has lost its membership (incarnation {noted.lost})")
-        elif node.lost and not noted.lost:
-            draft.tell("node.back", node.name, f"node {node.name} is back (incarnation {noted.incarnation})")
+        draft.put_node(after)
+        if after.lost and not node.lost:
+            draft.tell("node.lost", node.name, f"node {node.name} has lost its membership (incarnation {after.lost})")
+        elif node.lost and not after.lost:
+            draft.tell("node.back", node.name, f"node {node.name} is back (incarnation {after.incarnation})")
         else:
-            draft.tell("node.member", node.name, f"node {node.name} has a membership of its own (incarnation {noted.incarnation})")
+            draft.tell("node.member", node.name, f"node {node.name} has a new membership (incarnation {after.incarnation})")

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from gestalt.zk.paths import Paths
 
 from .records import Node
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an appliance needs no client of ZooKeeper
     from gestalt.zk.client import Stat, Watch, Zk
 
 log = logging.getLogger(__name__)
@@ -134,6 +134,15 @@ def parse_member(value: bytes) -> Member | None:
         return Member(int(found["incarnation"]), str(found.get("boot", "")), found.get("agent", "running") == "running")
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def noted(record: Node, member: Member | None) -> Node:
+    """Return the record of a node with its loss or return. A membership that is over by its number changes nothing."""
+    if member is None:
+        return replace(record, lost=record.incarnation)
+    if member.incarnation <= record.lost:
+        return record
+    return replace(record, incarnation=max(member.incarnation, record.incarnation), lost=0)
 
 
 class MemberWatcher:

@@ -92,9 +92,9 @@ def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, 
     """
     case = _case(app, spec, views, stalled)
     misplaced = [view for view in views if not view.placed.stop and not is_given_up(view, spec) and view.is_misplaced(spec)]
-    stop = tuple(view.placed.serial for view in (*misplaced, *_to_stop(case)))
-    outcome, reason = _judge(case)
     start, replacing, held_back = _to_start(case, replaceable)
+    stop = tuple(view.placed.serial for view in (*misplaced, *_to_stop(case, held_back)))
+    outcome, reason = _judge(case)
     wake_in = min(_wake_in(case, outcome), _given_up_in(views, spec))
     return Decision(start, stop, _to_forget(case, views), outcome, reason, wake_in, replacing, held_back)
 
@@ -207,8 +207,11 @@ def _surplus(case: _Case) -> list[View]:
     return sorted(candidates, key=lambda view: _worst_first(view, spec))[: max(0, len(candidates) - wanted)]
 
 
-def _to_stop(case: _Case) -> list[View]:
-    """Return whom to stop: surplus copies, bad ones first, never so many that fewer are ready than promised."""
+def _to_stop(case: _Case, missing: int) -> list[View]:
+    """Return whom to stop: surplus copies, bad ones first, never so many that fewer are ready than promised.
+
+    `missing`: how many were lost and may not be replaced now. They are not there anyway, so that a change goes on without them.
+    """
     wanted = case.app.wanted
     worst_first = sorted(case.old, key=lambda view: (not view.known_bad, -view.placed.serial))
     if wanted == 0:
@@ -216,12 +219,13 @@ def _to_stop(case: _Case) -> list[View]:
     surplus = _surplus(case)
     _, unavailable = limits(case.spec, wanted)
     steady = sum(is_steady(view, case.spec) for view in case.current) - sum(is_steady(view, case.spec) for view in surplus)
+    promised = max(min(1, wanted - unavailable), wanted - unavailable - missing)
     ready_after = steady + sum(view.ready for view in case.old)
     stop = list(surplus)
     for view in worst_first:
         if view.known_bad:
             stop.append(view)
-        elif ready_after - 1 >= wanted - unavailable and view.heard:
+        elif ready_after - 1 >= promised and view.heard:
             ready_after -= 1
             stop.append(view)
     return stop

@@ -170,7 +170,8 @@ class CoordinatorSettings(Settings):
     `advertise`: that address, with port; default: `listen`. `join_listen`: where machines join, with a token; empty = nowhere.
     `hands_off_share`: when more than this part of the nodes vanishes at once, the leader doubts itself and replaces nothing.
     `replacements_per_second`: how many lost instances it replaces in a second at most, 0 = no limit. `authority`: the folder with
-    the CA's certificate and key, which `gestaltctl cluster init` made; `authority_passphrase`: the file with what that key is encrypted with.
+    the CA's certificate and key, which `gestaltctl cluster init` made; `authority_passphrase`: the file with what that key is
+    encrypted with.
     """
 
     cluster_id: str

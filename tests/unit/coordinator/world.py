@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from gestalt.coordinator import changes
 from gestalt.coordinator.advance import Case, advance
+from gestalt.coordinator.brakes import UNLIMITED
 from gestalt.coordinator.nodes import Tracker
 from gestalt.coordinator.place import Capacity
 from gestalt.coordinator.progress import Progress
@@ -42,6 +43,7 @@ class World:
     state: State = field(default_factory=State)
     log: list[str] = field(default_factory=list)
     asked: int = 0
+    replaceable: int = UNLIMITED
     running: dict[str, Observed] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
 
@@ -98,16 +100,15 @@ class World:
         draft = Draft(self.state)
         views = self.tracker.views(app, self.state.placed(PATH))
         template = self.state.version(PATH, app.version).spec
-        decision = reconcile(app, template, views, self.progress.stalled(app, template, views, self.now))
-        used = {port for item in self.placed for port in item.ports}
-        advance(
-            draft,
-            Case(app, template, views, AT),
-            decision,
-            tuple(replace(item, ports=frozenset(used), port_cursor=max(used, default=0) + 1) for item in self.capacities),
-        )
+        stalled = self.progress.stalled(app, template, views, self.now)
+        decision = reconcile(app, template, views, stalled, self.replaceable)
+        advance(draft, Case(app, template, views, AT), decision, self._nodes())
         self._apply(draft)
         return decision
+
+    def _nodes(self) -> tuple[Capacity, ...]:
+        used = {port for item in self.placed for port in item.ports}
+        return tuple(replace(item, ports=frozenset(used), port_cursor=max(used, default=0) + 1) for item in self.capacities)
 
     def agent_step(self, which: int = 0) -> None:
         """Let the agent do one thing: start, make ready, or end one instance; `which` chooses among what is to be done."""
