@@ -24,8 +24,10 @@ from gestalt.zk.paths import Paths
 from .election import Candidacy, CandidacyLost, Candidate, LeaderSight, Roster
 from .leader import SERVICES, Leader, Seat
 from .office import RENEWALS, SHARE, Office
+from .renewal import keep_certificate
 from .service import tell_unchanged
 from .standby import Standby, listening
+from .store.zookeeper import Candidacy as Claim
 from .store.zookeeper import ZookeeperStore
 
 log = logging.getLogger(__name__)
@@ -127,7 +129,7 @@ class ClusterService(Service[CoordinatorSettings]):
         self._listen = f"{self._listen.rpartition(':')[0]}:{self.port}"
         self._me = Candidate(self._me.name, self._me.address or self._listen, self._me.version)
         self._sight.own = self._me.address
-        for work, name in ((self._stand(), "election"), (self._live(), "signs of life")):
+        for work, name in ((self._stand(), "election"), (self._live(), "signs of life"), (keep_certificate(self._settings), "certificate")):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(self._ended)
             self._work.append(task)
@@ -223,11 +225,17 @@ class Term:
         self._office = Office.of_session(zk.timeout)
         self._over = asyncio.Event()
         self._office.on_end(self._over.set)
-        self._store = ZookeeperStore(zk, service.paths, service.settings.cluster_id, candidate=candidacy)
+        claim = Claim(candidacy.path, service.me.encode())
+        self._store = ZookeeperStore(zk, service.paths, service.settings.cluster_id, candidate=lambda: claim)
         self._roster = Roster(zk, service.paths)
         where = f"zookeeper {','.join(service.settings.zookeeper.hosts if service.settings.zookeeper else ())}{service.paths.root}"
-        self._leader = service.new_leader(Seat(self._store, self._office, where, zk, lambda: self._roster.candidates))
+        self._leader = service.new_leader(Seat(self._store, self._office, where, zk, self._line))
         self._watch: asyncio.TimerHandle | None = None
+
+    def _line(self) -> tuple[Candidate, ...]:
+        """Return ourselves and who stands by."""
+        me = self._service.me
+        return (me, *(other for other in self._roster.candidates if other.address != me.address))
 
     async def serve(self) -> None:
         """Take office, lead until the office is over, and leave nothing of it behind. Streams are closed first of all.

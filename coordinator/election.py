@@ -126,7 +126,7 @@ class Candidacy:
 
 
 class Roster:
-    """Who stands for leadership, for the leader to show. The first is the one that leads."""
+    """Who stands for leadership, for the leader to show."""
 
     def __init__(self, zk: Zk, paths: Paths) -> None:
         self._zk = zk

@@ -179,7 +179,7 @@ class Ledger:
                 last = await self._store.last_commit()
                 break
             except StoreError as error:
-                if clock.monotonic() + SETTLE_PAUSE > give_up:
+                if isinstance(error, StaleEpoch) or clock.monotonic() + SETTLE_PAUSE > give_up:
                     self.office.end("the store does not say what it holds")
                     raise not_leader() from error
             await asyncio.sleep(SETTLE_PAUSE)

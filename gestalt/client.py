@@ -43,6 +43,8 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+_BROKEN = "Internal error from Core"
+"""What grpc.aio says of a stream whose connection went away in the moment of its opening."""
 _ACCEPTANCE = 0.3  # seconds
 _TLS_WORDS = ("handshake", "certificate", "ssl_error", "tls")
 
@@ -245,7 +247,7 @@ class Client:
         if meant.kind is Kind.NOT_LEADER:
             await self._go_to(meant, search)
             return
-        if error.code() not in _LOST or _is_ours(error):
+        if _is_ours(error) or not (error.code() in _LOST or error.details() == _BROKEN):
             raise meant from error
         self._explain(error)
         if not search.running:
