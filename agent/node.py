@@ -15,14 +15,17 @@ from gestalt.rpc_server import RpcServer
 
 from .board import Board
 from .bulk import Bulk
+from .coordinators import KnownCoordinators
 from .desired import Desired, DesiredStore
 from .disk import Disk
 from .engine import DriverKeeper, Engine, Manager
 from .facts import FactsKeeper
+from .fence_link import FenceLink
 from .instances import LAUNCHES_AT_ONCE, Instances
 from .local import Surroundings
 from .proxy import ProxyManager
 from .records import RecordStore
+from .renewal import Renewal
 from .session import Session
 
 log = logging.getLogger(__name__)
@@ -117,17 +120,22 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
         await proxy.wait_applied(APPLY_LIMIT)
         proxy_keeper.tell()
 
-    session = Session(settings, desired, board, apply, Bulk(instances.locate))
+    known = KnownCoordinators(settings, disk)
+    session = Session(settings, desired, board, apply, Bulk(instances.locate), known=known)
+    fence = [FenceLink(settings.fence, settings.node_id, board)] if settings.fence is not None else []
     managers: list[Manager] = [
         DiskKeeper(disk),
+        *fence,
         *(DriverKeeper(name, driver) for name, driver in drivers.items()),
         proxy_keeper,
         instances,
         FactsKeeper(settings, drivers, board),
         session,
+        known,
+        *((Renewal(settings, lambda: known.addresses),) if settings.fence is not None else ()),
         HealthServer(settings),
     ]
-    engine = Engine(settings, managers, board, life, (instances.summary, session.summary))
+    engine = Engine(settings, managers, board, life, (instances.summary, session.summary, *(link.summary for link in fence)))
     left = desired.load()
     instances.adopt(records.load(), left)
     route(proxy, left)

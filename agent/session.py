@@ -23,6 +23,7 @@ from gestalt.rpc_server import channel_credentials
 
 from .board import Board
 from .bulk import Bulk
+from .coordinators import KnownCoordinators
 from .desired import Desired, DesiredStore, SessionDoubt
 from .search import Ending, Search
 from .stream import END, Call, Calls
@@ -54,15 +55,18 @@ class Session:
 
     name = "session"
 
-    def __init__(self, settings: AgentSettings, desired: DesiredStore, board: Board, apply: Apply, bulk: Bulk) -> None:
+    def __init__(
+        self, settings: AgentSettings, desired: DesiredStore, board: Board, apply: Apply, bulk: Bulk, *, known: KnownCoordinators
+    ) -> None:
         self._settings = settings
         self._desired = desired
         self._board = board
         self._apply = apply
         self._bulk = bulk
+        self._known = known
         self._task: asyncio.Task[None] | None = None
         self._complaint = ""
-        self._search = Search(settings.coordinators)
+        self._search = Search(known.addresses)
         self.connected = False
 
     async def ensure(self) -> None:
@@ -109,6 +113,7 @@ class Session:
 
     def _welcomed(self, address: str, welcome: agent_pb2.Welcome) -> None:
         self._search.learn(welcome.coordinators)
+        self._known.learn(welcome.coordinators)
         self.connected, self._complaint = True, ""
         log.info("in session with the coordinator %s", address, extra={"epoch": self._desired.epoch})
 
@@ -130,6 +135,7 @@ class Conversation:
         self._bulk = bulk
         self._wake = asyncio.Event()
         self._ack: agent_pb2.Ack | None = None
+        self._incarnation = board.incarnation
         self.welcomed = False
 
     async def hold(self, address: str, welcomed: Callable[[str, agent_pb2.Welcome], None]) -> None:
@@ -170,6 +176,7 @@ class Conversation:
             address=self._settings.address,
             facts=self._board.facts,
             cluster_id=self._settings.cluster_id,
+            incarnation=self._incarnation,
         )
 
     async def _greeted(self, greeting: Any) -> None:
@@ -188,6 +195,8 @@ class Conversation:
         self._board.attach(self._wake.set)
         await self._send(call, agent_pb2.AgentMessage(inventory=self._board.inventory()))
         while True:
+            if self._board.incarnation != self._incarnation:
+                raise SessionDoubt(f"the node is now a member as incarnation {self._board.incarnation}, which has to be told anew")
             written = monotonic()
             try:
                 async with asyncio.timeout(period):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 from cryptography import x509
 
-from gestalt.cluster.issuing import load_authority
+from gestalt.agent.renewal import Renewal
+from gestalt.clock import wall
+from gestalt.cluster.issuing import load_authority, renew_own
 from gestalt.cluster.layout import ClusterLayout
 from gestalt.cluster.token import decode_token
-from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, ZooKeeperSettings
-from gestalt.errors import Kind
-from gestalt.pki import Identity, Role, identity_in, is_for_key, signing_request
+from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, TlsSettings, ZooKeeperSettings
+from gestalt.errors import GestaltError, Kind
+from gestalt.pki import NODE_HOST, Identity, Role, identity_in, is_for_key, is_worn, signing_request
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc
 from gestalt.settings_file import load_settings
 from gestalt.zk.client import Zk, ZkRefused
@@ -290,3 +294,65 @@ async def test_init_without_zookeeper_says_so_and_is_completed_later(tmp_path: P
     assert cluster.settings.cluster_id == before.cluster_id
     again = await cluster.init()
     assert "made" not in again.out
+
+
+def _age(cluster: Cluster, tls: TlsSettings, identity: Identity) -> bytes:
+    """Put a certificate in place of which less than a third of its life is left; return it."""
+    authority = load_authority(cluster.settings)
+    assert authority is not None
+    worn = authority.sign(signing_request(tls.key, "any"), identity, dns=(NODE_HOST,), life=timedelta(minutes=2))
+    tls.certificate.write_text(worn)
+    assert is_worn(x509.load_pem_x509_certificate(worn.encode()), wall())
+    return worn.encode()
+
+
+async def test_an_agent_renews_its_certificate_by_itself(cluster: Cluster) -> None:
+    agent, _ = node_settings(cluster, "one")
+    identity = Identity(agent.cluster_id, Role.NODE, agent.node_id)
+    worn, key = _age(cluster, agent.tls, identity), agent.tls.key.read_bytes()
+    renewal = Renewal(agent, lambda: agent.coordinators)
+    try:
+        await renewal.ensure()
+        await eventually(lambda: agent.tls.certificate.read_bytes() != worn, "the certificate is renewed")
+    finally:
+        await renewal.close()
+    fresh = x509.load_pem_x509_certificate(agent.tls.certificate.read_bytes())
+    assert identity_in(fresh) == identity
+    assert not is_worn(fresh, wall())
+    assert agent.tls.key.read_bytes() == key
+    assert is_for_key(agent.tls.certificate.read_text(), agent.tls.key)
+    assert (await _renew(cluster, agent)).certificate, "the renewed one is accepted"
+
+
+async def test_a_renewal_that_fails_is_told_and_leaves_the_certificate(cluster: Cluster) -> None:
+    agent, _ = node_settings(cluster, "one")
+    worn = _age(cluster, agent.tls, Identity(agent.cluster_id, Role.NODE, agent.node_id))
+    assert (await cluster.ctl("node", "remove", "one")).code == 0
+    renewal = Renewal(agent, lambda: agent.coordinators)
+    try:
+        problem = ""
+        deadline = asyncio.get_running_loop().time() + 10
+        while not problem:
+            assert asyncio.get_running_loop().time() < deadline, "the failure is told"
+            try:
+                await renewal.ensure()
+            except GestaltError as error:
+                problem = error.message
+            await asyncio.sleep(0.02)
+    finally:
+        await renewal.close()
+    assert "cannot be" in problem
+    assert "no member of this cluster" in problem
+    assert agent.tls.certificate.read_bytes() == worn
+
+
+async def test_a_coordinator_renews_its_own_certificate(cluster: Cluster) -> None:
+    settings = cluster.settings
+    authority = load_authority(settings)
+    assert authority is not None
+    assert not renew_own(settings, authority)
+    worn = _age(cluster, settings.tls, Identity(settings.cluster_id, Role.COORDINATOR, settings.name))
+    assert renew_own(settings, authority)
+    assert settings.tls.certificate.read_bytes() != worn
+    answer = await cluster.ctl("nodes")
+    assert answer.code == 0, answer.err
