@@ -43,6 +43,7 @@ class Board:
         self._wake: Callable[[], None] = _nothing
         self._facts_changed = False
         self.facts = model_pb2.Facts()
+        self.incarnation = 0
 
     def put(self, observed: Observed, retry_at: float = 0.0, since: float = 0.0) -> bool:
         """Set the observation of an instance; return whether it says anything new.
@@ -84,6 +85,12 @@ class Board:
         if self._problems.get(source, ()) != tuple(problems):
             self._problems[source] = tuple(problems)
             self._problems_changed = True
+            self._wake()
+
+    def set_incarnation(self, incarnation: int) -> None:
+        """Set the number of the node's membership; 0 = no fence has told one."""
+        if incarnation != self.incarnation:
+            self.incarnation = incarnation
             self._wake()
 
     def set_facts(self, facts: model_pb2.Facts) -> None:
