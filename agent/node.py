@@ -21,7 +21,6 @@ from .disk import Disk
 from .engine import DriverKeeper, Engine, Manager
 from .facts import FactsKeeper
 from .fence_link import FenceLink
-from .fence_link import FenceLink
 from .instances import LAUNCHES_AT_ONCE, Instances
 from .local import Surroundings
 from .proxy import ProxyManager
@@ -124,10 +123,8 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     known = KnownCoordinators(settings, disk)
     session = Session(settings, desired, board, apply, Bulk(instances.locate), known=known)
     fence = [FenceLink(settings.fence, settings.node_id, board)] if settings.fence is not None else []
-    fence = [FenceLink(settings.fence, settings.node_id, board)] if settings.fence is not None else []
     managers: list[Manager] = [
         DiskKeeper(disk),
-        *fence,
         *fence,
         *(DriverKeeper(name, driver) for name, driver in drivers.items()),
         proxy_keeper,
