@@ -280,7 +280,7 @@ class TestWhoIsAdmitted:
         await eventually(lambda: first.welcome, "the first is admitted")
         error = await self.refusal(rig, node_id="11111111-2222")
         assert error.kind is Kind.REFUSED
-        assert "an appliance of its own" in error.hint
+        assert "gestaltctl cluster export" in error.hint
 
     async def test_an_agent_that_has_seen_a_higher_epoch(self, rig: Rig) -> None:
         assert (await self.refusal(rig, highest_epoch=99)).kind is Kind.REFUSED
