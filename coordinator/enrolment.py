@@ -80,7 +80,7 @@ class Enrolment:
                 settings.name, settings.advertise or settings.listen, settings.join_listen, known.joined_at if known else _now()
             )
             if known != own:
-                draft.put_coordinator(own)
+                draft.put(own)
             self._note_founder(draft)
         await self._sweep()
 
@@ -114,7 +114,7 @@ class Enrolment:
         async with self.ledger.draft(actor, f"token for a {token.purpose}", request.request.id) as draft:
             for stale in stale_tokens(self.ledger.state.tokens.values(), now):
                 draft.delete("token", stale)
-            draft.put_token(token)
+            draft.put(token)
             draft.tell("token.made", identity, f"{actor} made a token that admits one {token.purpose}")
         certificate = x509.load_pem_x509_certificate(authority.certificate.read_bytes()).public_bytes(Encoding.DER)
         text = JoinToken(identity, secret, token.purpose, self.settings.cluster_id, self._join_addresses(), certificate).encode()
@@ -151,7 +151,7 @@ class Enrolment:
             if not token.used_by:
                 draft.put_node(node)
                 draft.tell("node.joined", node.name, f"node {node.name} at {node.address} joined, with a token of {token.created_by}")
-                draft.put_token(_used(token, asked.id))
+                draft.put(_used(token, asked.id))
         return self._reply(asked, certificate)
 
     async def _join_coordinator(self, authority: Authority, asked: Asked, signing_request: str) -> agent_pb2.JoinReply:
@@ -162,9 +162,9 @@ class Enrolment:
             names = coordinator_names(split_address("address", coordinator.address)[0])
             certificate = authority.sign(signing_request, identity, dns=names.dns, addresses=names.addresses)
             if not token.used_by:
-                draft.put_coordinator(coordinator)
+                draft.put(coordinator)
                 draft.tell("coordinator.joined", asked.name, f"coordinator {asked.name} at {asked.address} joined")
-                draft.put_token(_used(token, asked.id))
+                draft.put(_used(token, asked.id))
         reply = self._reply(asked, certificate)
         assert self.settings.authority is not None
         reply.authority_key = (self.settings.authority / AUTHORITY_KEY).read_text(encoding="ascii")

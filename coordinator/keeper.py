@@ -195,7 +195,7 @@ class NodeKeeper:
 
     def _note_doubt(self, draft: Draft) -> None:
         doubted, before = self._doubted(), self._ledger.state.switches.doubted
-        draft.put_switches(replace(self._ledger.state.switches, doubted=doubted))
+        draft.put(replace(self._ledger.state.switches, doubted=doubted))
         if doubted and not before:
             draft.tell("cluster.held", "cluster", self._brakes.held)
         elif before and not doubted:

@@ -92,7 +92,7 @@ def put_answer(draft: Draft, call: Call, reply: Message) -> None:
     """Have the answer kept with the change that the draft holds, if the call has an id."""
     if call.request.id:
         encoded = base64.b64encode(reply.SerializeToString()).decode()
-        draft.put_answer(Answer(call.request.id, call.content, encoded, clock.wall().isoformat()))
+        draft.put(Answer(call.request.id, call.content, encoded, clock.wall().isoformat()))
 
 
 def _carry_out(draft: Draft, call: Call, work: dict[str, Work]) -> Outcome:

@@ -198,25 +198,21 @@ class Draft:
         found: Node | None = self._get("node", node)
         return found
 
-    def put_token(self, token: Token) -> None:
-        self.records["token", token.id] = token
-
     def token(self, token: str) -> Token | None:
         found: Token | None = self._get("token", token)
         return found
-
-    def put_coordinator(self, coordinator: Coordinator) -> None:
-        self.records["coordinator", coordinator.name] = coordinator
 
     def coordinator(self, name: str) -> Coordinator | None:
         found: Coordinator | None = self._get("coordinator", name)
         return found
 
-    def put_switches(self, switches: Switches) -> None:
-        self.records["switches", SWITCHES] = switches
-
-    def put_answer(self, answer: Answer) -> None:
-        self.records["answer", answer.request] = answer
+    def put(self, record: Token | Coordinator | Switches | Answer) -> None:
+        """Put a record that is known by one field of its own."""
+        match record:
+            case Token(id=key) | Answer(request=key) | Coordinator(name=key):
+                self.records[_NAMES[type(record)], key] = record
+            case Switches():
+                self.records["switches", SWITCHES] = record
 
     def put_audit(self, key: str, audit: Audit) -> None:
         self.records["audit", key] = audit

@@ -49,7 +49,7 @@ class ControlServicer(ClusterServicer):
             after = _paused(draft, call, request.reason) if method == "cluster.pause" else _resumed(draft, call)
             reply = api_pb2.PauseReply(changed=after != draft.base.switches)
             if reply.changed:
-                draft.put_switches(after)
+                draft.put(after)
                 put_answer(draft, call, reply)
         return reply
 
