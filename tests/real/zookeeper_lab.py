@@ -1,6 +1,6 @@
 """Real ZooKeeper servers on loopback, from Debian's package, and a proxy that cuts the way to them.
 
-A server is up within about a second; share one among tests (`shared_hosts`) and give each test a root of its own (`new_root`).
+A server is up within about a second; share one among tests (a fixture with `running`) and give each test a root of its own (`new_root`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,3 +287,16 @@ async def cutter(target: int) -> AsyncIterator[Cutter]:
         yield proxy
     finally:
         await proxy.stop()
+
+
+async def until(what: str, condition: Callable[[], object], *, within: float = PATIENCE) -> None:
+    """Wait for a condition; a condition that returns an awaitable is awaited."""
+    end = time.monotonic() + within
+    while True:
+        seen = condition()
+        if isinstance(seen, Awaitable):
+            seen = await seen
+        if seen:
+            return
+        assert time.monotonic() < end, f"not within {within:g} s: {what}"
+        await asyncio.sleep(0.01)
