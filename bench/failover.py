@@ -1,6 +1,6 @@
 """What the loss of a node costs: Gestalt and Docker Swarm on the same nodes, behind the same HAProxy.
 
-Each run takes the power of a node that has one of three instances of a service, while 100 GETs a second come in through the HAProxy of
+Each run takes the power of a node that has one of two instances of a service, while 100 GETs a second come in through the HAProxy of
 a node that lives. It measures the seconds until a replacement answers, and what became of the GETs until 15 seconds after the loss.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from bench.cluster import Gestalt
 from bench.harness import Measurement, machine_facts, options, report
 from bench.swarm import HTTP_PORT, Swarm
 from gestalt.clock import monotonic
@@ -21,10 +22,10 @@ from tests.cluster.lab.nodes import Node
 from tests.real.docker_lab import docker
 from tests.real.haproxy_lab import OpenLoop
 
-NODES = 5
+NODES = 6
 RATE = 100
 WATCHED = 15.0
-HOST, INSTANCES = "bench.test", 3
+HOST, INSTANCES = "bench", 2
 _GIVEN_UP = 90.0
 _REST = 3.0
 
@@ -42,7 +43,7 @@ class System(Protocol):
         """Have it on all nodes."""
 
     async def deploy(self, host: str, instances: int) -> None:
-        """Run so many instances of a web application behind a host name; none of them on `front`."""
+        """Run so many instances of a web application behind a host name; none of them on a node that decides."""
 
     async def until_whole(self) -> None:
         """Wait until every node takes part and every instance is up."""
@@ -59,6 +60,8 @@ class Loss:
 
 
 SYSTEMS: dict[str, Callable[[Lab], System]] = {
+    "gestalt": Gestalt,
+    "gestalt-fast": lambda lab: Gestalt(lab, "1s"),
     "swarm": Swarm,
     "swarm-fast": lambda lab: Swarm(lab, "1s"),
 }

@@ -1,7 +1,7 @@
 """Docker Swarm on the nodes of a lab, behind the HAProxy configuration that Gestalt writes.
 
 Swarm tells no HAProxy where its tasks are: the service has one host port, every node is a server, and HAProxy looks every 200 ms which of
-them answer. The first node manages and has the proxy; tasks run on the others.
+them answer. The first three nodes manage, the first has the proxy; tasks run on the others.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cluster import MANAGERS
 from gestalt.clock import monotonic
 from gestalt.model import HttpService, Route, Server
 from gestalt.plugins.loadbalancer.haproxy_config import Options, render
@@ -43,7 +44,7 @@ class Swarm:
 
     @property
     def workers(self) -> Sequence[Node]:
-        return self.lab.nodes[1:]
+        return self.lab.nodes[MANAGERS:]
 
     async def start(self) -> None:
         """Make a Swarm of all nodes, with HAProxy on the first."""
@@ -55,14 +56,19 @@ class Swarm:
         await asyncio.gather(*(node.do("systemctl", "restart", "docker") for node in self.lab.nodes))
         pace = ("--dispatcher-heartbeat", self.heartbeat) if self.heartbeat else ()
         await self.front.do("docker", "swarm", "init", "--advertise-addr", self.front.address, *pace)
-        token = await self.front.do("docker", "swarm", "join-token", "--quiet", "worker")
-        await asyncio.gather(*(node.do("docker", "swarm", "join", "--token", token, f"{self.front.address}:2377") for node in self.workers))
+        await self._join("manager", self.lab.nodes[1:MANAGERS])
+        await self._join("worker", self.workers)
+
+    async def _join(self, role: str, nodes: Sequence[Node]) -> None:
+        token = await self.front.do("docker", "swarm", "join-token", "--quiet", role)
+        for node in nodes:
+            await node.do("docker", "swarm", "join", "--token", token, f"{self.front.address}:2377")
 
     async def deploy(self, host: str, instances: int) -> None:
         """Run so many tasks behind a host name."""
         await self.front.do(
             "docker", "service", "create", "--detach", "--quiet", "--no-resolve-image", "--name", host.partition(".")[0],
-            "--replicas", str(instances), "--constraint", f"node.hostname!={self.front.name}",
+            "--replicas", str(instances), "--constraint", "node.role==worker",
             "--env", "GESTALT_NODE={{.Node.Hostname}}", "--env", "GESTALT_INSTANCE={{.Task.ID}}",
             "--publish", f"mode=host,target=80,published={_PORT}", WEB_IMAGE,
         )  # fmt: skip
