@@ -103,16 +103,16 @@ class Leader:
             await self._keeper.start()
 
     async def listen(self, address: str) -> int:
-        """Begin to act: answer callers and agents, decide. Returns the port.
+        """Begin to act: answer callers and agents, decide. Returns the port. After it raised it may be called again.
 
         Raises:
             GestaltError: the address cannot be used.
         """
         guard = OfficeGuard(self._seat.office, SERVICES)
         tls, join_listen = self._settings.tls, self._settings.join_listen
-        self._server = await RpcServer.start(address, tls, self._register, interceptors=(guard,))
-        if join_listen:
+        if join_listen and self._join_server is None:
             self._join_server = await RpcServer.start_open(join_listen, tls, self._register_joins, interceptors=(guard,))
+        self._server = await RpcServer.start(address, tls, self._register, interceptors=(guard,))
         self._spawn(self.decider.run(), "decider")
         if self._keeper is not None:
             self._spawn(self._keeper.run(), "nodes")
