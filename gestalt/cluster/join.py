@@ -34,20 +34,23 @@ from .settings import Member, NodeChoices, agent_document, at, coordinator_docum
 from .token import JoinToken, Purpose
 
 PATIENCE = 20.0
-"""Seconds for which a leader is looked for."""
 _CALL_LIMIT = 10.0
 _PAUSE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class JoinOptions:
-    """What the operator chooses. `address` empty: the one by which this machine reaches the cluster. `again`: although it has joined."""
+    """What the operator chooses. `address` empty: the one by which this machine reaches the cluster. `again`: although it has joined.
+
+    `patience`: seconds for which a leader is looked for.
+    """
 
     name: str
     address: str = ""
     api_port: int = 7400
     join_port: int = 7401
     again: bool = False
+    patience: float = PATIENCE
     node: NodeChoices = field(default_factory=NodeChoices)
 
 
@@ -74,7 +77,7 @@ async def join(layout: ClusterLayout, purpose: Purpose, token: JoinToken, option
     _check_other_settings(layout, token)
     applicant = _Applicant(layout, purpose, Member(token.cluster_id, options.name, address))
     applicant.prepare(token)
-    reply = await _ask(token, applicant.request(token, options))
+    reply = await _ask(token, applicant.request(token, options), options.patience)
     applicant.check(token, reply)
     files = applicant.write_files(reply)
     write = applicant.write_node_settings if purpose == "node" else applicant.write_coordinator_settings
@@ -218,13 +221,13 @@ def _timing(reply: agent_pb2.JoinReply) -> TimingSettings:
     return TimingSettings(session=timing.session, lease=timing.lease, kill=timing.kill, margin=timing.margin)
 
 
-async def _ask(token: JoinToken, request: agent_pb2.JoinRequest) -> agent_pb2.JoinReply:
+async def _ask(token: JoinToken, request: agent_pb2.JoinRequest, patience: float) -> agent_pb2.JoinReply:
     """Ask the coordinators in turn until the leader has answered.
 
     Raises:
         GestaltError: what the leader answered, or UNAVAILABLE.
     """
-    until = monotonic() + PATIENCE
+    until = monotonic() + patience
     while True:
         said = []
         for address in token.addresses:

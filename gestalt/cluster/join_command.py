@@ -58,7 +58,7 @@ def _join(purpose: Purpose, options: argparse.Namespace) -> None:
             docker_socket=options.docker_socket,
             runtimes=tuple(options.runtime),
         )
-    chosen = JoinOptions(options.name, options.address, options.api_port, options.join_port, options.again, node)
+    chosen = JoinOptions(options.name, options.address, options.api_port, options.join_port, options.again, node=node)
     files = asyncio.run(join(layout, purpose, token, chosen))
     for file in files:
         sys.stdout.write(f"{'made' if file.made else 'kept'}  {file.path}\n")

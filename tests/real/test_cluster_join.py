@@ -13,15 +13,17 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gestalt.agent.renewal import Renewal
 from gestalt.clock import wall
 from gestalt.cluster.issuing import load_authority, renew_own
+from gestalt.cluster.join import JoinOptions, join
 from gestalt.cluster.layout import ClusterLayout
 from gestalt.cluster.token import decode_token
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, TlsSettings, ZooKeeperSettings
 from gestalt.errors import GestaltError, Kind
-from gestalt.pki import NODE_HOST, Identity, Role, identity_in, is_for_key, is_worn, signing_request
+from gestalt.pki import NODE_HOST, Authority, Identity, Role, identity_in, is_for_key, is_worn, signing_request
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc
 from gestalt.settings_file import load_settings
 from gestalt.zk.client import Zk, ZkRefused
@@ -153,6 +155,18 @@ async def test_wrong_tokens_are_refused_with_the_way_out(cluster: Cluster) -> No
 
 def _changed(text: str, **fields: str) -> str:
     return replace(decode_token(text), **fields).encode()  # type: ignore[arg-type]
+
+
+async def test_a_token_of_another_cluster_trusts_nobody_here(cluster: Cluster, tmp_path: Path) -> None:
+    stranger = Authority.ensure(tmp_path / "stranger", "another")
+    ca = x509.load_pem_x509_certificate(stranger.certificate.read_bytes()).public_bytes(Encoding.DER)
+    token = replace(decode_token(await cluster.token()), ca=ca)
+    options = JoinOptions("two", "127.0.0.1", patience=0.0)
+    with pytest.raises(GestaltError, match="no coordinator let this machine in") as told:
+        await join(ClusterLayout(tmp_path / "two"), "node", token, options)
+    assert told.value.kind is Kind.UNAVAILABLE
+    assert cluster.leader is not None
+    assert not any(known.used_by for known in cluster.leader.ledger.state.tokens.values()), "the secret was not sent"
 
 
 async def test_the_names_of_nodes_are_their_own(cluster: Cluster) -> None:
