@@ -123,8 +123,7 @@ class Fence(Service[FenceSettings]):
             self._servers.doubt()
         else:
             self._memory = reserved(self._memory, decision.action)
-            self._tell(decision)
-            return True
+            return True  # how things stand then is told with the next rest
         self._tell(decision)
         return False
 

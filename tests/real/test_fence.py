@@ -193,7 +193,7 @@ async def test_it_is_small_and_quiet_at_rest(servers: ZooKeeperSettings, zk: Zk)
         await asyncio.sleep(AT_REST)
         used = ticks(process) - used
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-        assert int(status["VmRSS"].split()[0]) < 30 * 1024, status["VmRSS"]
+        assert int(status["VmRSS"].split()[0]) < 30_000, status["VmRSS"]
         assert used <= AT_REST, f"{used} hundredths of a second in {AT_REST:g} s"
         await agent.close()
 
