@@ -220,11 +220,8 @@ def check_removable(node: Node, state: str, holding: Holding, *, force: bool) ->
 
 def _check_free(name: str, taken: Collection[str], kind: str) -> None:
     if name in taken:
-        raise GestaltError(
-            Kind.EXISTS,
-            f"there is a {kind} called {name} already",
-            hint=f"join with another --name; if this machine replaces that one, first: gestaltctl {kind} remove {name}",
-        )
+        replaces = f"; if this machine replaces that one, first: gestaltctl node remove {name}" if kind == "node" else ""
+        raise GestaltError(Kind.EXISTS, f"there is a {kind} called {name} already", hint=f"join with another --name{replaces}")
 
 
 def _invalid(field_name: str, problem: str, allowed: str) -> GestaltError:
