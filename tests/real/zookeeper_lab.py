@@ -27,8 +27,8 @@ PATIENCE = 30.0
 _PREFIX = "gestalt-zookeeper-"
 _MARK = "-Dgestalt.test.owner="
 _JARS = ("/etc/zookeeper/conf", "/usr/share/java/zookeeper.jar")
-_JAVA = (
-    *("java", "-Xms32m", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-XX:-UsePerfData"),
+_JAVA = (  # a server keeps its last 500 writes on the heap, with three times their bytes; it ends when there is no room
+    *("java", "-Xms32m", "-Xmx800m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-XX:-UsePerfData"),
     *("-Djava.net.preferIPv4Stack=true", "-Dzookeeper.root.logger=WARN,CONSOLE"),
 )
 _MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"

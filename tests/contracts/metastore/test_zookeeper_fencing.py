@@ -1,0 +1,319 @@
+"""What only the store in ZooKeeper has to survive: a lost connection at the worst moment, and another leader."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gestalt.config import ZooKeeperSettings
+from gestalt.coordinator.store import (
+    Candidacy,
+    Committed,
+    NotElected,
+    OutcomeUnknown,
+    Put,
+    StaleEpoch,
+    StoreCorrupt,
+    StoreError,
+    Unsettled,
+    WrongFormat,
+    ZookeeperStore,
+)
+from gestalt.zk.client import Check, Create, Set, Zk, ZkRefused
+from tests.real.zookeeper_lab import Ensemble, until
+
+from .backends import CLUSTER
+from .zookeeper_rig import Rig, rig_on
+
+
+@pytest.fixture
+async def rig(ensemble: Ensemble) -> AsyncIterator[Rig]:
+    async with rig_on(ensemble) as rig:
+        yield rig
+
+
+async def number_of(rig: Rig) -> int:
+    found = await rig.zk.get(f"{rig.paths.store}/head")
+    assert found is not None
+    return int(found[0])
+
+
+async def settled(store: ZookeeperStore) -> int:
+    """Return what a store says after a lost connection, as soon as it can say it."""
+    said: list[int] = []
+
+    async def ask() -> bool:
+        try:
+            said.append(await store.last_commit())
+        except OutcomeUnknown:
+            return False
+        return True
+
+    await until("the outcome is settled", ask)
+    return said[0]
+
+
+async def begin_unknown(rig: Rig, store: ZookeeperStore, epoch: int, took_place: bool) -> list[Committed | BaseException]:
+    """Have five commits in flight when the connection breaks: none of them arrived, or all of them did, and nobody was told."""
+    rig.proxy.loses_answers, rig.proxy.loses_requests = took_place, not took_place
+    commits = [asyncio.create_task(store.commit([Put("k", str(n), b"x" * 2000)], epoch)) for n in range(5)]
+    if took_place:
+        await until("all are there", lambda: _at(rig, 6))
+    else:
+        await until("all are lost", lambda: rig.proxy.lost > 10_000)
+    rig.proxy.cut()
+    return await asyncio.gather(*commits, return_exceptions=True)
+
+
+async def _at(rig: Rig, number: int) -> bool:
+    return await number_of(rig) == number
+
+
+@pytest.mark.parametrize("took_place", [True, False])
+async def test_a_cut_between_request_and_answer_is_settled_rightly(rig: Rig, took_place: bool) -> None:
+    store = await rig.store(cut=True)
+    epoch = await store.take_office()
+    await store.commit([Put("k", "before", b"")], epoch)
+    outcomes = await begin_unknown(rig, store, epoch, took_place)
+    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * 5
+    assert [outcome.number for outcome in outcomes if isinstance(outcome, OutcomeUnknown)] == [2, 3, 4, 5, 6]
+    for call in (store.commit([], epoch), store.take_office()):
+        with pytest.raises(Unsettled):
+            await call
+    assert await settled(store) == (6 if took_place else 1)
+    keys = {document.key for document in (await store.load()).documents}
+    assert keys == {"before", *(map(str, range(5)) if took_place else ())}
+    assert await store.commit([Put("k", "after", b"", 0)], epoch) == Committed(7 if took_place else 2)
+
+
+async def test_a_settled_transaction_cannot_take_place_any_more(rig: Rig) -> None:
+    """It may still wait in some server of the ensemble when the outcome is settled."""
+    store = await rig.store(cut=True)
+    epoch = await store.take_office()
+    await store.commit([], epoch)
+    head = await rig.zk.exists(f"{rig.paths.store}/head")
+    assert head is not None
+    straggler = [store.fence(), Create(f"{rig.paths.store}/log/{2:012}", b""), Set(f"{rig.paths.store}/head", b"2", head.version)]
+    await begin_unknown(rig, store, epoch, took_place=False)
+    assert await settled(store) == 1
+    with pytest.raises(ZkRefused) as refusal:
+        await rig.zk.multi(straggler)
+    assert (refusal.value.index, refusal.value.reason) == (2, "version")
+    await store.commit([], epoch)
+
+
+async def test_an_outcome_stays_unknown_while_there_is_no_connection(rig: Rig) -> None:
+    store = await rig.store(cut=True)
+    epoch = await store.take_office()
+    await store.commit([], epoch)
+    rig.proxy.accepts = False
+    await begin_unknown(rig, store, epoch, took_place=False)
+    with pytest.raises(OutcomeUnknown, match="still unknown"):
+        await store.last_commit()
+    with pytest.raises(Unsettled):
+        await store.commit([], epoch)
+    rig.proxy.accepts = True
+    assert await settled(store) == 1
+
+
+async def test_a_session_that_ended_meanwhile_does_not_prevent_settling(rig: Rig) -> None:
+    store = await rig.store(cut=True, session=1.0)
+    epoch = await store.take_office()
+    await store.commit([], epoch)
+    rig.proxy.accepts = False
+    await begin_unknown(rig, store, epoch, took_place=False)
+    session = store._zk.session.id if store._zk else 0
+    await until("the session has ended", lambda: _ended(rig, session))
+    rig.proxy.accepts = True
+    assert await settled(store) == 1
+    assert await store.commit([], epoch) == Committed(2)
+
+
+async def _ended(rig: Rig, session: int) -> bool:
+    """Return whether the server does not know a session any more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.ensemble.ports[0])
+    writer.write(b"dump")
+    text = (await reader.read(100_000)).decode()
+    writer.close()
+    return f"{session:#x}" not in text
+
+
+async def test_a_taking_of_office_that_is_unknown_is_repeated(rig: Rig) -> None:
+    armed = False
+
+    def no_candidacy() -> None:
+        rig.proxy.loses_answers = armed  # asked for right before the transaction
+
+    store = await rig.store(cut=True, candidate=no_candidacy)
+    first = await store.take_office()
+    armed = True
+    office = asyncio.create_task(store.take_office())
+    await until("the epoch is raised", lambda: _epoch_is(rig, first + 1))
+    armed = False
+    rig.proxy.cut()
+    with pytest.raises(OutcomeUnknown):
+        await office
+    with pytest.raises(Unsettled):
+        await store.take_office()
+    assert await settled(store) == 0
+    with pytest.raises(StaleEpoch):
+        await store.commit([], first)
+    assert await store.take_office() == first + 2
+
+
+async def _epoch_is(rig: Rig, epoch: int) -> bool:
+    found = await rig.zk.get(rig.paths.epoch)
+    return found is not None and int(found[0]) == epoch
+
+
+async def test_nothing_is_queued_without_a_connection(rig: Rig) -> None:
+    store = await rig.store(cut=True)
+    epoch = await store.take_office()
+    rig.proxy.accepts = False
+    rig.proxy.cut()
+
+    async def refused() -> bool:
+        try:
+            await store.commit([Put("k", "queued", b"")], epoch)
+        except (OutcomeUnknown, Unsettled):
+            raise
+        except StoreError:
+            return True
+        return False
+
+    await until("it is refused", refused)
+    rig.proxy.accepts = True
+
+    async def works() -> bool:
+        try:
+            return bool(await store.commit([Put("k", "direct", b"")], epoch))
+        except StoreError:
+            return False
+
+    await until("it works again", works)
+    assert [document.key for document in (await store.load()).documents] == ["direct"]
+
+
+async def test_a_deposed_leader_is_refused_by_zookeeper_itself(rig: Rig) -> None:
+    """As after a freeze: the old leader has heard of nothing, and believes that it leads."""
+    old, new = await rig.store(), await rig.store()
+    first = await old.take_office()
+    await old.commit([Put("k", "a", b"old")], first)
+    fence = old.fence()
+    second = await new.take_office()
+    racing = [old.commit([Put("k", str(n), b"deposed")], first) for n in range(20)]
+    outcomes = await asyncio.gather(*racing, new.commit([Put("k", "a", b"new")], second), return_exceptions=True)
+    assert all(isinstance(outcome, StaleEpoch) for outcome in outcomes[:-1]), outcomes
+    assert {(outcome.given, outcome.current) for outcome in outcomes[:-1] if isinstance(outcome, StaleEpoch)} == {(first, second)}
+    assert outcomes[-1] == Committed(2)
+    with pytest.raises(StaleEpoch):
+        await old.commit([Put("k", "large", bytes(500_000))], first)
+    with pytest.raises(ZkRefused) as refusal:
+        await rig.zk.multi([fence, Create(f"{rig.root}/grant", b"")])
+    assert (refusal.value.index, refusal.value.reason) == (0, "version")
+    await rig.zk.multi([new.fence(), Create(f"{rig.root}/grant", b"")])
+    assert [(each.key, each.value) for each in (await old.load()).documents] == [("a", b"new")]
+    third = await old.take_office()
+    assert await old.commit([Put("k", "a", b"again", 2)], third) == Committed(3)
+
+
+async def test_a_leader_that_was_deposed_in_doubt_learns_that_it_leads_no_more(rig: Rig) -> None:
+    """Another leader has used the same numbers, so the last one says nothing about ours."""
+    old, new = await rig.store(cut=True), await rig.store()
+    first = await old.take_office()
+    await old.commit([], first)
+    await begin_unknown(rig, old, first, took_place=False)
+    second = await new.take_office()
+    for _ in range(10):
+        await new.commit([], second)
+
+    async def told() -> bool:
+        try:
+            await old.last_commit()
+        except StaleEpoch as stale:
+            return (stale.given, stale.current) == (first, second)
+        except OutcomeUnknown:
+            return False
+        return False
+
+    await until("it is told", told)
+    with pytest.raises(Unsettled):
+        await old.commit([], first)
+
+
+async def test_taking_office_proves_the_candidacy_and_says_who_leads(rig: Rig) -> None:
+    candidacy = Candidacy(f"{rig.root}/c-1", b"it is me")
+    store = await rig.store(candidate=lambda: candidacy)
+    with pytest.raises(NotElected, match="c-1"):
+        await store.take_office()
+    assert await _epoch_is(rig, 0)
+    assert await rig.zk.get(rig.paths.leader) is None
+    await rig.zk.create(candidacy.path)
+    for epoch in (1, 2):
+        assert await store.take_office() == epoch
+        leader = await rig.zk.get(rig.paths.leader)
+        assert leader is not None
+        assert leader[0] == b"it is me"
+    await rig.zk.delete(candidacy.path)
+    with pytest.raises(NotElected):
+        await store.take_office()
+    assert await _epoch_is(rig, 2)
+    await store.commit([], 2)
+
+
+async def test_two_that_make_the_store_at_once_make_one(rig: Rig) -> None:
+    stores = await asyncio.gather(*(rig.store() for _ in range(4)))
+    assert len({(await store.load()).history_id for store in stores}) == 1
+
+
+async def test_a_wiped_zookeeper_is_refused(rig: Rig) -> None:
+    with pytest.raises(StoreCorrupt, match="wiped"):
+        await rig.store(must_exist=True)
+    assert await rig.zk.exists(rig.root) is None
+    await (await rig.store()).close()
+    store = await rig.store(must_exist=True)
+    epoch = await store.take_office()
+    await rig.zk.delete(f"{rig.paths.store}/head")
+    with pytest.raises(StoreError, match="head"):
+        await store.load()
+    with pytest.raises(StoreError):
+        await store.commit([], epoch)
+
+
+@pytest.mark.parametrize(("written", "error"), [
+    (json.dumps({"cluster_id": CLUSTER, "history_id": "h", "format": 99}).encode(), WrongFormat),
+    (b"{", StoreCorrupt), (b"{}", StoreCorrupt),
+])  # fmt: skip
+async def test_a_store_that_is_not_understood_is_left_alone(rig: Rig, written: bytes, error: type[Exception]) -> None:
+    await rig.zk.ensure(rig.root)
+    await rig.zk.create(rig.paths.cluster, written)
+    with pytest.raises(error):
+        await rig.store()
+    assert await rig.zk.children(rig.root) == ["cluster"]
+
+
+async def test_strangers_can_read_nothing_but_the_epoch(rig: Rig) -> None:
+    settings = rig.ensemble.settings(rig.root, identity="coordinator", secret="s")
+    await _with_identity(settings, rig)
+    for path in (rig.paths.cluster, f"{rig.paths.store}/head", f"{rig.paths.store}/base", f"{rig.paths.store}/log/{1:012}"):
+        with pytest.raises(ZkRefused) as refusal:
+            await rig.zk.get(path)
+        assert refusal.value.reason == "denied", path
+    await rig.zk.multi([Check(rig.paths.epoch, 1)])
+    with pytest.raises(ZkRefused):
+        await rig.zk.set(rig.paths.epoch, b"9")
+    with pytest.raises(StoreError, match="denied"):
+        await rig.store()
+
+
+async def _with_identity(settings: ZooKeeperSettings, rig: Rig) -> None:
+    zk = await Zk.connect(settings, session=5, name="owner")
+    store = ZookeeperStore(zk, rig.paths, CLUSTER)
+    await store.open()
+    await store.commit([Put("k", "secret", b"")], await store.take_office())
+    await store.close()
+    assert await zk.exists(rig.root), "a client that was given stays open"
+    await zk.close()
