@@ -45,6 +45,7 @@ _OPTIONS = (
 _LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 _BROKEN = "Internal error from Core"
 """What grpc.aio says of a stream whose connection went away in the moment of its opening."""
+_ELECTION_PAUSE = 0.1  # seconds; a coordinator that knows of no leader keeps us waiting by itself
 _ACCEPTANCE = 0.3  # seconds
 _TLS_WORDS = ("handshake", "certificate", "ssl_error", "tls")
 
@@ -267,7 +268,7 @@ class Client:
                 return
         if not search.running:
             self._notice("no coordinator leads at this moment, waiting for one")
-        if not await search.again():
+        if not await search.again(_ELECTION_PAUSE):
             raise refusal
 
     def _try_last(self, address: str) -> None:
@@ -313,13 +314,13 @@ class _Search:
         self._named.add(leader)
         return True
 
-    async def again(self) -> bool:
-        """Wait a little; return false when the time is over."""
+    async def again(self, longest: float = 1.0) -> bool:
+        """Wait a little, `longest` seconds at most; return false when the time is over."""
         if not self.running:
             self._end = monotonic() + self._patience
         if monotonic() >= self._end:
             return False
-        await asyncio.sleep(min(self._pause, max(self._end - monotonic(), 0)))
+        await asyncio.sleep(min(self._pause, longest, max(self._end - monotonic(), 0)))
         self._pause = min(self._pause * 2, 1.0)
         self._named.clear()
         return True
