@@ -140,7 +140,12 @@ class Dispatcher:
         unknown = view is None or not view.ever_heard  # a new leader that has heard nobody must not empty every load balancer
         ready = sighting.observed.ready if sighting is not None and sighting.observed is not None else unknown
         lost = self._tracker.standing(placed.node).is_gone and not (self.doubted and view is not None and view.heard)
-        return Routed(placed, self._state.version(app.path, placed.version), view.address if view else "", ready, lost)
+        return Routed(placed, self._state.version(app.path, placed.version), self._address(placed.node), ready, lost)
+
+    def _address(self, node: str) -> str:
+        """Return where a node is reached: as its agent said, or as it was when it joined."""
+        view, record = self._tracker.nodes.get(node), self._state.nodes.get(node)
+        return (view.address if view is not None else "") or (record.address if record is not None else "")
 
     def _next(self, node: str) -> NodeState:
         routes = {key: item for table in self._routes.values() for key, item in table.items()}

@@ -1,0 +1,186 @@
+"""Nodes that come, vanish and return under a real leader with a real ZooKeeper: who runs their instances, and what people are told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from gestalt.proto.v1 import api_pb2
+from tests.real.members_rig import Members
+from tests.real.zookeeper_lab import Ensemble, running
+from tests.unit.coordinator.world import PATH
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Iterator[Ensemble]:
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+async def rig(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Members]:
+    rig = Members(tmp_path, ensemble=ensemble)
+    await rig.up()
+    yield rig
+    await rig.down()
+
+
+@pytest.fixture
+async def three(rig: Members) -> Members:
+    for name in ("a", "b", "c"):
+        await rig.node(name)
+    return rig
+
+
+async def launched(rig: Members, instances: int = 3, **fields: object) -> None:
+    task = await rig.outcome(await rig.launch(instances, **fields))
+    assert task.state == "succeeded", task.message
+
+
+async def test_the_end_of_a_membership_moves_instances_and_routes_at_once(three: Members) -> None:
+    await launched(three)
+    began = time.monotonic()
+    await three.end("a")
+    await three.until(lambda: three.runs("b", "c") == 3, "the replacement runs")
+    took = time.monotonic() - began
+    await three.until(lambda: not three.by_name["a"].running, "what streams on without a membership ends its copy")
+    assert took < 10
+    await three.until(lambda: three.record("a").lost == 1, "the loss is noted")
+    assert len(three.events("node.lost")) == 1
+    assert three.events("app.failover") == [f"{PATH}: 1 instance of node a is replaced"]
+    status = await three.status()
+    assert "node a is lost: it has lost its membership: it is dead or cut off" in status.problems
+
+
+async def test_a_node_that_returns_is_ready_again_and_takes_instances(three: Members) -> None:
+    await launched(three)
+    await three.end("a")
+    await three.until(lambda: three.runs("b", "c") == 3, "the replacement runs")
+    await three.disconnect("a")
+    await three.join("a")
+    await three.connect("a")
+    await three.until_state("a", "ready")
+    await three.until(lambda: three.record("a").lost == 0, "the return is noted")
+    assert three.record("a").incarnation == 2
+    assert len(three.events("node.back")) == 1
+    await three.disconnect("b")
+    await three.end("b")
+    await three.until(lambda: three.runs("a", "c") == 3, "the others run what b ran")
+
+
+async def test_an_agent_that_is_down_costs_nothing_until_the_fence_gives_up(three: Members) -> None:
+    await launched(three)
+    (kept,) = three.by_name["a"].running
+    await three.say("a", "down")
+    await three.disconnect("a")
+    await three.until_state("a", "agent-down")
+    (servers,) = (route.servers for route in three.by_name["b"].state.routes.values())
+    assert next(item.ready for item in servers if item.instance == kept), "its instances stay in the routes"
+    assert three.runs("b", "c") == 2
+    assert any("node a is agent-down" in problem for problem in (await three.status()).problems)
+    await three.end("a")
+    await three.until(lambda: three.runs("b", "c") == 3, "the replacement runs")
+
+
+async def test_an_unreachable_node_is_given_up_after_the_apps_own_time(three: Members) -> None:
+    await launched(three, placement={"failover_after": 1})
+    await three.disconnect("a")
+    await three.until_state("a", "unreachable")
+    await three.until(lambda: three.runs("b", "c") == 3, "the replacement runs")
+    assert three.record("a").lost == 0
+
+
+async def test_a_leader_that_most_nodes_do_not_reach_steps_down_and_replaces_nothing(three: Members) -> None:
+    await launched(three, placement={"failover_after": 0})
+    await three.disconnect("a")
+    await three.disconnect("b")
+    await three.until(lambda: three.office.reason, "it steps down")
+    assert "2 of 3 nodes are alive, but do not reach this coordinator" in three.office.reason
+    assert three.runs("c") == 1
+
+
+async def test_a_new_leader_finds_out_what_was_lost_meanwhile_and_tells_old_losses_no_second_time(three: Members) -> None:
+    await launched(three)
+    await three.end("a")
+    await three.until(lambda: three.runs("b", "c") == 3, "the replacement runs")
+    await three.until(lambda: three.record("a").lost == 1, "the loss is noted")
+    await three.leave_office()
+    await three.end("b")
+    ran = [await three.disconnect(name) for name in ("a", "b", "c")][2]
+    await three.up()
+    await three.connect("c")
+    three.by_name["c"].running.update(ran)
+    await three.until(lambda: three.runs("c") == 3, "c runs everything")
+    await three.until(lambda: three.record("b").lost == 1, "the loss is noted")
+    assert [message.split()[1] for message in three.events("node.lost")] == ["a", "b"]
+
+
+async def test_a_new_leader_keeps_the_servers_of_nodes_that_it_has_not_heard_in_the_routes(three: Members) -> None:
+    await launched(three)
+    await three.leave_office()
+    ran = [await three.disconnect(name) for name in ("a", "b", "c")][2]
+    await three.up()
+    await three.connect("c")
+    three.by_name["c"].running.update(ran)
+    await three.until(lambda: three.by_name["c"].state.routes, "c has its routes")
+    (servers,) = (route.servers for route in three.by_name["c"].state.routes.values())
+    elsewhere = [item for item in servers if item.instance not in ran]
+    assert [(item.address, item.ready, item.lost) for item in elsewhere] == [("127.0.0.1", True, False)] * 2
+
+
+async def test_when_most_nodes_vanish_nothing_is_replaced_until_an_operator_confirms_it(three: Members) -> None:
+    await three.node("d")
+    await launched(three, 8)
+    for name in ("a", "b", "c"):
+        await three.end(name)
+        await three.disconnect(name)
+    await three.until(lambda: three.events("cluster.held"), "it doubts itself")
+    status = await three.status()
+    assert "nodes vanished at once" in status.held
+    assert three.runs("d") < 8
+    await three.leave_office()
+    await three.up()
+    assert "nodes vanished at once" in (await three.status()).held, "the next leader doubts, too"
+    reply = await three.cluster().Resume(api_pb2.PauseRequest(), timeout=10)
+    assert reply.changed
+    await three.disconnect("d")
+    await three.connect("d")
+    await three.until(lambda: three.runs("d") == 8, "the last node runs everything")
+    assert (await three.status()).held == ""
+
+
+async def test_a_pause_holds_replacement_back_but_neither_routes_nor_operators(three: Members) -> None:
+    await launched(three)
+    (lost,) = three.by_name["a"].running
+    asked = api_pb2.PauseRequest(request=api_pb2.Request(id="once"), reason="rack move")
+    assert (await three.cluster().Pause(asked, timeout=10)).changed
+    assert (await three.cluster().Pause(asked, timeout=10)).changed, "a retry is answered alike"
+    await three.disconnect("a")
+    await three.end("a")
+    await three.until(lambda: three.record("a").lost, "the loss is noted")
+    (servers,) = (route.servers for route in three.by_name["b"].state.routes.values())
+    assert [(item.ready, item.lost) for item in servers if item.instance == lost] == [(False, True)]
+    status = await three.status()
+    assert status.paused == "by alice: rack move"
+    app = (await three.get()).app
+    assert "1 lost instance is not replaced: replacement is paused by alice: rack move" in app.message
+    await three.launch(5)
+    await three.until(lambda: three.runs("b", "c") == 4, "what an operator asks for is started")
+    assert (await three.cluster().Resume(api_pb2.PauseRequest(), timeout=10)).changed
+    await three.until(lambda: three.runs("b", "c") == 5, "the lost one is replaced")
+    assert not (await three.cluster().Resume(api_pb2.PauseRequest(), timeout=10)).changed
+
+
+async def test_a_node_that_never_had_a_membership_is_shown_and_takes_nothing(rig: Members) -> None:
+    await rig.node("a")
+    await rig.admit("new")
+    await rig.connect("new")
+    await launched(rig, 4)
+    assert rig.runs("new") == 0
+    assert (rig.state("new"), rig.record("new").lost) == ("lost", 0)
+    assert "node new is lost: it has not started its fence yet" in (await rig.status()).problems
