@@ -43,15 +43,41 @@ class NotElected(StoreError):
         super().__init__(f"the candidacy {path} is gone from ZooKeeper", kind=Kind.REFUSED, hint="stand for election again")
 
 
-class ZookeeperStore(MetaStore):
-    """Durable state in ZooKeeper.
+class _Connection:
+    """A client that stays its owner's, or how to get one, which is then ours and replaced when its session is over."""
 
-    `connection`: an open client, which stays its owner's; or how to get one, which is then the store's own and begins a new session
-    when the old one is over. `candidate`: our candidacy, to be proved when taking office. `must_exist`: refuse a ZooKeeper without the
-    root instead of making one.
+    def __init__(self, source: Zk | Callable[[], Awaitable[Zk]]) -> None:
+        self._source = source
+        self._zk: Zk | None = None
 
-    Besides the contract: `last_commit` raises `StaleEpoch` when somebody else has taken office while an outcome was unknown.
-    """
+    async def live(self) -> Zk:
+        """Return a client whose session is not over, as far as that is in our hands."""
+        if isinstance(self._source, Zk):
+            self._zk = self._source
+        elif self._zk is None or self._zk.state is ZkState.LOST:
+            await self.let_go()
+            self._zk = await self._source()
+        return self._zk
+
+    def present(self) -> Zk:
+        """Return the client that we have."""
+        if self._zk is None:
+            raise ZkUnavailable("there is no connection to ZooKeeper")
+        return self._zk
+
+    async def let_go(self) -> None:
+        """End what is ours. Idempotent."""
+        zk, self._zk = self._zk, None
+        if zk is not None and zk is not self._source:
+            await zk.close()
+
+
+async def _leader_op(zk: Zk, path: str, leader: bytes) -> Op:
+    return Set(path, leader) if await zk.exists(path) else Create(path, leader)
+
+
+class _Log:
+    """The log of commits and our place in it: what was sent, what is known to be there, and what is not known."""
 
     def __init__(
         self,
@@ -62,45 +88,21 @@ class ZookeeperStore(MetaStore):
         candidate: Callable[[], Candidacy | None] = lambda: None,
         must_exist: bool = False,
     ) -> None:
-        self._connection = connection
+        self._connection = _Connection(connection)
         self._paths = paths
         self._layout = Layout(paths)
         self._cluster_id = cluster_id
         self._candidate = candidate
         self._must_exist = must_exist
-        self._zk: Zk | None = None
         self._is_open = False
         self._history_id = ""
         self._office: Epoch | None = None
         self._contents: Contents | None = None
         self._is_doubtful = False
         self._order = asyncio.Lock()  # commits are sent in the order of their calls
-        self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self._in_flight: set[asyncio.Task[Committed]] = set()
-        self._calls: set[asyncio.Task[Committed]] = set()
+        self._waiting: set[asyncio.Task[Committed]] = set()
         self._fold: asyncio.Task[None] | None = None
-
-    async def open(self) -> None:
-        if self._is_open:
-            raise StoreError(f"{self._paths.root} in ZooKeeper is open already")
-        with translated():
-            try:
-                self._history_id = await ensure_store(await self._live(), self._paths, self._cluster_id, must_exist=self._must_exist)
-            except BaseException:
-                await self._let_go()
-                raise
-        self._is_open = True
-
-    async def close(self) -> None:
-        self._is_open = False
-        while self._calls:
-            await asyncio.wait(self._calls)
-        if self._fold is not None:
-            self._fold.cancel()
-            await asyncio.wait([self._fold])
-        self._office = self._contents = self._fold = None
-        self._is_doubtful = False
-        await self._let_go()
 
     def fence(self) -> Check:
         """Return the operation that any other write of this leadership puts first.
@@ -112,89 +114,25 @@ class ZookeeperStore(MetaStore):
             raise StoreError(f"no office is held in {self._paths.root}")
         return Check(self._paths.epoch, self._office.version)
 
-    async def take_office(self) -> int:
-        self._require_open()
-        async with self._order:
-            await self._drained()
-            self._refuse_doubt()
-            with translated():
-                self._office = await self._elected()
-                # Nobody else writes from now on. What we remember is right if nobody did before.
-                if self._contents and (await self._znodes().head()).version != self._contents.head_version:
-                    self._contents = None
-            return self._office.number
-
-    async def load(self) -> Snapshot:
-        self._require_open()
-        async with self._order:
-            await self._drained()
-            with translated():
-                await self._live()
-                contents = await self._fresh()
-                epoch = await self._znodes().epoch()
-            if epoch == self._office and not self._is_doubtful:
-                self._contents = contents
-            documents = tuple(document for _, document in sorted(contents.documents.items()))
-            return Snapshot(documents, contents.number, epoch.number, self._cluster_id, self._history_id, FORMAT)
-
-    async def commit(self, changes: Sequence[Change], epoch: int) -> Committed:
-        check_changes(changes)
-        self._require_open()
-        call = asyncio.create_task(self._commit(tuple(changes), epoch))
-        self._calls.add(call)
-        call.add_done_callback(self._end_call)
-        return await asyncio.shield(call)
-
-    async def last_commit(self) -> int:
-        self._require_open()
-        async with self._order:
-            await self._drained()
-            if self._is_doubtful:
-                return await self._settled()
-            with translated():
-                await self._live()
-                return (await self._znodes().latest()).number
-
-    # The connection
-
-    async def _live(self) -> Zk:
-        """Return a client whose session is not over, as far as that is in our hands."""
-        if isinstance(self._connection, Zk):
-            self._zk = self._connection
-        elif self._zk is None or self._zk.state is ZkState.LOST:
-            await self._let_go()
-            self._zk = await self._connection()
-        return self._zk
-
-    async def _let_go(self) -> None:
-        zk, self._zk = self._zk, None
-        if zk is not None and zk is not self._connection:
-            await zk.close()
-
     def _require_open(self) -> None:
         if not self._is_open:
             raise StoreError(f"{self._paths.root} in ZooKeeper is not open")
 
-    def _require_zk(self) -> Zk:
-        if self._zk is None:
-            raise ZkUnavailable("there is no connection to ZooKeeper")
-        return self._zk
-
     def _znodes(self) -> Znodes:
-        return Znodes(self._require_zk(), self._paths)
+        return Znodes(self._connection.present(), self._paths)
 
     # Office
 
     async def _elected(self) -> Epoch:
         """Raise the epoch in one transaction that proves our candidacy."""
-        zk = await self._live()
+        zk = await self._connection.live()
         for _ in range(_TRIES):
             await zk.sync(self._paths.epoch)
             epoch = await self._znodes().epoch()
             candidacy = self._candidate()
             ops: list[Op] = [Set(self._paths.epoch, str(epoch.number + 1).encode(), epoch.version)]
             if candidacy is not None:
-                ops = [Check(candidacy.path, -1), *ops, await self._leader_op(zk, candidacy.leader)]
+                ops = [Check(candidacy.path, -1), *ops, await _leader_op(zk, self._paths.leader, candidacy.leader)]
             try:
                 await zk.multi(ops)
             except ZkUnknown as error:
@@ -210,35 +148,41 @@ class ZookeeperStore(MetaStore):
             return Epoch(epoch.number + 1, epoch.version + 1)
         raise StoreError(f"{self._paths.epoch} in ZooKeeper is raised by others again and again")
 
-    async def _leader_op(self, zk: Zk, leader: bytes) -> Op:
-        there = await zk.exists(self._paths.leader)
-        return Set(self._paths.leader, leader) if there else Create(self._paths.leader, leader)
-
     # Commits
 
+    def _ready_for(self, epoch: int) -> Contents | None:
+        """Return what is there, if a commit may be sent at once: nothing to read first, and none before it that still waits."""
+        if self._waiting or self._order.locked() or self._is_doubtful or len(self._in_flight) >= _IN_FLIGHT:
+            return None
+        return self._contents if self._office and self._office.number == epoch else None
+
     async def _commit(self, changes: Sequence[Change], epoch: int) -> Committed:
+        """Send a commit in its turn, after having read and written what it needs first."""
         async with self._order:
             with translated():
-                sent = await self._send(changes, epoch)
+                while True:
+                    self._refuse_doubt()
+                    contents = await self._contents_for(epoch)
+                    entry = _entry_of(contents, changes, epoch) or await self._staged(contents, changes, epoch)
+                    while len(self._in_flight) >= _IN_FLIGHT:
+                        await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+                    if self._contents is contents:  # none before it has failed meanwhile
+                        break
+                sent = self._send(contents, changes, entry)
         return await sent
 
-    def _end_call(self, call: asyncio.Task[Committed]) -> None:
-        self._calls.discard(call)
+    def _stop_waiting(self, call: asyncio.Task[Committed]) -> None:
+        self._waiting.discard(call)
         if not call.cancelled():
             call.exception()  # its caller may have been cancelled: then nobody else asks for it
 
-    async def _send(self, changes: Sequence[Change], epoch: int) -> asyncio.Task[Committed]:
-        """Check a commit, write what does not fit into one entry, send it, and return without waiting for the answer."""
-        while True:
-            self._refuse_doubt()
-            contents = await self._contents_for(epoch)
-            if conflict := contents.find_conflict(changes):
-                raise conflict
-            entry = await self._entry(contents.records(changes), epoch)
-            await self._slots.acquire()
-            if self._contents is contents:
-                break
-            self._slots.release()  # a commit before this one failed meanwhile
+    async def _staged(self, contents: Contents, changes: Sequence[Change], epoch: int) -> Entry:
+        """Write what is too much for one entry as segments, which count when the entry that names them is there."""
+        folder = self._folder()
+        return Entry(epoch, segments=tuple([await folder.write(piece) for piece in pack(contents.records(changes))]))
+
+    def _send(self, contents: Contents, changes: Sequence[Change], entry: Entry) -> asyncio.Task[Committed]:
+        """Send a commit without waiting for the answer."""
         before = contents.head_version
         number = contents.advance(changes, entry)
         ops: list[Op] = [
@@ -246,19 +190,20 @@ class ZookeeperStore(MetaStore):
             Create(self._layout.entry(number), encode_entry(entry)),
             Set(self._layout.head, str(number).encode(), before),
         ]
-        sent = asyncio.create_task(self._carry_out(ops, contents, number, epoch))
+        sent = asyncio.create_task(self._carry_out(ops, contents, number, entry.epoch))
         self._in_flight.add(sent)
         sent.add_done_callback(self._answered)
         return sent
 
     async def _carry_out(self, ops: Sequence[Op], contents: Contents, number: int, epoch: int) -> Committed:
         try:
-            await self._require_zk().multi(ops)
+            await self._connection.present().multi(ops)
         except ZkUnknown as error:
             self._doubt()
             raise OutcomeUnknown(f"commit {number}: {error}", number) from error
         except (ZkUnavailable, ZkRefused) as error:
-            self._forget(contents)
+            if self._contents is contents:
+                self._contents = None
             with translated():
                 if not isinstance(error, ZkRefused) or error.reason not in ("version", "exists", "missing"):
                     raise
@@ -271,7 +216,6 @@ class ZookeeperStore(MetaStore):
 
     def _answered(self, sent: asyncio.Task[Committed]) -> None:
         self._in_flight.discard(sent)
-        self._slots.release()
         if not sent.cancelled():
             sent.exception()
 
@@ -281,20 +225,13 @@ class ZookeeperStore(MetaStore):
             return self._contents
         await self._drained()
         self._refuse_doubt()
-        await self._live()
+        await self._connection.live()
         present = await self._znodes().epoch()
         if present.number != epoch or epoch == 0:
             raise StaleEpoch(epoch, present.number)
         self._contents = await self._znodes().contents()
         self._office = present
         return self._contents
-
-    async def _entry(self, records: Sequence[bytes], epoch: int) -> Entry:
-        """Return the entry of a commit; what is too much for one is written as segments, which count when the entry names them."""
-        if sum(map(len, records)) <= SEGMENT:
-            return Entry(epoch, records=b"".join(records))
-        folder = self._folder()
-        return Entry(epoch, segments=tuple([await folder.write(piece) for piece in pack(records)]))
 
     async def _drained(self) -> None:
         """Wait until every commit that was sent is answered."""
@@ -303,8 +240,9 @@ class ZookeeperStore(MetaStore):
 
     async def _fresh(self) -> Contents:
         """Return what is there now: what we remember, if nobody else has written."""
-        if self._contents and not self._is_doubtful and (await self._znodes().latest()).version == self._contents.head_version:
-            return self._contents
+        known = self._contents  # a fold that fails meanwhile forgets it
+        if known and not self._is_doubtful and (await self._znodes().latest()).version == known.head_version:
+            return known
         return await self._znodes().contents()
 
     # Doubt
@@ -317,10 +255,6 @@ class ZookeeperStore(MetaStore):
         if self._is_doubtful:
             raise Unsettled("the outcome of an earlier commit is not known yet")
 
-    def _forget(self, contents: Contents) -> None:
-        if self._contents is contents:
-            self._contents = None
-
     async def _settled(self) -> int:
         """Write the head anew, so that no transaction that is still under way anywhere can take place; then its number is final.
 
@@ -328,7 +262,7 @@ class ZookeeperStore(MetaStore):
         """
         try:
             with translated():
-                await self._live()
+                await self._connection.live()
                 for _ in range(_TRIES):
                     head = await self._znodes().latest()
                     if self._office is None or await self._bar(head.number, head.version):
@@ -342,7 +276,7 @@ class ZookeeperStore(MetaStore):
 
     async def _bar(self, number: int, version: int) -> bool:
         try:
-            await self._require_zk().multi([self.fence(), Set(self._layout.head, str(number).encode(), version)])
+            await self._connection.present().multi([self.fence(), Set(self._layout.head, str(number).encode(), version)])
         except ZkRefused as refusal:
             if refusal.reason != "version":
                 raise
@@ -355,7 +289,7 @@ class ZookeeperStore(MetaStore):
 
     def _folder(self) -> Folder:
         assert self._office is not None
-        return Folder(self._require_zk(), self._layout, self.fence(), self._office.number)
+        return Folder(self._connection.present(), self._layout, self.fence(), self._office.number)
 
     def _fold_if_due(self) -> None:
         if self._contents and self._contents.is_fold_due and (self._fold is None or self._fold.done()):
@@ -375,3 +309,97 @@ class ZookeeperStore(MetaStore):
         except (ZkUnavailable, ZkUnknown, ZkRefused, StoreError) as error:
             self._contents = None  # it is not known what the base is now
             log.warning("the log of the store was not folded: %s", error)
+
+
+class ZookeeperStore(_Log, MetaStore):
+    """Durable state in ZooKeeper.
+
+    `connection`: an open client, which stays its owner's; or how to get one, which is then the store's own and begins a new session
+    when the old one is over. `candidate`: our candidacy, to be proved when taking office. `must_exist`: refuse a ZooKeeper without the
+    root instead of making one.
+
+    Besides the contract: `last_commit` raises `StaleEpoch` when somebody else has taken office while an outcome was unknown.
+    """
+
+    async def open(self) -> None:
+        if self._is_open:
+            raise StoreError(f"{self._paths.root} in ZooKeeper is open already")
+        with translated():
+            try:
+                self._history_id = await ensure_store(
+                    await self._connection.live(), self._paths, self._cluster_id, must_exist=self._must_exist
+                )
+            except BaseException:
+                await self._connection.let_go()
+                raise
+        self._is_open = True
+
+    async def close(self) -> None:
+        self._is_open = False
+        while self._waiting or self._in_flight:
+            await asyncio.wait(self._waiting | self._in_flight)
+        if self._fold is not None:
+            self._fold.cancel()
+            await asyncio.wait([self._fold])
+        self._office = self._contents = self._fold = None
+        self._is_doubtful = False
+        await self._connection.let_go()
+
+    async def take_office(self) -> int:
+        self._require_open()
+        async with self._order:
+            await self._drained()
+            self._refuse_doubt()
+            with translated():
+                self._office = await self._elected()
+                # Nobody else writes from now on. What we remember is right if nobody did before.
+                known = self._contents
+                if known and (await self._znodes().head()).version != known.head_version:
+                    self._contents = None
+            return self._office.number
+
+    async def load(self) -> Snapshot:
+        self._require_open()
+        async with self._order:
+            await self._drained()
+            with translated():
+                await self._connection.live()
+                contents = await self._fresh()
+                epoch = await self._znodes().epoch()
+            if epoch == self._office and not self._is_doubtful:
+                self._contents = contents
+            documents = tuple(document for _, document in sorted(contents.documents.items()))
+            return Snapshot(documents, contents.number, epoch.number, self._cluster_id, self._history_id, FORMAT)
+
+    async def commit(self, changes: Sequence[Change], epoch: int) -> Committed:
+        check_changes(changes)
+        self._require_open()
+        contents = self._ready_for(epoch)
+        if contents is not None and (entry := _entry_of(contents, changes, epoch)) is not None:
+            return await asyncio.shield(self._send(contents, changes, entry))
+        call = asyncio.create_task(self._commit(tuple(changes), epoch))
+        self._waiting.add(call)
+        call.add_done_callback(self._stop_waiting)
+        return await asyncio.shield(call)
+
+    async def last_commit(self) -> int:
+        self._require_open()
+        async with self._order:
+            await self._drained()
+            if self._is_doubtful:
+                return await self._settled()
+            with translated():
+                await self._connection.live()
+                return (await self._znodes().latest()).number
+
+
+def _entry_of(contents: Contents, changes: Sequence[Change], epoch: int) -> Entry | None:
+    """Return the entry of the next commit, or None when it is too large for one.
+
+    Raises:
+        Conflict: a document is not at its expected revision.
+    """
+    if conflict := contents.find_conflict(changes):
+        raise conflict
+    records = b"".join(contents.records(changes))
+    return Entry(epoch, records=records) if len(records) <= SEGMENT else None

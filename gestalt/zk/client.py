@@ -12,8 +12,9 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from kazoo import exceptions as kz
@@ -40,6 +41,7 @@ from .ops import (
     ZkUnknown,
     check_size,
 )
+from .watches import Watch, Watches, tell
 
 if TYPE_CHECKING:  # the fence has no room for pydantic
     from gestalt.config import TlsSettings, ZooKeeperSettings
@@ -71,7 +73,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _RETRY = {"max_tries": -1, "delay": 0.05, "backoff": 2, "max_delay": 0.3}
-_REARM = 0.1
 _STATES = {KazooState.CONNECTED: ZkState.CONNECTED, KazooState.SUSPENDED: ZkState.SUSPENDED, KazooState.LOST: ZkState.LOST}
 _REASONS: dict[type[Exception], str] = {
     kz.NodeExistsError: "exists",
@@ -86,19 +87,6 @@ _REASONS: dict[type[Exception], str] = {
 }
 _BYSTANDERS = (kz.RolledBackError, kz.RuntimeInconsistency)
 _CUT = (kz.ConnectionLoss, kz.ConnectionClosedError, kz.OperationTimeoutError, kz.RequestTimeoutError)
-
-
-class Watch:
-    """Something that is looked at again after each change, until `close`, or until the session is lost."""
-
-    def __init__(self, task: asyncio.Task[None], forget: Callable[[Watch], None]) -> None:
-        self._task = task
-        self._forget = forget
-
-    def close(self) -> None:
-        """Call back no more. Idempotent."""
-        self._task.cancel()
-        self._forget(self)
 
 
 class Zk:
@@ -116,7 +104,7 @@ class Zk:
         self._on_state = on_state
         self._connected = asyncio.Event()
         self._told = False
-        self._watches: set[Watch] = set()
+        self._watches = Watches(name, self._connected)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"zk-{name}")
         self._ended: asyncio.Future[None] | None = None
         self.state = ZkState.SUSPENDED
@@ -185,7 +173,7 @@ class Zk:
         self._require_connection()
         request = TransactionRequest(self._client)
         for op in ops:
-            self._add(request, op)
+            _add(request, op, self.default_acl)
         try:
             results = await self._result(request.commit_async())
         except _CUT as error:
@@ -247,11 +235,11 @@ class Zk:
 
         Several changes in a row may be told as one. The callback must not block; what it raises is logged.
         """
-        return self._start_watch(path, self._look_at_value, callback)
+        return self._watches.start(path, partial(_look_at_value, self, path), callback)
 
     def watch_children(self, path: str, callback: Callable[[list[str]], None]) -> Watch:
         """Call back with the sorted names of the children, and again after each change; [] while there is no such znode."""
-        return self._start_watch(path, self._look_at_children, callback)
+        return self._watches.start(path, partial(_look_at_children, self, path), callback)
 
     async def close(self, *, keep_session: bool = False) -> None:
         """End the session, and with it its ephemeral znodes; or leave it to expire, or to another process. Idempotent.
@@ -297,18 +285,10 @@ class Zk:
         else:
             self._connected.clear()
         if state is ZkState.LOST:
-            for watch in list(self._watches):
-                watch.close()
+            self._watches.close()
         if told and self._told:
             log.warning("%s: session %#x is %s", self._name, self.session.id, state.value)
-            self._tell(self._on_state, state)
-
-    def _tell(self, callback: Callable[[Any], None] | None, value: object) -> None:
-        try:
-            if callback:
-                callback(value)
-        except Exception:  # theirs, and no reason to stop listening
-            log.exception("%s: a callback failed", self._name)
+            tell(self._name, self._on_state, state)
 
     # Requests
 
@@ -348,70 +328,37 @@ class Zk:
         pending.rawlink(in_threads)
         return await future
 
-    def _add(self, request: TransactionRequest, op: Op) -> None:
-        match op:
-            case Create():
-                rights = self.default_acl if op.acl is None else op.acl
-                acl = [ACL(int(right.perms), Id(*right.who.split(":", 1))) for right in rights]
-                request.create(op.path, op.value, acl, op.ephemeral, op.sequence)
-            case Set():
-                request.set_data(op.path, op.value, op.version)
-            case Delete():
-                request.delete(op.path, op.version)
-            case Check():
-                request.check(op.path, op.version)
 
-    # Watches
+def _add(request: TransactionRequest, op: Op, default_acl: Acl) -> None:
+    match op:
+        case Create():
+            rights = default_acl if op.acl is None else op.acl
+            acl = [ACL(int(right.perms), Id(*right.who.split(":", 1))) for right in rights]
+            request.create(op.path, op.value, acl, op.ephemeral, op.sequence)
+        case Set():
+            request.set_data(op.path, op.value, op.version)
+        case Delete():
+            request.delete(op.path, op.version)
+        case Check():
+            request.check(op.path, op.version)
 
-    def _start_watch(self, path: str, look: Callable[..., Awaitable[Any]], callback: Callable[[Any], None]) -> Watch:
-        changed = asyncio.Event()
 
-        def wake(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(changed.set)
+async def _look_at_value(zk: Zk, path: str, wake: Callable[[object], None]) -> tuple[bytes, Stat] | None:
+    while True:
+        found = await zk._read(path, lambda: zk._client.get_async(path, watch=wake))
+        if found:
+            return found[0], _stat(found[1])
+        if not await zk._read(path, lambda: zk._client.exists_async(path, watch=wake)):
+            return None
 
-        task = self._loop.create_task(self._keep_watching(path, look, callback, changed, wake), name=f"zk-watch {path}")
-        watch = Watch(task, self._watches.discard)
-        self._watches.add(watch)
-        if self.state is ZkState.LOST:
-            watch.close()
-        return watch
 
-    async def _keep_watching(
-        self, path: str, look: Callable[..., Awaitable[Any]], callback: Callable[[Any], None], changed: asyncio.Event, wake: Any
-    ) -> None:
-        last: object = wake  # equal to nothing that can be seen
-        while True:
-            await self._connected.wait()
-            changed.clear()
-            try:
-                seen = await look(path, wake)
-            except ZkUnavailable:
-                await asyncio.sleep(_REARM)
-                continue
-            except ZkRefused as refusal:
-                log.error("%s: cannot watch %s", self._name, refusal)
-                return
-            if seen != last:
-                last = seen
-                self._tell(callback, seen)
-            await changed.wait()
-
-    async def _look_at_value(self, path: str, wake: Callable[[object], None]) -> tuple[bytes, Stat] | None:
-        while True:
-            found = await self._read(path, lambda: self._client.get_async(path, watch=wake))
-            if found:
-                return found[0], _stat(found[1])
-            if not await self._read(path, lambda: self._client.exists_async(path, watch=wake)):
-                return None
-
-    async def _look_at_children(self, path: str, wake: Callable[[object], None]) -> list[str]:
-        while True:
-            found = await self._read(path, lambda: self._client.get_children_async(path, watch=wake))
-            if found is not None:
-                return sorted(found)
-            if not await self._read(path, lambda: self._client.exists_async(path, watch=wake)):
-                return []
+async def _look_at_children(zk: Zk, path: str, wake: Callable[[object], None]) -> list[str]:
+    while True:
+        found = await zk._read(path, lambda: zk._client.get_children_async(path, watch=wake))
+        if found is not None:
+            return sorted(found)
+        if not await zk._read(path, lambda: zk._client.exists_async(path, watch=wake)):
+            return []
 
 
 class _Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
