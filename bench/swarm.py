@@ -22,7 +22,7 @@ from tests.cluster.lab.nodes import File, LabError, Node
 
 HTTP_PORT = 80
 _ENGINE = {"storage-driver": "overlay2", "log-driver": "json-file"}  # without live-restore, which Swarm refuses
-_CHECK = " check inter 200ms fall 1 rise 1"
+_CHECK = " check inter 200ms fall 3 rise 1"
 _PORT = 8001
 _CONFIGURATION = "/etc/gestalt-lab/haproxy.cfg"
 
