@@ -23,6 +23,7 @@ from gestalt.zk.paths import Paths
 
 from .election import Candidacy, CandidacyLost, Candidate, LeaderSight, Roster
 from .leader import SERVICES, Leader, Seat
+from .memory import Memory
 from .office import RENEWALS, SHARE, Office
 from .renewal import keep_certificate
 from .service import tell_unchanged
@@ -51,8 +52,9 @@ class SessionOver(Exception):
 class Connection:
     """One session with ZooKeeper, and whether it goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, sight: LeaderSight) -> None:
         self.over = asyncio.Event()
+        self._sight = sight
         self._adrift: asyncio.TimerHandle | None = None
         self._zk: Zk | None = None
 
@@ -62,6 +64,7 @@ class Connection:
         Raises:
             ZkUnavailable: no server answers.
         """
+        self._sight.reach(connected=False)
         self._zk = await Zk.connect(settings, session=session, name=name, on_state=self._heard)
         self._heard(self._zk.state)
         return self._zk
@@ -70,6 +73,7 @@ class Connection:
         if self._adrift is not None:
             self._adrift.cancel()
             self._adrift = None
+        self._sight.reach(connected=state is ZkState.CONNECTED)
         if state is ZkState.LOST:
             self.over.set()
         elif state is ZkState.SUSPENDED and self._zk is not None:
@@ -161,10 +165,11 @@ class ClusterService(Service[CoordinatorSettings]):
         self._complaint = complaint
 
     async def _serve_session(self) -> None:
-        connection = Connection()
+        connection = Connection(self._sight)
         try:
             zk = await connection.open(self._zookeeper, self._settings.timing.session, f"coordinator-{self._me.name}")
             self._complaint = ""
+            self._standby.remember(None)
             zk.watch(self._paths.leader, self._sight.seen)
             candidacy = Candidacy(zk, self._paths, self._me)
             await candidacy.enter()
@@ -194,9 +199,10 @@ class ClusterService(Service[CoordinatorSettings]):
         self.leader = leader
         await listening(self._listen, leader.listen)
 
-    async def stand_by(self) -> None:
-        """Listen ourselves again."""
+    async def stand_by(self, last: Leader | None) -> None:
+        """Listen ourselves again. `last`: the leader that we were when ZooKeeper went away, to be remembered."""
         self.leader = None
+        self._standby.remember(Memory(last.register, self._sight) if last is not None else None)
         self._sight.tell("")
         await self._standby.start(self._listen)
 
@@ -252,18 +258,19 @@ class Term:
             await self._over.wait()
         finally:
             self._office.end("the coordinator stops")
+            last = self._leader if self._zk.state is ZkState.SUSPENDED else None
             await self._leader.silence()
             closing = asyncio.ensure_future(self._connection.close())
             log.warning("the office of epoch %d is over: %s", self._leader.ledger.epoch, self._office.reason)
-            await self._clean_up(renewing, closing)
+            await self._clean_up(renewing, closing, last)
 
-    async def _clean_up(self, renewing: asyncio.Task[None] | None, closing: asyncio.Future[None]) -> None:
+    async def _clean_up(self, renewing: asyncio.Task[None] | None, closing: asyncio.Future[None], last: Leader | None) -> None:
         if self._watch is not None:
             self._watch.cancel()
         if renewing is not None:
             renewing.cancel()
         self._roster.close()
-        await self._service.stand_by()
+        await self._service.stand_by(last)
         await asyncio.gather(self._leader.stop(), closing, *([renewing] if renewing else []), return_exceptions=True)
 
     async def _inaugurate(self) -> None:

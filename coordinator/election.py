@@ -173,6 +173,7 @@ class LeaderSight:
         self._address = ""
         self._heard = 0.0
         self._known = asyncio.Event()
+        self._away_since: float | None = None
         self.own = ""
 
     def seen(self, seen: Seen) -> None:
@@ -188,6 +189,23 @@ class LeaderSight:
         else:
             self._known.clear()
 
+    def reach(self, *, connected: bool) -> None:
+        """Take note of whether ZooKeeper can be reached."""
+        if connected:
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = monotonic()
+
+    @property
+    def away(self) -> float:
+        """For how many seconds ZooKeeper has not been reached; 0 when it is."""
+        return monotonic() - self._away_since if self._away_since is not None else 0.0
+
+    @property
+    def trouble(self) -> str:
+        """A sentence when ZooKeeper has been away for longer than a leader lasts; else empty."""
+        return f"ZooKeeper has not been reached for {self.away:.0f} s" if self.away > self._patience else ""
+
     @property
     def address(self) -> str:
         """Where the leader is; empty when there is none that is known to live."""
@@ -199,7 +217,7 @@ class LeaderSight:
         """Return where the leader is, as soon as it is known; empty when it is not within `limit` seconds."""
         if not self.address:
             try:
-                async with asyncio.timeout(limit):
+                async with asyncio.timeout(0.0 if self.trouble else limit):
                     await self._known.wait()
             except TimeoutError:
                 return ""

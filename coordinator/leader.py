@@ -112,7 +112,7 @@ class Leader:
         tls, join_listen = self._settings.tls, self._settings.join_listen
         if join_listen and self._join_server is None:
             self._join_server = await RpcServer.start_open(join_listen, tls, self._register_joins, interceptors=(guard,))
-        self._server = await RpcServer.start(address, tls, self._register, interceptors=(guard,))
+        self._server = await RpcServer.start(address, tls, self.register, interceptors=(guard,))
         self._spawn(self.decider.run(), "decider")
         if self._keeper is not None:
             self._spawn(self._keeper.run(), "nodes")
@@ -147,7 +147,8 @@ class Leader:
             log.critical("%s has ended", name, exc_info=done.exception())
             self._fail(f"{name} has ended: {done.exception()}")
 
-    def _register(self, server: grpc.aio.Server) -> Sequence[str]:
+    def register(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Add the services to a server, and return their names."""
         cluster, settings, seat = self._settings.cluster_id, self._settings, self._seat
         presenter = Presenter(self.ledger, self.tracker, self.decider)
         requests = Requests(self.ledger, lambda outcome: change_reply(presenter, outcome))

@@ -89,10 +89,16 @@ class Office:
         return self._until != -math.inf
 
 
-def not_leader(leader: str = "") -> GestaltError:
-    """Return the refusal of a coordinator that does not lead. `leader`: the address to ask instead, as far as it is known."""
+def not_leader(leader: str = "", trouble: str = "") -> GestaltError:
+    """Return the refusal of a coordinator that does not lead.
+
+    Args:
+        leader: the address to ask instead, as far as it is known.
+        trouble: why no leader is known, a sentence, if there is more to say than that.
+    """
     if leader:
         return GestaltError(Kind.NOT_LEADER, f"this coordinator stands by, {leader} leads", hint=f"ask {leader}", leader=leader)
-    return GestaltError(
-        Kind.NOT_LEADER, "this coordinator does not lead, and knows of none that does", hint="try again in a moment"
-    )
+    if trouble:
+        hint = "instances go on as they are; see to ZooKeeper's servers, more than half of them must run"
+        return GestaltError(Kind.NOT_LEADER, f"nothing can be changed now: {trouble}", hint=hint)
+    return GestaltError(Kind.NOT_LEADER, "this coordinator does not lead, and knows of none that does", hint="try again in a moment")

@@ -16,6 +16,7 @@ from gestalt.rpc_server import RpcServer
 
 from .api.guard import Context, abort
 from .election import LeaderSight
+from .memory import Memory
 from .office import not_leader
 
 log = logging.getLogger(__name__)
@@ -35,13 +36,19 @@ class Referral(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
     def __init__(self, services: Sequence[str], sight: LeaderSight) -> None:
         self._prefixes = tuple(f"/{service}/" for service in services)
         self._sight = sight
+        self.memory: Memory | None = None
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return what answers this method: on the wire a refusal is the same for all kinds of them."""
-        return grpc.stream_stream_rpc_method_handler(self._refuse) if details.method.startswith(self._prefixes) else None
+        if not details.method.startswith(self._prefixes):
+            return None
+        if self.memory is not None and self._sight.trouble and (remembered := self.memory.handler(details)) is not None:
+            known: grpc.RpcMethodHandler[Any, Any] = remembered
+            return known
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
 
     async def _refuse(self, _: Any, context: Context) -> AsyncIterator[bytes]:
-        await abort(context, not_leader(await self._sight.wait(HOLD)))
+        await abort(context, not_leader(await self._sight.wait(HOLD), self._sight.trouble))
         yield b""  # never: but it makes this a stream
 
 
@@ -51,8 +58,12 @@ class Standby:
     def __init__(self, tls: TlsSettings, services: Sequence[str], sight: LeaderSight) -> None:
         self._tls = tls
         self._services = services
-        self._sight = sight
+        self._referral = Referral(services, sight)
         self._server: RpcServer | None = None
+
+    def remember(self, memory: Memory | None) -> None:
+        """Answer questions from this while ZooKeeper is away; None: from nothing."""
+        self._referral.memory = memory
 
     async def start(self, address: str) -> int:
         """Listen, and return the port. Idempotent.
@@ -66,7 +77,7 @@ class Standby:
 
     async def _begin(self, address: str) -> RpcServer:
         def register(server: grpc.aio.Server) -> Sequence[str]:
-            server.add_generic_rpc_handlers((Referral(self._services, self._sight),))
+            server.add_generic_rpc_handlers((self._referral,))
             return self._services
 
         return await RpcServer.start(address, self._tls, register, serving=False)

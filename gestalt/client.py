@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 from gestalt.clock import monotonic
 from gestalt.errors import GestaltError, Kind
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
-from gestalt.rpc import ERROR_METADATA, decode_error
+from gestalt.rpc import AGE_METADATA, ERROR_METADATA, decode_error
 
 if TYPE_CHECKING:
     from gestalt.proto.v1.api_pb2_grpc import AppsAsyncStub, ClusterAsyncStub, EventsAsyncStub, NodesAsyncStub, TasksAsyncStub
@@ -115,11 +115,12 @@ class Client:
         while True:
             api = await self._connected(search)
             try:
-                reply = await pick(api)(request, timeout=limit)
+                answering = pick(api)(request, timeout=limit)
+                reply = await answering
+                self._note_age(await answering.trailing_metadata())
             except grpc.aio.AioRpcError as error:
                 await self._lost_or_raise(error, search)
             else:
-                self._is_leader = True
                 return reply
 
     async def stream(self, pick: Callable[[Api], grpc.aio.UnaryStreamMultiCallable[Q, A]], request: Q) -> AsyncIterator[A]:
@@ -198,6 +199,13 @@ class Client:
                 return
             except grpc.aio.AioRpcError as error:
                 await self._lost_or_raise(error, search)
+
+    def _note_age(self, metadata: object) -> None:
+        """An answer is the leader's, unless it is marked as what a coordinator remembers: then say so."""
+        age = dict(cast("Iterable[tuple[str, str]]", metadata or ())).get(AGE_METADATA)
+        self._is_leader = age is None
+        if age is not None:
+            self._notice(f"no coordinator leads, because ZooKeeper does not answer: this is what was known {age} s ago")
 
     async def _leading(self) -> Api:
         """Return the stubs of the leader: for what cannot be repeated, so that it is not sent to one that does not lead."""

@@ -15,6 +15,8 @@ from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.proto.v1 import api_pb2
 
 ERROR_METADATA = "gestalt-error-bin"
+AGE_METADATA = "gestalt-age"
+"""In the trailing metadata of an answer: for how many seconds what it says may be out of date."""
 
 # Clients refuse trailing metadata of more than 8 KiB by default. It holds our entry as base64 and the sentence once more, percent-encoded.
 _ENCODED_MAX = 4000

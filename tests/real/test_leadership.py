@@ -61,7 +61,9 @@ async def slow(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Coordinators
 
 
 def launch(path: str = PATH) -> api_pb2.LaunchRequest:
-    return api_pb2.LaunchRequest(request=api_pb2.Request(id=f"launch {path}"), apps=[spec_to_wire(spec(instances=1, path=path, ports=[], checks=[]))])
+    return api_pb2.LaunchRequest(
+        request=api_pb2.Request(id=f"launch {path}"), apps=[spec_to_wire(spec(instances=1, path=path, ports=[], checks=[]))]
+    )
 
 
 async def health(cluster: Coordinators, index: int, service: str) -> int:
@@ -254,3 +256,39 @@ async def test_an_agent_follows_the_leader_away_from_one_that_has_fallen_silent(
     cluster.signal(old, signal.SIGCONT)
     last = await cluster.settled()
     await until("the agent's session with the last leader", lambda: with_node(last), 30)
+
+
+async def test_without_zookeeper_questions_are_answered_with_their_age_and_changes_refused(tmp_path: Path) -> None:
+    with running() as ensemble:
+        cluster = Coordinators(tmp_path, ensemble)
+        try:
+            await cluster.up()
+            async with cluster.client() as client:
+                await client.call(lambda api: api.apps.Launch, launch())
+            await asyncio.to_thread(ensemble.kill, 0)
+            await until("the answer with its age", lambda: from_memory(cluster), 30)
+            async with cluster.client(patience=2.0) as client:
+                with pytest.raises(GestaltError, match="nothing can be changed now: ZooKeeper has not been reached for") as refused:
+                    await client.call(lambda api: api.apps.Launch, launch("/org/ws/env/second"))
+            assert refused.value.kind is Kind.NOT_LEADER
+            ensemble.start(0)
+            await cluster.settled()
+            async with cluster.client() as client:
+                status = await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
+                assert not [problem for problem in status.problems if "ZooKeeper" in problem]
+                await client.call(lambda api: api.apps.Launch, launch("/org/ws/env/second"))
+        finally:
+            await cluster.down()
+
+
+async def from_memory(cluster: Coordinators) -> bool:
+    """Return whether the status is answered with its age, and the list of apps, too, with a notice."""
+    notices: list[str] = []
+    async with cluster.client(patience=5.0, on_notice=notices.append) as client:
+        try:
+            status = await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
+            listed = await client.call(lambda api: api.apps.List, api_pb2.ListRequest())
+        except GestaltError:
+            return False
+    told = any("ZooKeeper has not been reached for" in problem for problem in status.problems)
+    return told and [app.path for app in listed.apps] == [PATH] and any("this is what was known" in notice for notice in notices)
