@@ -9,23 +9,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import yaml
 
 from gestalt import shell
+from gestalt.client import Api, Client, Target
 from gestalt.clock import monotonic
+from gestalt.cluster.secrets import COORDINATOR_IDENTITY
+from gestalt.config import ZooKeeperSettings
+from gestalt.ctl.contexts import load
+from gestalt.ctl.shapes import shape
+from gestalt.errors import GestaltError
 from gestalt.plugin.runtime import DriverUnavailable
 from gestalt.plugins.loadbalancer.haproxy_routes import ServerState
 from gestalt.plugins.loadbalancer.haproxy_servers import parse_servers
 from gestalt.plugins.loadbalancer.haproxy_socket import ask
+from gestalt.proto.v1 import api_pb2
 
 from .engine import WEB_IMAGE
 from .invariants import Ledger, Listed, ProxyServer, Sample, disagreements, lost_changes, wrong_counts, wrong_servers
 from .lab import Lab
 from .nodes import CHECKOUT, LabError, Node
-from .observer import Eyes
+from .observer import Eyes, Observer
 
 PATIENCE = 60.0
+SECRET = "zookeeper.secret"
+"""The coordinators' secret, beside the file of contexts."""
+
 _PAUSE = 0.2
+_PATIENCE_OF_READS = 2.0
 _UNTOLD = (6, 7)
 """Exit codes of gestaltctl after which nobody knows whether a change took place: unreachable, timed out."""
 
@@ -93,25 +105,39 @@ class Cluster:
         said = (done.stdout + done.stderr).decode(errors="replace")
         raise LabError(f"gestaltctl {' '.join(words)}: exit {done.code}\n{said}")
 
+    async def ask(self, pick: Callable[[Api], grpc.aio.UnaryUnaryMultiCallable[Any, Any]], request: Any) -> Any:
+        """Return the leader's answer to a read; much cheaper than a run of gestaltctl, so made for polling.
+
+        Raises:
+            LabError: there was none.
+        """
+        context = load(self.client).choose("")
+        target = Target(context.coordinators, context.ca, context.certificate, context.key)
+        try:
+            async with Client(target, patience=_PATIENCE_OF_READS) as client:
+                return await client.call(pick, request, limit=_PATIENCE_OF_READS)
+        except GestaltError as error:
+            raise LabError(f"nobody answers: {error.message}") from error
+
     async def states(self) -> dict[str, str]:
         """Return the state of each node by its name."""
-        return {node["name"]: node["state"] for node in (await self.json("nodes"))["nodes"]}
+        reply = await self.ask(lambda api: api.nodes.List, api_pb2.ListNodesRequest())
+        return {node.name: node.state for node in reply.nodes}
 
     async def leader(self) -> Node:
         """Return the node whose coordinator leads."""
-        status = await self.json("status")
-        name = next(item["name"] for item in status["coordinators"] if item["leader"])
+        status = await self.ask(lambda api: api.cluster.Status, api_pb2.StatusRequest())
+        name = next(item.name for item in status.coordinators if item.leader)
         return next(node for node in self.lab.nodes if node.name == name)
 
-    async def listed(self) -> tuple[Listed, ...]:
-        """Return all instances as Gestalt lists them."""
-        answer = await self.json("ps")
-        names = {node["id"]: node["name"] for node in (await self.json("nodes"))["nodes"]}
-        return tuple(_listed(item, names) for item in answer["instances"])
+    async def view(self) -> tuple[dict[str, int], tuple[Listed, ...]]:
+        """Return the wanted count of each app, and all instances as Gestalt lists them, of one moment."""
+        answer = shape(await self.ask(lambda api: api.apps.List, api_pb2.ListRequest(with_instances=True)))
+        return {app["path"]: app["count"] for app in answer["apps"]}, tuple(map(_listed, answer["instances"]))
 
-    async def apps(self) -> dict[str, int]:
-        """Return the wanted count of each app."""
-        return {app["path"]: app["count"] for app in (await self.json("ps", "--apps"))["apps"]}
+    async def listed(self) -> tuple[Listed, ...]:
+        """Return all instances as `gestaltctl ps` lists them."""
+        return tuple(map(_listed, (await self.json("ps"))["instances"]))
 
     async def proxies(self, nodes: Collection[Node]) -> dict[str, tuple[ProxyServer, ...]]:
         """Return the servers of the HAProxy of each of these nodes, as it tells them.
@@ -122,10 +148,15 @@ class Cluster:
         found = await asyncio.gather(*map(_servers, nodes))
         return dict(zip((node.name for node in nodes), found, strict=True))
 
+    async def observer(self) -> Observer:
+        """Return one that watches the nodes and who leads."""
+        store = ZooKeeperSettings(hosts=self.lab.ensemble.hosts, identity=COORDINATOR_IDENTITY, secret_file=self.client.with_name(SECRET))
+        return Observer(await Eyes.on(self.lab.nodes), store)
+
     async def problems(self, nodes: Collection[Node] | None = None) -> list[str]:
-        """Return what is not as it should be when nothing fails any more, judged on these nodes (default: all)."""
+        """Return what is not as it should be when nothing fails any more, judged on the HAProxies of these nodes (default: all)."""
         try:
-            apps, listed = await asyncio.gather(self.apps(), self.listed())
+            apps, listed = await self.view()
             eyes, proxies = await asyncio.gather(Eyes.on(self.lab.nodes), self.proxies(self.lab.nodes if nodes is None else nodes))
         except LabError as error:
             return [str(error)]
@@ -135,17 +166,21 @@ class Cluster:
         return wrong + disagreements(listed, seen) + wrong_servers(routed, proxies)
 
     async def until_converged(self, nodes: Collection[Node] | None = None, limit: float = PATIENCE) -> None:
-        """Wait until everything is as wanted, listed and real alike: invariants 1 and 4 of the design.
+        """Wait until everything is as wanted, listed and real alike, for gestaltctl too: invariants 1 and 4 of the design.
 
         Raises:
             LabError: it is not within `limit` seconds; the sentences tell what is wrong.
         """
+        wrong: list[str] = []
 
         async def whole() -> bool:
             wrong[:] = await self.problems(nodes)
+            if not wrong:
+                _, told = await self.view()
+                shown = await self.listed()
+                wrong[:] = [] if sorted(map(str, told)) == sorted(map(str, shown)) else [f"gestaltctl lists {shown}, the leader {told}"]
             return not wrong
 
-        wrong: list[str] = []
         await self.until("the cluster to converge", whole, limit, lambda: "\n".join(wrong))
 
     async def until_ready(self, limit: float = PATIENCE) -> None:
@@ -154,13 +189,18 @@ class Cluster:
         Raises:
             LabError: one is not within `limit` seconds.
         """
-        seen: dict[str, str] = {}
+        said: list[str] = []
 
         async def ready() -> bool:
-            seen.update(await self.states())
-            return len(seen) == len(self.lab.nodes) and set(seen.values()) == {"ready"}
+            try:
+                states = await self.states()
+            except LabError as error:
+                said[:] = [str(error)]
+                return False
+            said[:] = [str(states)]
+            return list(states.values()) == ["ready"] * len(self.lab.nodes)
 
-        await self.until("all nodes to be ready", ready, limit, lambda: str(seen))
+        await self.until("all nodes to be ready", ready, limit, lambda: "".join(said))
 
     async def until_answering(self, limit: float = PATIENCE) -> None:
         """Wait until a leader answers.
@@ -170,7 +210,11 @@ class Cluster:
         """
 
         async def answers() -> bool:
-            return (await self.run("nodes")).ok
+            try:
+                await self.states()
+            except LabError:
+                return False
+            return True
 
         await self.until("a leader to answer", answers, limit)
 
@@ -202,7 +246,7 @@ def web(path: str, **fields: Any) -> dict[str, Any]:
         "instances": 1,
         "resources": {"cpu": "10m", "memory": "16M"},
         "ports": [{"name": "http", "container_port": 80, "http": {"hosts": [path.rpartition("/")[2]]}}],
-        "checks": [{"kind": "http", "path": "/index.html", "interval": "500ms", "timeout": "1s", "failures": 3}],
+        "checks": [{"kind": "http", "path": "/index.html", "interval": "500ms", "timeout": "500ms", "failures": 5}],
         "restart": {"backoff": "100ms"},
         "stop": {"grace": "1s", "drain": "1s"},
         "security": {"capabilities": ["NET_BIND_SERVICE", "SETUID", "SETGID"]},
@@ -210,11 +254,10 @@ def web(path: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-def _listed(item: dict[str, Any], names: dict[str, str]) -> Listed:
+def _listed(item: dict[str, Any]) -> Listed:
     observed = item["observed"] or {"attempt": 0, "phase": "unknown", "health": "unknown"}
     endpoint = f"{item['address']}:{item['ports'][0]['host_port']}" if item["ports"] else ""
-    node = names.get(item["node"], item["node"])
-    return Listed(item["app"], item["id"], observed["attempt"], node, observed["phase"], observed["health"], endpoint)
+    return Listed(item["app"], item["id"], observed["attempt"], item["node"], observed["phase"], observed["health"], endpoint)
 
 
 async def _servers(node: Node) -> tuple[ProxyServer, ...]:

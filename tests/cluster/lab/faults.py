@@ -32,7 +32,7 @@ for unit in "$@"; do
   ! systemctl --quiet is-enabled "$unit" 2>/dev/null || units="$units $unit"
 done
 [ -n "$units" ] || exit 0
-for unit in $units; do systemctl kill --signal=SIGCONT $unit; done 2>/dev/null
+kill -s CONT $(systemctl show --property=MainPID --value $units | grep -vx 0) 2>/dev/null
 systemctl reset-failed $units
 systemctl start $units
 """

@@ -25,5 +25,9 @@ i=0
 while [ $i -lt 16 ]; do node /dev/loop$i b 7 $i 660; i=$((i + 1)); done
 [ -e /dev/kmsg ] || ln -s /dev/null /dev/kmsg
 
+# The kernel's boot id is the host's; a machine has another after each boot.
+cat /proc/sys/kernel/random/uuid >/run/gestalt-lab-boot-id
+mount --bind /run/gestalt-lab-boot-id /proc/sys/kernel/random/boot_id
+
 mount --make-rshared /
 exec /sbin/init "$@"

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from .cluster import PATIENCE, Cluster
+from .cluster import PATIENCE, SECRET, Cluster
 from .lab import FILES, Lab
 from .nodes import CHECKOUT, File, LabError, Node
 
@@ -88,11 +88,15 @@ async def _client(lab: Lab, coordinators: Sequence[Node]) -> Path:
     for field in ("ca", "certificate", "key"):
         pem = Path(context[field])
         context[field] = pem.name
-        target = folder / pem.name
-        target.touch(mode=0o600)
-        target.write_text(await first.do("cat", str(pem)) + "\n", encoding="utf-8")
+        await _fetch(first, str(pem), folder / pem.name)
+    await _fetch(first, "/etc/gestalt/zookeeper-coordinator.secret", folder / SECRET)
     port = context["coordinators"][0].rpartition(":")[2]
     context["coordinators"] = [f"{node.address}:{port}" for node in coordinators]
     file = folder / "client.yaml"
     file.write_text(yaml.safe_dump(document), encoding="utf-8")
     return file
+
+
+async def _fetch(node: Node, path: str, target: Path) -> None:
+    target.touch(mode=0o600)
+    target.write_text(await node.do("cat", path) + "\n", encoding="utf-8")

@@ -18,9 +18,12 @@ from typing import Self
 
 from gestalt import shell
 from gestalt.clock import monotonic
+from gestalt.config import ZooKeeperSettings
 from gestalt.plugins.runtime.docker_options import LABEL_APP, LABEL_ATTEMPT, LABEL_INSTANCE
+from gestalt.zk.client import Zk, ZkError, ZkState
+from gestalt.zk.paths import Paths
 
-from .invariants import Copy, Sample
+from .invariants import Copy, Reign, Sample
 from .nodes import LabError, Node
 
 PERIOD = 0.1
@@ -28,6 +31,7 @@ PERIOD = 0.1
 
 _CONTAINER = re.compile(r"/docker[/-]([0-9a-f]{64})\S*?/docker[/-]([0-9a-f]{64})")
 _LIMIT = 20.0
+_SESSION = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,30 +92,60 @@ class Eyes:
 
 
 class Observer:
-    """Takes samples all the time while its block runs."""
+    """Takes samples all the time while its block runs; with `store`, also notes who leads.
 
-    def __init__(self, eyes: Eyes) -> None:
+    Args:
+        eyes: on the nodes.
+        store: ZooKeeper as the coordinators may read it.
+    """
+
+    def __init__(self, eyes: Eyes, store: ZooKeeperSettings | None = None) -> None:
         self._eyes = eyes
-        self._task: asyncio.Task[None] | None = None
+        self._store = store
+        self._tasks: list[asyncio.Task[None]] = []
         self.samples: list[Sample] = []
+        self.reigns: list[Reign] = []
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._watch(), name="observer")
+        self._tasks.append(asyncio.create_task(self._watch(), name="observer"))
+        if self._store is not None:
+            self._tasks.append(asyncio.create_task(self._chronicle(self._store), name="chronicle"))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._task is not None
-        if self._task.done():
-            self._task.result()  # it saw nothing for a while: its failure is that of the test
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        for task in self._tasks:
+            if task.done():
+                task.result()  # it saw nothing for a while: its failure is that of the test
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _watch(self) -> None:
         while True:
             due = monotonic() + PERIOD
             self.samples.append(await asyncio.to_thread(self._eyes.look))
             await asyncio.sleep(max(0.0, due - monotonic()))
+
+    async def _chronicle(self, store: ZooKeeperSettings) -> None:
+        while True:
+            with suppress(ZkError):
+                zk = await Zk.connect(store, session=_SESSION, name="observer", limit=_LIMIT)
+                try:
+                    while zk.state is not ZkState.LOST:
+                        await self._note_leader(zk, Paths(store.root).leader)
+                        await asyncio.sleep(PERIOD)
+                finally:
+                    await zk.close()
+            await asyncio.sleep(PERIOD)
+
+    async def _note_leader(self, zk: Zk, path: str) -> None:
+        """Note who leads, unless ZooKeeper does not tell: a server that lags behind is made to catch up first."""
+        with suppress(ZkError):
+            await zk.sync(path)
+            found = await zk.get(path)
+            if found is not None and found[0]:
+                document = json.loads(found[0])
+                if "epoch" in document:  # nobody leads in between
+                    self.reigns.append(Reign(monotonic(), document["epoch"], document["name"]))
 
 
 def _in_container(pid: int) -> tuple[str, str, str] | None:
