@@ -1,7 +1,8 @@
 """The socket at which the agent tells the fence that it lives, by keeping a connection open, and hears how the node stands.
 
 One JSON object a line. The agent begins with {"hello": {"version": "..."}}. The fence answers with {"node_id", "incarnation", "member",
-"status", "problem"}, and again at each change. A line of unknown content is ignored, so that either side may be the newer one.
+"status", "problem"}, and again at each change. A message with "id" asks for something (see `keeper`) and is answered by one with the
+same "id", "ok" and "problem". A line of unknown content is ignored, so that either side may be the newer one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,21 @@ _UNREAD_LIMIT = 64 * 1024
 _BACKLOG = 16
 
 
+Ask = Callable[[dict[str, Any]], Awaitable[str]]
+"""Does what a message asks for; returns what kept it from that, or nothing."""
+
+
+async def _deaf(_: dict[str, Any]) -> str:
+    return "the fence does not do that"
+
+
 class AgentLink:
     """Serves the socket. `changed` is called whenever `present` did: whether an agent is connected and has said hello."""
 
-    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, path: Path, changed: Callable[[], None], ask: Ask = _deaf) -> None:
         self._path = path
         self._changed = changed
+        self._ask = ask
         self._server: asyncio.Server | None = None
         self._agents: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,8 +100,11 @@ class AgentLink:
             self._agents.add(writer)
             writer.write(self._line)
             self._changed()
-            while await reader.readline():
-                pass
+            while line := await reader.readline():
+                message = _message(line)
+                if "id" in message:
+                    problem = await self._ask(message)
+                    writer.write(json.dumps({"id": message["id"], "ok": not problem, "problem": problem}).encode() + b"\n")
         except (OSError, ValueError, TimeoutError, AttributeError) as error:
             log.debug("the link to the agent broke: %s", error)
         finally:

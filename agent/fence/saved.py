@@ -7,11 +7,13 @@ import json
 import logging
 import os
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import write_atomic
 
+from .lease import Held, Holding
 from .membership import Saved, Session
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,55 @@ class SavedFile:
             OSError: what was there before is still there.
         """
         write_atomic(self._path, format_saved(saved), mode=0o600)
+
+
+class HeldFile:
+    """What is held, on disk. Written before anything is started under it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "held.json"
+
+    def load(self) -> Held:
+        """Return what was saved last.
+
+        Raises:
+            GestaltError: FAILED, when there is a file and it does not tell: then nobody knows what is to be ended.
+        """
+        try:
+            return parse_held(self._path.read_bytes())
+        except FileNotFoundError:
+            return Held()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            hint = (
+                "it says what is exclusive on this node: make sure that nothing of it runs, then remove the file; a reboot does the former"
+            )
+            raise GestaltError(Kind.FAILED, f"{self._path} cannot be read: {error!r}", hint=hint) from error
+
+    def save(self, held: Held) -> None:
+        """Write durably.
+
+        Raises:
+            OSError: what was there before is still there.
+        """
+        write_atomic(self._path, format_held(held), mode=0o600)
+
+
+def format_held(held: Held) -> bytes:
+    """Return the content of the file."""
+    holdings = {name: list(item.cgroups) for name, item in held.holdings.items()}
+    document = {"format": FORMAT, "boot": held.boot, "incarnation": held.incarnation, "until": held.until, "holdings": holdings}
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def parse_held(content: bytes) -> Held:
+    """Return what `format_held` wrote.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it is something else.
+    """
+    document = json.loads(content)
+    holdings = {str(name): Holding(tuple(map(str, cgroups))) for name, cgroups in document["holdings"].items()}
+    return Held(str(document["boot"]), int(document["incarnation"]), float(document["until"]), MappingProxyType(holdings))
 
 
 def format_saved(saved: Saved) -> bytes:

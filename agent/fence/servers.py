@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from gestalt.clock import boot_id, wall
 from gestalt.zk.acl import Perm, acl_for
-from gestalt.zk.client import Create, Delete, Op, SessionId, Set, Stat, Watch, Zk, ZkState, ZkUnavailable
+from gestalt.zk.client import Check, Create, Delete, Op, SessionId, Set, Stat, Watch, Zk, ZkRefused, ZkState, ZkUnavailable
 from gestalt.zk.paths import Paths
 
 from .membership import Enter, Lease, Link, Member, Session, Tell
@@ -117,6 +117,24 @@ class Servers:
         """Give the membership up."""
         self.looked = False
         await self._connected().delete(self._paths.member(self._settings.node_id), version)
+
+    async def renew(self, incarnation: int, length: float) -> None:
+        """Prove by a committed write that our membership of this incarnation stands.
+
+        Raises:
+            ZkUnavailable: nothing was sent.
+            ZkUnknown, ZkRefused: it counts for nothing.
+        """
+        if not self.looked or self.member is None or self.incarnation != incarnation:
+            raise ZkUnavailable(f"this node is no member as incarnation {incarnation}, as far as is known")
+        node = self._settings.node_id
+        mark = json.dumps({"incarnation": incarnation, "length": length}).encode()
+        try:
+            await self._connected().multi([Check(self._paths.member(node), self.member.version), Set(self._paths.lease(node), mark)])
+        except ZkRefused:
+            self.doubt()
+            self._wake()
+            raise
 
     def _connected(self) -> Zk:
         if self._zk is None:

@@ -17,9 +17,11 @@ from gestalt.errors import GestaltError, Kind
 from gestalt.zk.ops import ZkRefused, ZkUnavailable, ZkUnknown
 
 from . import membership
+from .keeper import LeaseKeeper
+from .lease import Membership
 from .link import AgentLink
-from .membership import Action, Decision, Facts, Memory, Rest, Rules, Status, decide, reserved
-from .saved import SavedFile
+from .membership import Action, Decision, Facts, Link, Memory, Rest, Rules, Status, decide, reserved
+from .saved import HeldFile, SavedFile
 from .servers import Servers
 from .settings import FenceSettings
 
@@ -64,10 +66,11 @@ class Fence(Service[FenceSettings]):
         self._saved = file.load()
         self._voice = Voice(settings.node_id)
         self._woken = asyncio.Event()
-        self._link = AgentLink(settings.socket, self._woken.set)
-        self._servers = Servers(settings, self._woken.set)
-        self._memory = Memory(boottime())
         self._boot = life_id()
+        self._servers = Servers(settings, self._woken.set)
+        self._lease = LeaseKeeper(settings.timing, HeldFile(settings.data_dir), self._boot, self._standing, self._servers.renew)
+        self._link = AgentLink(settings.socket, self._woken.set, self._lease.ask)
+        self._memory = Memory(boottime())
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -76,6 +79,7 @@ class Fence(Service[FenceSettings]):
         Raises:
             OSError: the socket cannot be made.
         """
+        self._lease.start()
         self._link.publish(self._voice.state)
         await self._link.start()
         self._task = asyncio.create_task(self._run(), name="fence")
@@ -91,6 +95,7 @@ class Fence(Service[FenceSettings]):
             self._task.cancel()
             await asyncio.wait((self._task,))
         await self._link.close()
+        await self._lease.close()
         await self._servers.close(keep_session=True)
         self._file.unlock()
 
@@ -169,6 +174,9 @@ class Fence(Service[FenceSettings]):
             maintenance=(self._settings.data_dir / "maintenance").exists(),
             saved=self._saved,
         )
+
+    def _standing(self) -> Membership:
+        return Membership(self._servers.incarnation, self._servers.link is Link.CONNECTED)
 
     def _rules(self) -> Rules:
         session = max(self._settings.timing.session, self._servers.timeout)

@@ -155,7 +155,7 @@ class Zk:
             await zk._begin(limit)
         except BaseException as error:
             word = f": {last.text}" if last.text else ""
-            await asyncio.shield(zk.close())
+            await asyncio.shield(zk.close(keep_session=resume is not None))
             if isinstance(error, TimeoutError):
                 raise ZkUnavailable(f"no ZooKeeper at {', '.join(settings.hosts)} answered within {limit:g} s{word}") from None
             raise

@@ -34,6 +34,7 @@ class Agent:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._asked = 0
         self.state: dict[str, Any] = {}
 
     @classmethod
@@ -51,6 +52,18 @@ class Agent:
                 self.state = json.loads(line)
         return self.state
 
+    async def ask(self, **what: Any) -> str:
+        """Ask the fence for something; return why not, or nothing."""
+        self._asked += 1
+        self._writer.write(json.dumps({"id": self._asked, **what}).encode() + b"\n")
+        async with asyncio.timeout(PATIENCE):
+            while line := await self._reader.readline():
+                message = json.loads(line)
+                if message.get("id") == self._asked:
+                    assert message["ok"] is not bool(message["problem"])
+                    return str(message["problem"])
+        raise AssertionError("the fence hung up")
+
     async def close(self) -> None:
         self._writer.close()
         with contextlib.suppress(OSError):
@@ -62,16 +75,9 @@ class Rig:
 
     def __init__(self, folder: Path, servers: ZooKeeperSettings, zk: Zk, **changes: Any) -> None:
         self._zk = zk
-        self.settings = FenceSettings(
-            node_id=NODE,
-            node_name="one",
-            cluster_id="c",
-            zookeeper=servers,
-            timing=TimingSettings(session=SESSION),
-            data_dir=folder / "data",
-            socket=folder / "fence.sock",
-            **changes,
-        )
+        places: dict[str, Any] = {"data_dir": folder / "data", "socket": folder / "fence.sock"}
+        choices = {"timing": TimingSettings(session=SESSION), **places, **changes}
+        self.settings = FenceSettings(node_id=NODE, node_name="one", cluster_id="c", zookeeper=servers, **choices)
         self._file = folder / "fence.yaml"
         self._file.write_text(dump_settings(self.settings))
         self._log = folder / "log"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gestalt.agent.fence.membership import Enter, Leave, Link, Rest, Save, Saved, Status, Tell
+from gestalt.agent.fence.membership import Enter, Lease, Leave, Link, Rest, Save, Saved, Status, Tell
 from tests.unit.agent.fence.membership_world import RULES, Fault, Machine, World
 
 
@@ -146,9 +146,18 @@ def test_a_lost_disk_brings_no_incarnation_back() -> None:
     machine = member()
     reboot_slowly(machine)
     machine.saved = Saved()
+    machine.world.lease = Lease(1000, 3)
     machine.settle()
     assert is_member(machine)
-    assert [number for number, _ in machine.world.created] == [1, 2]
+    assert [number for number, _ in machine.world.created] == [1, 1001]
+
+
+def test_a_number_is_used_for_one_request_only() -> None:
+    machine = Machine(World())
+    while not isinstance(machine.decide().action, Enter):
+        machine.step()
+    machine.step(Fault.UNSENT)
+    assert machine.memory.fresh == 0
 
 
 def test_after_a_reboot_the_session_is_not_resumed() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.agent.fence.lease import Held, Holding, holding
 from gestalt.agent.fence.membership import Saved, Session
-from gestalt.agent.fence.saved import SavedFile
+from gestalt.agent.fence.saved import HeldFile, SavedFile
 from gestalt.errors import GestaltError
 
 FULL = Saved(incarnation=7, boot="b", session=Session(2**62 + 1, b"\x00\xffpassword"), earlier=(3, 2), agent_gone=12.5)
@@ -46,3 +47,17 @@ def test_a_folder_has_one_user(tmp_path: Path) -> None:
 
 def test_the_password_is_not_shown() -> None:
     assert "password" not in repr(FULL)
+
+
+@pytest.mark.parametrize("held", [Held(), Held("b", 3, 12.5), holding(Held("b", 3, 12.5), "volume", Holding(("/a", "/b")))])
+def test_what_is_held_comes_back(held: Held, tmp_path: Path) -> None:
+    HeldFile(tmp_path).save(held)
+    assert HeldFile(tmp_path).load() == held
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"boot": "b"}', '{"boot": "b", "incarnation": 1, "until": 2, "holdings": [1]}'])
+def test_nobody_guesses_what_is_held(content: str, tmp_path: Path) -> None:
+    """Nonsense there might be a volume that is still written to."""
+    (tmp_path / "held.json").write_text(content)
+    with pytest.raises(GestaltError, match=r"held\.json"):
+        HeldFile(tmp_path).load()
