@@ -171,11 +171,6 @@ class _Log:
                 sent = self._send(contents, changes, entry)
         return await sent
 
-    def _stop_waiting(self, call: asyncio.Task[Committed]) -> None:
-        self._waiting.discard(call)
-        if not call.cancelled():
-            call.exception()  # its caller may have been cancelled: then nobody else asks for it
-
     async def _staged(self, contents: Contents, changes: Sequence[Change], epoch: int) -> Entry:
         """Write what is too much for one entry as segments, which count when the entry that names them is there."""
         folder = self._folder()
@@ -191,8 +186,7 @@ class _Log:
             Set(self._layout.head, str(number).encode(), before),
         ]
         sent = asyncio.create_task(self._carry_out(ops, contents, number, entry.epoch))
-        self._in_flight.add(sent)
-        sent.add_done_callback(self._answered)
+        _keep(sent, self._in_flight)
         return sent
 
     async def _carry_out(self, ops: Sequence[Op], contents: Contents, number: int, epoch: int) -> Committed:
@@ -213,11 +207,6 @@ class _Log:
             raise StoreError("another writer of the same epoch was faster, or a commit before this one failed", hint="try again") from error
         self._fold_if_due()
         return Committed(number)
-
-    def _answered(self, sent: asyncio.Task[Committed]) -> None:
-        self._in_flight.discard(sent)
-        if not sent.cancelled():
-            sent.exception()
 
     async def _contents_for(self, epoch: int) -> Contents:
         """Return what we know to be there under this epoch, by reading it if need be."""
@@ -378,8 +367,7 @@ class ZookeeperStore(_Log, MetaStore):
         if contents is not None and (entry := _entry_of(contents, changes, epoch)) is not None:
             return await asyncio.shield(self._send(contents, changes, entry))
         call = asyncio.create_task(self._commit(tuple(changes), epoch))
-        self._waiting.add(call)
-        call.add_done_callback(self._stop_waiting)
+        _keep(call, self._waiting)
         return await asyncio.shield(call)
 
     async def last_commit(self) -> int:
@@ -403,3 +391,15 @@ def _entry_of(contents: Contents, changes: Sequence[Change], epoch: int) -> Entr
         raise conflict
     records = b"".join(contents.records(changes))
     return Entry(epoch, records=records) if len(records) <= SEGMENT else None
+
+
+def _keep(task: asyncio.Task[Committed], among: set[asyncio.Task[Committed]]) -> None:
+    """Keep a task until it is done. Nobody may ask for its outcome: its caller may have been cancelled."""
+
+    def end(done: asyncio.Task[Committed]) -> None:
+        among.discard(done)
+        if not done.cancelled():
+            done.exception()
+
+    among.add(task)
+    task.add_done_callback(end)

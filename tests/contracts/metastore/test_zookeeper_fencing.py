@@ -125,7 +125,7 @@ async def test_a_session_that_ended_meanwhile_does_not_prevent_settling(rig: Rig
     await store.commit([], epoch)
     rig.proxy.accepts = False
     await begin_unknown(rig, store, epoch, took_place=False)
-    session = store._zk.session.id if store._zk else 0
+    session = store._connection.present().session.id
     await until("the session has ended", lambda: _ended(rig, session))
     rig.proxy.accepts = True
     assert await settled(store) == 1
