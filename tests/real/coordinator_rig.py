@@ -13,7 +13,11 @@ from typing import Any
 import grpc
 
 from gestalt.config import CoordinatorSettings, StoreSettings, TlsSettings
+from gestalt.coordinator.records import Node
 from gestalt.coordinator.service import CoordinatorService
+from gestalt.coordinator.state import encode
+from gestalt.coordinator.store.base import Put
+from gestalt.coordinator.store.sqlite import SqliteStore
 from gestalt.daemon import Life
 from gestalt.errors import GestaltError
 from gestalt.pki import Authority, Identity, Role
@@ -35,8 +39,8 @@ class Rig:
     settings: dict[str, Any] = field(default_factory=dict)
     agents: list[SimulatedAgent] = field(default_factory=list)
     channels: list[grpc.aio.Channel] = field(default_factory=list)
-    many_nodes: bool = False
-    """Takes nodes like a cluster, on the store of an appliance."""
+    members: tuple[str, ...] = ()
+    """Nodes that have joined. If there are any, nodes are taken like in a cluster, on the store of an appliance."""
     service: CoordinatorService | None = None
     port: int = 0
 
@@ -58,11 +62,18 @@ class Rig:
             store=StoreSettings(path=self.folder / "state.db"),
             **({"heartbeat": 0.5, "unreachable_after": 0.5} | self.settings),
         )
-        if self.many_nodes:
+        if self.members:
             settings = settings.model_copy(update={"mode": "cluster"})
+            await self._put_members(settings.store.path)
         self.service = CoordinatorService(settings, Life())
         await self.service.start()
         self.port = self.service.port
+
+    async def _put_members(self, path: Path) -> None:
+        store = SqliteStore(path, self.cluster_id)
+        await store.open()
+        await store.commit([Put("node", node, encode(Node(node, node))) for node in self.members], await store.take_office())
+        await store.close()
 
     async def down(self) -> None:
         for agent in self.agents:

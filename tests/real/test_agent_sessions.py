@@ -135,7 +135,7 @@ async def test_a_reason_of_any_length_can_be_written_down(rig: Rig) -> None:
 
 
 async def test_an_agent_has_no_say_in_what_is_gone_elsewhere(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, many_nodes=True)
+    rig = Rig(tmp_path, node_id="one-node", members=("one-node", "other-node"))
     await rig.up()
     try:
         await rig.agent()

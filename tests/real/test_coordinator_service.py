@@ -225,7 +225,7 @@ async def test_logs_of_what_is_not_there_or_not_reachable(rig: Rig) -> None:
     agent = await rig.agent()
     await rig.outcome(await rig.launch())
     await agent.stop()
-    await eventually(lambda: rig.service is not None and rig.service.link(rig.node_id) is None, "the session is over")
+    await eventually(lambda: rig.service is not None and rig.service.leader.link(rig.node_id) is None, "the session is over")
     assert (await refused(logs(api_pb2.LogsRequest(app=PATH)))).kind is Kind.UNAVAILABLE
 
 
