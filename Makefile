@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup packages docker lint format test soak bench proto lock demo demo-down clean
+.PHONY: help setup packages docker lint format test soak bench proto lock demo demo-down lab lab-down clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,6 +55,12 @@ demo:            ## a real application on this machine, from nothing to updated 
 demo-down:       ## remove every trace of the demo
 	@scripts/setup.sh run
 	@$(PYTHON) -m demo down
+
+lab: packages setup docker  ## a cluster of N nodes on this machine (N=3), to try and to break: docs/lab.md
+	@$(PYTHON) -m tests.cluster.lab up $(or $(N),3)
+
+lab-down:        ## remove the lab
+	@$(PYTHON) -m tests.cluster.lab down
 
 clean:           ## remove what tools leave in the tree; not .venv, not a running demo
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -36,6 +36,7 @@ async def cluster(lab: Lab, shared_cluster: Cluster) -> AsyncIterator[Cluster]:
     """The cluster, all nodes ready and without an app."""
     await shared_cluster.until_ready()
     yield shared_cluster
+    assert await shared_cluster.deaths() == []
     await lab.faults.heal_all()
     await shared_cluster.until_ready()
     apps, _ = await shared_cluster.view()

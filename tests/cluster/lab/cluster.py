@@ -41,6 +41,7 @@ _PATIENCE_OF_READS = 2.0
 _UNTOLD = (6, 7)
 """Exit codes of gestaltctl after which nobody knows whether a change took place: unreachable, timed out."""
 
+_DEATH = "status=(4/ILL|6/ABRT|7/BUS|8/FPE|11/SEGV)|code=dumped|Fatal Python error|result 'watchdog'"
 _PROXY_SOCKET = "run/gestalt/agent/haproxy/worker.sock"
 
 
@@ -231,6 +232,14 @@ class Cluster:
             if monotonic() > deadline:
                 raise LabError(f"waited {limit:g} s for {what}; {state()}\n{await self.logs()}")
             await asyncio.sleep(_PAUSE)
+
+    async def deaths(self) -> list[str]:
+        """Return what the journals of the running nodes say of daemons that died of themselves: of a fault in the code, or hung."""
+        found = await asyncio.gather(
+            *(node.run("journalctl", "--no-pager", "--unit=gestalt-*", "--grep", _DEATH) for node in self.lab.nodes)
+        )
+        lines = (line for done in found for line in done.stdout.decode(errors="replace").splitlines())
+        return [line for line in lines if not line.startswith("-- ")]
 
     async def logs(self, lines: int = 25) -> str:
         """Return the ends of the daemons' logs of all nodes that are up."""

@@ -52,7 +52,9 @@ def _check_python() -> None:
 
 async def _put_programs(node: Node) -> None:
     files = {
-        f"/usr/bin/{name}": File(f'#!/bin/sh\nPYTHONDONTWRITEBYTECODE=1 exec {CHECKOUT}/.venv/bin/{name} "$@"\n'.encode(), 0o755)
+        f"/usr/bin/{name}": File(
+            f'#!/bin/sh\nPYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 exec {CHECKOUT}/.venv/bin/{name} "$@"\n'.encode(), 0o755
+        )
         for name in _PROGRAMS
     }
     files |= {f"/etc/systemd/system/{unit.name}": File(unit.read_bytes()) for unit in (CHECKOUT / "systemd").glob("*.service")}
@@ -70,12 +72,18 @@ async def _enable(node: Node, *parts: str) -> None:
 
 async def _join(cluster: Cluster, node: Node, *, is_coordinator: bool) -> None:
     if is_coordinator:
-        token = await cluster.ctl("node", "token", "--coordinator", limit=_TOKEN_LIMIT)
+        token = await _token(cluster, "--coordinator")
         await node.do("gestalt-coordinator", "join", "--token-file", "-", "--address", node.address, stdin=token.encode())
         await _enable(node, "coordinator")
-    token = await cluster.ctl("node", "token", limit=_TOKEN_LIMIT)
+    token = await _token(cluster)
     await node.do("gestalt-agent", "join", "--token-file", "-", "--address", node.address, stdin=token.encode())
     await _enable(node, "fence", "agent")
+
+
+async def _token(cluster: Cluster, *options: str) -> str:
+    """Return a token, asking again while no leader answers."""
+    await cluster.until_answering()
+    return await cluster.ctl("node", "token", *options, limit=_TOKEN_LIMIT)
 
 
 async def _client(lab: Lab, coordinators: Sequence[Node]) -> Path:
