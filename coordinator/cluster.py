@@ -255,7 +255,9 @@ class Term:
             self._look()
             renewing = asyncio.create_task(self._renew(), name="renewal of the office")
             await self._inaugurate()
-            await self._over.wait()
+            await self._connection.during(self._over.wait())
+        except SessionOver as over:
+            self._office.end(str(over))
         finally:
             self._office.end("the coordinator stops")
             last = self._leader if self._zk.state is ZkState.SUSPENDED else None

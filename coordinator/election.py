@@ -120,10 +120,6 @@ class Candidacy:
         if self._gone.is_set():
             raise CandidacyLost("our candidacy is gone from ZooKeeper")
 
-    async def gone(self) -> None:
-        """Return when our candidacy is gone."""
-        await self._gone.wait()
-
 
 class Roster:
     """Who stands for leadership, for the leader to show."""
