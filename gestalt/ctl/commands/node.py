@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from gestalt.proto.v1 import api_pb2
 
 
-@click.group(
-    epilog=examples("gestaltctl node token --out token", "gestaltctl node cordon web-3", "gestaltctl node label web-3 rack=b")
-)
+@click.group(epilog=examples("gestaltctl node token --out token", "gestaltctl node cordon web-3", "gestaltctl node label web-3 rack=b"))
 def node() -> None:
     """Let machines join, and say how nodes are to be used.
 
