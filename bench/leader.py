@@ -58,7 +58,7 @@ async def lose_the_leader(cluster: Cluster, how: str) -> Loss:
         begun = monotonic()
         await WAYS[how](cluster, leader)
         request = api_pb2.LaunchRequest(apps=[spec_to_wire(validate_spec(web(path)))])
-        await api.call(lambda api: api.apps.Launch, request, limit=1.0)
+        await api.call(lambda api: api.apps.Launch, request)
         accepted = monotonic() - begun
         await asyncio.sleep(_WATCHED)
         loss = Loss(accepted, client.total - before, len(client.failures), client.slowest)
