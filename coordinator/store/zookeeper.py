@@ -294,7 +294,7 @@ class _Log:
                 fold, folder, version = contents.plan_fold(), self._folder(), contents.base_version
             base = await folder.fold(fold, version)
             contents.folded(base, len(fold.entries))
-            await folder.sweep(base, contents.tail, fold)
+            await folder.sweep(base, fold)
         except (ZkUnavailable, ZkUnknown, ZkRefused, StoreError) as error:
             self._contents = None  # it is not known what the base is now
             log.warning("the log of the store was not folded: %s", error)

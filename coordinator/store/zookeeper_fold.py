@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 
 from gestalt.zk.client import Check, Create, Delete, Set, Zk, ZkRefused
 
 from .zookeeper_contents import Fold
-from .zookeeper_format import Base, Entry, Segment, encode_base, pack
+from .zookeeper_format import Base, Segment, encode_base, pack
 from .zookeeper_znodes import Layout
 
 _DELETES = 200  # in one transaction
@@ -50,15 +50,15 @@ class Folder:
         await self._zk.multi([self._fence, Set(self._layout.base, encode_base(base), version)])
         return base
 
-    async def sweep(self, base: Base, tail: Sequence[Entry], fold: Fold) -> None:
-        """Remove what neither the base nor the log names any more, also what earlier leaders have left.
+    async def sweep(self, base: Base, fold: Fold) -> None:
+        """Remove what the fold made superfluous, and what earlier leaders have left. What the log names was written under this epoch.
 
         Raises:
             ZkError: some of it is still there.
         """
         folded = [name for name in await self._zk.children(self._layout.log) if int(name) <= base.commit]
         await self._delete(f"{self._layout.log}/{name}" for name in folded)
-        used = {segment.name for segment in (*base.segments, *(each for entry in tail for each in entry.segments))}
+        used = {segment.name for segment in base.segments}
         old = {segment.name for segment in fold.old}
         there = await self._zk.children(self._layout.segments)
         gone = [name for name in there if name not in used and (name in old or int(name.split("-")[0]) < self._epoch)]

@@ -105,6 +105,22 @@ async def test_a_settled_transaction_cannot_take_place_any_more(rig: Rig) -> Non
     await store.commit([], epoch)
 
 
+async def test_no_commit_takes_place_without_those_before_it(rig: Rig) -> None:
+    """One of three in flight is lost, and the connection is back before the next one is sent."""
+    store, client = await rig.store_cut_short(10)
+    epoch = await store.take_office()
+    await store.commit([], epoch)
+    client.left, client.loses_one = 1, True
+    commits = (store.commit([Put("k", str(n), b"")], epoch) for n in range(3))
+    first, second, third = await asyncio.gather(*commits, return_exceptions=True)
+    assert first == Committed(2)
+    assert isinstance(second, OutcomeUnknown)
+    assert isinstance(third, StoreError)
+    assert not isinstance(third, OutcomeUnknown), "ZooKeeper has refused it"
+    assert await settled(store) == 2
+    assert [document.key for document in (await (await rig.store()).load()).documents] == ["0"]
+
+
 async def test_an_outcome_stays_unknown_while_there_is_no_connection(rig: Rig) -> None:
     store = await rig.store(cut=True)
     epoch = await store.take_office()

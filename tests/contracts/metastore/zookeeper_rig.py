@@ -8,7 +8,7 @@ from typing import Any
 
 from gestalt.config import ZooKeeperSettings
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
-from gestalt.zk.client import Op, Stat, Zk, ZkUnavailable
+from gestalt.zk.client import Op, Stat, Zk, ZkUnavailable, ZkUnknown
 from gestalt.zk.paths import Paths
 from tests.real.zookeeper_lab import Cutter, Ensemble, cutter, new_root
 
@@ -16,18 +16,21 @@ from .backends import CLUSTER
 
 
 class CutShort:
-    """A client that stops writing after so many transactions, as if its process were killed there."""
+    """A client that stops writing after so many transactions, as if its process were killed there; or loses just one of them."""
 
     def __init__(self, zk: Zk, writes: int) -> None:
         self._zk = zk
         self.left = writes
+        self.loses_one = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._zk, name)
 
     async def multi(self, ops: Sequence[Op]) -> list[str | Stat | None]:
         self.left -= 1
-        if self.left < 0:
+        if self.left == -1 and self.loses_one:
+            raise ZkUnknown("lost")
+        if self.left < 0 and not self.loses_one:
             raise ZkUnavailable("cut short")
         return await self._zk.multi(ops)
 
