@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from gestalt.zk.paths import Paths
 
 PATIENCE = 20.0
 SESSION = 2.0
+PREFIX = "gestalt-fence-"
 NODE = "11111111-2222-3333-4444-555555555555"
 
 Found = tuple[dict[str, Any], Stat] | None
@@ -149,11 +151,30 @@ class Rig:
         return self._log.read_text(errors="replace")[-3000:]
 
 
+def end_leftovers() -> None:
+    """Kill the fences, and remove the folders, of test runs that do not run any more."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_text().split("\0")
+            if "gestalt.agent.fence.main" in words and _is_left(next((Path(word).parent for word in words if PREFIX in word), None)):
+                os.kill(int(process.name), signal.SIGKILL)
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if _is_left(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left(folder: Path | None) -> bool:
+    """Whether the process that made the folder, and is named by it, is gone."""
+    owner = folder.name.removeprefix(PREFIX).partition("-")[0] if folder is not None else ""
+    return owner.isdigit() and not Path(f"/proc/{owner}").exists()
+
+
 @asynccontextmanager
 async def machine(servers: ZooKeeperSettings, zk: Zk, **changes: Any) -> AsyncIterator[Rig]:
     """A machine whose node the cluster knows; its fence is started by the test."""
+    end_leftovers()
     await zk.ensure(Paths(servers.root).node(NODE))
-    with tempfile.TemporaryDirectory(prefix="gestalt-fence-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
         rig = Rig(Path(folder), servers, zk, **changes)
         try:
             yield rig

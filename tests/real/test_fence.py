@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gestalt.clock import monotonic
-from gestalt.config import ZooKeeperSettings
+from gestalt.config import TimingSettings, ZooKeeperSettings
 from gestalt.zk.client import Create, Zk
 from gestalt.zk.paths import Paths
 from tests.real.fence_rig import NODE, SESSION, History, machine
@@ -121,7 +121,7 @@ async def test_without_an_agent_the_node_gives_itself_up(servers: ZooKeeperSetti
 async def test_a_second_claimant_stays_out(servers: ZooKeeperSettings, zk: Zk) -> None:
     """Whoever holds the id is never touched; when he is gone, the other comes in with a number of its own."""
     other = await Zk.connect(servers, session=SESSION, name="clone")
-    async with machine(servers, zk) as rig:
+    async with machine(servers, zk, timing=TimingSettings(session=1.0)) as rig:
         path = Paths(servers.root).member(NODE)
         await other.multi([Create(path, b'{"incarnation": 7, "agent": "running"}', ephemeral=True)])
         rig.start()

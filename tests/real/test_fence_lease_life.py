@@ -19,7 +19,7 @@ from tests.real.zookeeper_lab import Ensemble, running
 
 pytestmark = pytest.mark.real
 
-TIMING = TimingSettings(session=2.0, lease=4.0, kill=1.0, margin=1.0)
+TIMING = TimingSettings(session=2.0, lease=3.0, kill=1.0, margin=1.0)
 SLACK = 3.0
 """What a busy machine may add."""
 
