@@ -129,6 +129,8 @@ def apply_delta(state: agent_pb2.NodeState, delta: agent_pb2.NodeDelta) -> agent
     _change(after.templates, delta.put.templates, delta.drop_templates)
     _change(after.instances, delta.put.instances, delta.drop_instances)
     _change(after.routes, delta.put.routes, delta.drop_routes)
+    _change(after.refused, delta.put.refused, delta.drop_refused)
+    _change(after.peers, delta.put.peers, delta.drop_peers)
     return after
 
 

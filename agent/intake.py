@@ -15,7 +15,8 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from pydantic import ValidationError
 
-from gestalt.model import DesiredInstance, NodeState, PortBinding, Route, Server
+from gestalt import model
+from gestalt.model import DesiredInstance, NodeState, Peer, PortBinding, Route, Server
 from gestalt.proto.v1 import agent_pb2
 from gestalt.spec.schema import AppSpec
 from gestalt.wire import from_wire, spec_from_wire
@@ -29,6 +30,8 @@ TEMPLATE = re.compile(r"[0-9a-f]{16}")
 PORT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})")
 HOST_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*")
 URL_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+NODE_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+GRANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 PROTOCOLS = frozenset({"tcp", "udp"})
 MAX_PORT = 65535
 
@@ -51,11 +54,14 @@ def take_in(message: agent_pb2.NodeState, known: Mapping[str, AppSpec]) -> Intak
     templates, bad_templates = _sort_out(message.templates, lambda key, item: known.get(key) or _template(key, item))
     instances, refused = _sort_out(message.instances, lambda key, item: _instance(key, item, templates, bad_templates))
     routes, bad_routes = _sort_out(message.routes, _route)
+    nodes, bad_nodes = _sort_out(message.refused, _refused)
+    peers, bad_peers = _sort_out(message.peers, _peer)
     problems = [
         *(f"instance {key!r} is not taken over: {why}" for key, why in refused.items()),
         *(f"route {key!r} is not taken over: {why}" for key, why in bad_routes.items()),
+        *(f"node {key!r} is not taken over: {why}" for key, why in (bad_nodes | bad_peers).items()),
     ]
-    state = NodeState(message.epoch, message.revision, templates, instances, routes)
+    state = NodeState(message.epoch, message.revision, templates, instances, routes, nodes, peers)
     return Intake(state, refused, tuple(problems))
 
 
@@ -88,6 +94,9 @@ def _instance(key: str, message: Message, templates: Mapping[str, AppSpec], bad:
     _require(wanted.template in templates, f"its template {wanted.template!r} is missing")
     for binding in wanted.ports:
         _binding(binding)
+    if wanted.grant is not None:
+        _match(GRANT_NAME, wanted.grant.name, "name of a grant")
+        _require(wanted.grant.generation > 0, f"{wanted.grant.generation} is no generation of a grant")
     _require(len({binding.name for binding in wanted.ports}) == len(wanted.ports), "two of its ports have one name")
     return wanted
 
@@ -114,14 +123,34 @@ def _route(key: str, message: Message) -> Route:
     return route
 
 
+def _refused(key: str, message: Message) -> model.Refused:
+    refused = from_wire(message, model.Refused)
+    _match(NODE_ID, key, "node id")
+    _address(refused.address, "it")
+    _require(all(1 <= port <= MAX_PORT for port in refused.admitted_ports), "one of its ports is none")
+    return refused
+
+
+def _peer(key: str, message: Message) -> Peer:
+    peer = from_wire(message, Peer)
+    _match(NODE_ID, key, "node id")
+    _match(HOST_NAME, peer.name, "host name")
+    _address(peer.address, "it")
+    return peer
+
+
 def _servers(servers: Iterable[Server]) -> None:
     for server in servers:
         _match(INSTANCE_ID, server.instance, "instance id")
         _require(1 <= server.port <= MAX_PORT, f"server {server.instance}: {server.port} is no port")
-        try:
-            ipaddress.ip_address(server.address)
-        except ValueError:
-            raise Refused(f"server {server.instance}: {server.address!r} is no address") from None
+        _address(server.address, f"server {server.instance}")
+
+
+def _address(text: str, of: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise Refused(f"{of}: {text!r} is no address") from None
 
 
 def _match(pattern: re.Pattern[str], text: str, what: str) -> None:

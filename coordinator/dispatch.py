@@ -55,6 +55,8 @@ def difference(before: NodeState, after: NodeState) -> agent_pb2.NodeDelta | Non
         {key: item for key, item in after.templates.items() if key not in before.templates},
         {key: item for key, item in after.instances.items() if before.instances.get(key) != item},
         {key: item for key, item in after.routes.items() if before.routes.get(key) != item},
+        {key: item for key, item in after.refused.items() if before.refused.get(key) != item},
+        {key: item for key, item in after.peers.items() if before.peers.get(key) != item},
     )
     delta = agent_pb2.NodeDelta(
         epoch=after.epoch,
@@ -64,9 +66,11 @@ def difference(before: NodeState, after: NodeState) -> agent_pb2.NodeDelta | Non
         drop_templates=sorted(before.templates.keys() - after.templates.keys()),
         drop_instances=sorted(before.instances.keys() - after.instances.keys()),
         drop_routes=sorted(before.routes.keys() - after.routes.keys()),
+        drop_refused=sorted(before.refused.keys() - after.refused.keys()),
+        drop_peers=sorted(before.peers.keys() - after.peers.keys()),
     )
-    changed = put.templates or put.instances or put.routes or delta.drop_templates or delta.drop_instances or delta.drop_routes
-    return delta if changed else None
+    same = replace(before, epoch=after.epoch, revision=after.revision) == after
+    return None if same else delta
 
 
 @dataclass(slots=True)

@@ -144,6 +144,23 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """The right to be the one copy of an exclusive app: of instance `serial`, on the node's membership `incarnation`.
+
+    `name`: of its znode, never used again for another app. `generation` grows with each holder. `revoked`: nobody may take it any more;
+    the next generation follows when it is certain that the holder is not at work.
+    """
+
+    app: str
+    name: str
+    generation: int
+    serial: int
+    node: str
+    incarnation: int
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """The right to join once. `hash`: SHA-256 of the secret, hex. `used_by`: the id that joined with it; the same may ask again."""
 

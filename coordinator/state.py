@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from gestalt.errors import GestaltError, Kind
 
-from .records import Answer, App, Audit, Coordinator, Event, Node, Placements, Switches, Task, Token, Version, instance_id
+from .records import Answer, App, Audit, Coordinator, Event, Grant, Node, Placements, Switches, Task, Token, Version, instance_id
 from .store.base import Delete, Document, Put
 
-Record = App | Version | Placements | Task | Node | Answer | Audit | Token | Coordinator | Switches
+Record = App | Version | Placements | Task | Node | Answer | Audit | Token | Coordinator | Switches | Grant
 
 KINDS: dict[str, type[Any]] = {
     "app": App,
@@ -27,6 +27,7 @@ KINDS: dict[str, type[Any]] = {
     "token": Token,
     "coordinator": Coordinator,
     "switches": Switches,
+    "grant": Grant,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}
 _TABLES = {"placements": "placements", "switches": "switches_by_key"}
@@ -71,6 +72,7 @@ class State:
     audits: dict[str, Audit] = field(default_factory=dict)
     tokens: dict[str, Token] = field(default_factory=dict)
     coordinators: dict[str, Coordinator] = field(default_factory=dict)
+    grants: dict[str, Grant] = field(default_factory=dict)
     switches_by_key: dict[str, Switches] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     """App path by instance id, derived from the placements."""

@@ -114,7 +114,9 @@ class FenceSettings(Settings):
 class AgentSettings(Settings):
     """/etc/gestalt/agent.yaml. `fence`: the socket of gestalt-fence; none in an appliance.
 
-    `address`: of this node, on which host ports are published and by which the other nodes reach them.
+    `address`: of this node, on which host ports are published and by which the other nodes reach them. `failsafe`: without ZooKeeper,
+    go on with what is exclusive while every coordinator promises to start no replacement. `hosts_file`: where the names and addresses of
+    the cluster's nodes are kept in a block of ours, "/etc/hosts"; none = nowhere.
     """
 
     node_id: str
@@ -133,6 +135,8 @@ class AgentSettings(Settings):
     loadbalancer: str = "haproxy"
     resync: Duration = 30.0
     orphan_grace: Duration = 5.0
+    failsafe: bool = False
+    hosts_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     proxy: ProxySettings = ProxySettings()
     docker: DockerSettings = DockerSettings()
@@ -169,9 +173,10 @@ class CoordinatorSettings(Settings):
 
     `advertise`: that address, with port; default: `listen`. `join_listen`: where machines join, with a token; empty = nowhere.
     `hands_off_share`: when more than this part of the nodes vanishes at once, the leader doubts itself and replaces nothing.
-    `replacements_per_second`: how many lost instances it replaces in a second at most, 0 = no limit. `authority`: the folder with
-    the CA's certificate and key, which `gestaltctl cluster init` made; `authority_passphrase`: the file with what that key is
-    encrypted with.
+    `storage_fence`: what keeps a lost node from what it held before another one gets it, besides the lease: "netfilter" has all other
+    nodes refuse its packets until it registers anew. `replacements_per_second`: how many lost instances it replaces in a second at
+    most, 0 = no limit. `authority`: the folder with the CA's certificate and key, which `gestaltctl cluster init` made;
+    `authority_passphrase`: the file with what that key is encrypted with.
     """
 
     cluster_id: str
@@ -189,6 +194,7 @@ class CoordinatorSettings(Settings):
     heartbeat: Duration = 2.0
     unreachable_after: Duration = 4.0
     agent_grace: Duration = 300.0
+    storage_fence: Literal["none", "netfilter"] = "none"
     hands_off_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     replacements_per_second: Annotated[float, Field(ge=0)] = 50.0
     task_retention: int = 1000

@@ -85,8 +85,16 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """The right to be the one copy of something exclusive; a higher generation ends all lower ones."""
+
+    name: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredInstance:
-    """What an agent is told of one instance. `stop`: drain its connections, stop it, remove it."""
+    """What an agent is told of one instance. `stop`: drain its connections, stop it, remove it. `grant`: only of what is exclusive."""
 
     id: str
     app: str
@@ -94,6 +102,7 @@ class DesiredInstance:
     template: str
     ports: tuple[PortBinding, ...]
     stop: bool = False
+    grant: Grant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +148,30 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A lost node whose packets are not let in until it registers anew, but at `admitted_ports` (TCP)."""
+
+    address: str
+    incarnation: int
+    admitted_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A node of the cluster, and where it is reached."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeState:
-    """Everything that one node should run and route, at one revision of one epoch."""
+    """Everything that one node should run and route, at one revision of one epoch. `refused` and `peers` are by node id."""
 
     epoch: int
     revision: int
     templates: dict[str, AppSpec] = field(default_factory=dict)
     instances: dict[str, DesiredInstance] = field(default_factory=dict)
     routes: dict[str, Route] = field(default_factory=dict)
+    refused: dict[str, Refused] = field(default_factory=dict)
+    peers: dict[str, Peer] = field(default_factory=dict)

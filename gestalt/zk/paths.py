@@ -7,8 +7,8 @@ election/c-…                 a candidate each, ephemeral and sequential: JSON 
 leader                       who leads, JSON; written in the transaction that takes office
 nodes/<id>                   made when the node joins; only the node itself and coordinators may change what is below
 nodes/<id>/member            ephemeral, of the node's fence: JSON of incarnation, boot, agent
-nodes/<id>/lease             persistent, JSON; each committed write renews
-grants/<name>                generation and holder of an exclusive thing, JSON
+nodes/<id>/lease             persistent, JSON, `grants.LeaseMark`; each committed write renews
+grants/<name>                who may hold an exclusive thing, JSON, `grants.GrantMark`
 """
 
 from __future__ import annotations

@@ -219,6 +219,49 @@ class RenewReply(google.protobuf.message.Message):
 global___RenewReply = RenewReply
 
 @typing.final
+class PromiseRequest(google.protobuf.message.Message):
+    """A holder of grants asks each coordinator, while ZooKeeper has no quorum; see the setting failsafe."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    node_id: builtins.str
+    incarnation: builtins.int
+    def __init__(
+        self,
+        *,
+        node_id: builtins.str = ...,
+        incarnation: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "node_id", b"node_id"]) -> None: ...
+
+global___PromiseRequest = PromiseRequest
+
+@typing.final
+class PromiseReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROMISED_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    promised: builtins.bool
+    """it leads nothing, and will start no replacement of what that incarnation holds for `seconds` from now on"""
+    seconds: builtins.float
+    reason: builtins.str
+    """why not"""
+    def __init__(
+        self,
+        *,
+        promised: builtins.bool = ...,
+        seconds: builtins.float = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["promised", b"promised", "reason", b"reason", "seconds", b"seconds"]) -> None: ...
+
+global___PromiseReply = PromiseReply
+
+@typing.final
 class AgentMessage(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -229,6 +272,7 @@ class AgentMessage(google.protobuf.message.Message):
     FACTS_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
     EVENT_FIELD_NUMBER: builtins.int
+    REFUSING_FIELD_NUMBER: builtins.int
     @property
     def hello(self) -> global___Hello: ...
     @property
@@ -243,6 +287,8 @@ class AgentMessage(google.protobuf.message.Message):
     def heartbeat(self) -> global___Heartbeat: ...
     @property
     def event(self) -> global___ObservedEvent: ...
+    @property
+    def refusing(self) -> global___Refusing: ...
     def __init__(
         self,
         *,
@@ -253,12 +299,49 @@ class AgentMessage(google.protobuf.message.Message):
         facts: gestalt.proto.v1.model_pb2.Facts | None = ...,
         heartbeat: global___Heartbeat | None = ...,
         event: global___ObservedEvent | None = ...,
+        refusing: global___Refusing | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "inventory", "observed", "ack", "facts", "heartbeat", "event"] | None: ...
+    def HasField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "refusing", b"refusing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "refusing", b"refusing"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "inventory", "observed", "ack", "facts", "heartbeat", "event", "refusing"] | None: ...
 
 global___AgentMessage = AgentMessage
+
+@typing.final
+class Refusing(google.protobuf.message.Message):
+    """Whose packets this node refuses now, all of them; sent after the inventory and at each change."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class NodesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    NODES_FIELD_NUMBER: builtins.int
+    @property
+    def nodes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """node id → incarnation"""
+
+    def __init__(
+        self,
+        *,
+        nodes: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["nodes", b"nodes"]) -> None: ...
+
+global___Refusing = Refusing
 
 @typing.final
 class Hello(google.protobuf.message.Message):
@@ -545,11 +628,49 @@ class NodeState(google.protobuf.message.Message):
         def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class RefusedEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___Refused: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___Refused | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    @typing.final
+    class PeersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___Peer: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___Peer | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     EPOCH_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     TEMPLATES_FIELD_NUMBER: builtins.int
     INSTANCES_FIELD_NUMBER: builtins.int
     ROUTES_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
+    PEERS_FIELD_NUMBER: builtins.int
     epoch: builtins.int
     revision: builtins.int
     @property
@@ -564,6 +685,14 @@ class NodeState(google.protobuf.message.Message):
     def routes(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___Route]:
         """by route key"""
 
+    @property
+    def refused(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___Refused]:
+        """by node id: whose packets are not to be let in"""
+
+    @property
+    def peers(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___Peer]:
+        """by node id: the nodes of the cluster"""
+
     def __init__(
         self,
         *,
@@ -572,10 +701,56 @@ class NodeState(google.protobuf.message.Message):
         templates: collections.abc.Mapping[builtins.str, gestalt.proto.v1.spec_pb2.AppSpec] | None = ...,
         instances: collections.abc.Mapping[builtins.str, global___DesiredInstance] | None = ...,
         routes: collections.abc.Mapping[builtins.str, global___Route] | None = ...,
+        refused: collections.abc.Mapping[builtins.str, global___Refused] | None = ...,
+        peers: collections.abc.Mapping[builtins.str, global___Peer] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "instances", b"instances", "revision", b"revision", "routes", b"routes", "templates", b"templates"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "instances", b"instances", "peers", b"peers", "refused", b"refused", "revision", b"revision", "routes", b"routes", "templates", b"templates"]) -> None: ...
 
 global___NodeState = NodeState
+
+@typing.final
+class Refused(google.protobuf.message.Message):
+    """A lost node, kept from what it may have held until it registers anew."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    ADMITTED_PORTS_FIELD_NUMBER: builtins.int
+    address: builtins.str
+    incarnation: builtins.int
+    @property
+    def admitted_ports(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """TCP ports of this node that it may still reach: those of ZooKeeper and the coordinators"""
+
+    def __init__(
+        self,
+        *,
+        address: builtins.str = ...,
+        incarnation: builtins.int = ...,
+        admitted_ports: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "admitted_ports", b"admitted_ports", "incarnation", b"incarnation"]) -> None: ...
+
+global___Refused = Refused
+
+@typing.final
+class Peer(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    address: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        address: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "name", b"name"]) -> None: ...
+
+global___Peer = Peer
 
 @typing.final
 class NodeDelta(google.protobuf.message.Message):
@@ -588,6 +763,8 @@ class NodeDelta(google.protobuf.message.Message):
     DROP_TEMPLATES_FIELD_NUMBER: builtins.int
     DROP_INSTANCES_FIELD_NUMBER: builtins.int
     DROP_ROUTES_FIELD_NUMBER: builtins.int
+    DROP_REFUSED_FIELD_NUMBER: builtins.int
+    DROP_PEERS_FIELD_NUMBER: builtins.int
     epoch: builtins.int
     base: builtins.int
     revision: builtins.int
@@ -601,6 +778,10 @@ class NodeDelta(google.protobuf.message.Message):
     def drop_instances(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
     def drop_routes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def drop_refused(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def drop_peers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
         self,
         *,
@@ -611,9 +792,11 @@ class NodeDelta(google.protobuf.message.Message):
         drop_templates: collections.abc.Iterable[builtins.str] | None = ...,
         drop_instances: collections.abc.Iterable[builtins.str] | None = ...,
         drop_routes: collections.abc.Iterable[builtins.str] | None = ...,
+        drop_refused: collections.abc.Iterable[builtins.str] | None = ...,
+        drop_peers: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["put", b"put"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base", b"base", "drop_instances", b"drop_instances", "drop_routes", b"drop_routes", "drop_templates", b"drop_templates", "epoch", b"epoch", "put", b"put", "revision", b"revision"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base", b"base", "drop_instances", b"drop_instances", "drop_peers", b"drop_peers", "drop_refused", b"drop_refused", "drop_routes", b"drop_routes", "drop_templates", b"drop_templates", "epoch", b"epoch", "put", b"put", "revision", b"revision"]) -> None: ...
 
 global___NodeDelta = NodeDelta
 
@@ -627,6 +810,7 @@ class DesiredInstance(google.protobuf.message.Message):
     TEMPLATE_FIELD_NUMBER: builtins.int
     PORTS_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
+    GRANT_FIELD_NUMBER: builtins.int
     id: builtins.str
     app: builtins.str
     version: builtins.int
@@ -636,6 +820,10 @@ class DesiredInstance(google.protobuf.message.Message):
     """is to drain and stop; until it is, it stays listed"""
     @property
     def ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.PortBinding]: ...
+    @property
+    def grant(self) -> global___Grant:
+        """only of what is exclusive; without it that does not start, nor go on, where there is a fence"""
+
     def __init__(
         self,
         *,
@@ -645,10 +833,32 @@ class DesiredInstance(google.protobuf.message.Message):
         template: builtins.str = ...,
         ports: collections.abc.Iterable[gestalt.proto.v1.model_pb2.PortBinding] | None = ...,
         stop: builtins.bool = ...,
+        grant: global___Grant | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "id", b"id", "ports", b"ports", "stop", b"stop", "template", b"template", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["grant", b"grant"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "grant", b"grant", "id", b"id", "ports", b"ports", "stop", b"stop", "template", b"template", "version", b"version"]) -> None: ...
 
 global___DesiredInstance = DesiredInstance
+
+@typing.final
+class Grant(google.protobuf.message.Message):
+    """The right to be the one copy of something exclusive. The fence takes it in ZooKeeper before anything starts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    generation: builtins.int
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        generation: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["generation", b"generation", "name", b"name"]) -> None: ...
+
+global___Grant = Grant
 
 @typing.final
 class Route(google.protobuf.message.Message):

@@ -135,6 +135,71 @@ class Agents(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
 
+class PromisesStub(object):
+    """Of every coordinator, leading or not.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Promise = channel.unary_unary(
+                '/gestalt.v1.Promises/Promise',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.PromiseRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.PromiseReply.FromString,
+                )
+
+
+class PromisesServicer(object):
+    """Of every coordinator, leading or not.
+    """
+
+    def Promise(self, request, context):
+        """Whether what is exclusive may go on at the caller's node without ZooKeeper for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PromisesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Promise': grpc.unary_unary_rpc_method_handler(
+                    servicer.Promise,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.PromiseRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_agent__pb2.PromiseReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'gestalt.v1.Promises', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Promises(object):
+    """Of every coordinator, leading or not.
+    """
+
+    @staticmethod
+    def Promise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Promises/Promise',
+            gestalt_dot_proto_dot_v1_dot_agent__pb2.PromiseRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_agent__pb2.PromiseReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+
 class JoinsStub(object):
     """On the join address: TLS without a client certificate. A token proves who may call.
     """

@@ -83,6 +83,38 @@ class AgentsServicer(metaclass=abc.ABCMeta):
 
 def add_AgentsServicer_to_server(servicer: AgentsServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 
+class PromisesStub:
+    """Of every coordinator, leading or not."""
+
+    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
+    Promise: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.agent_pb2.PromiseRequest,
+        gestalt.proto.v1.agent_pb2.PromiseReply,
+    ]
+    """Whether what is exclusive may go on at the caller's node without ZooKeeper for a while."""
+
+class PromisesAsyncStub:
+    """Of every coordinator, leading or not."""
+
+    Promise: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.agent_pb2.PromiseRequest,
+        gestalt.proto.v1.agent_pb2.PromiseReply,
+    ]
+    """Whether what is exclusive may go on at the caller's node without ZooKeeper for a while."""
+
+class PromisesServicer(metaclass=abc.ABCMeta):
+    """Of every coordinator, leading or not."""
+
+    @abc.abstractmethod
+    def Promise(
+        self,
+        request: gestalt.proto.v1.agent_pb2.PromiseRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.agent_pb2.PromiseReply, collections.abc.Awaitable[gestalt.proto.v1.agent_pb2.PromiseReply]]:
+        """Whether what is exclusive may go on at the caller's node without ZooKeeper for a while."""
+
+def add_PromisesServicer_to_server(servicer: PromisesServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
+
 class JoinsStub:
     """On the join address: TLS without a client certificate. A token proves who may call."""
 

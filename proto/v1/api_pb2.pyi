@@ -848,6 +848,140 @@ class EventBatch(google.protobuf.message.Message):
 global___EventBatch = EventBatch
 
 @typing.final
+class RecoverRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["request", b"request"]) -> None: ...
+
+global___RecoverRequest = RecoverRequest
+
+@typing.final
+class Unknown(google.protobuf.message.Message):
+    """What runs on nodes and is in no desired state: reported while the leader is recovering, stopped and removed afterwards."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    INSTANCE_FIELD_NUMBER: builtins.int
+    APP_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """name"""
+    instance: builtins.str
+    app: builtins.str
+    """as its labels say"""
+    def __init__(
+        self,
+        *,
+        node: builtins.str = ...,
+        instance: builtins.str = ...,
+        app: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "instance", b"instance", "node", b"node"]) -> None: ...
+
+global___Unknown = Unknown
+
+@typing.final
+class RecoverReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    @property
+    def unknown(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Unknown]:
+        """what is going to be removed"""
+
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+        unknown: collections.abc.Iterable[global___Unknown] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "unknown", b"unknown"]) -> None: ...
+
+global___RecoverReply = RecoverReply
+
+@typing.final
+class FinalizeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["request", b"request"]) -> None: ...
+
+global___FinalizeRequest = FinalizeRequest
+
+@typing.final
+class FinalizeReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    FORMAT_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    format: builtins.int
+    """of the store"""
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+        format: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "format", b"format"]) -> None: ...
+
+global___FinalizeReply = FinalizeReply
+
+@typing.final
+class RemoveCoordinatorRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "request", b"request"]) -> None: ...
+
+global___RemoveCoordinatorRequest = RemoveCoordinatorRequest
+
+@typing.final
+class RemoveCoordinatorReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
+
+global___RemoveCoordinatorReply = RemoveCoordinatorReply
+
+@typing.final
 class PauseRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1000,6 +1134,10 @@ class StatusReply(google.protobuf.message.Message):
     COORDINATORS_FIELD_NUMBER: builtins.int
     PAUSED_FIELD_NUMBER: builtins.int
     HELD_FIELD_NUMBER: builtins.int
+    RECOVERING_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
+    FORMAT_FIELD_NUMBER: builtins.int
+    NEWEST_FORMAT_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     epoch: builtins.int
     version: builtins.str
@@ -1020,12 +1158,22 @@ class StatusReply(google.protobuf.message.Message):
     """why automatic replacement is paused by hand; empty = it is not"""
     held: builtins.str
     """why the leader itself holds back replacement; empty = it does not"""
+    recovering: builtins.bool
+    """the state was restored: what is not in it is reported, not removed"""
+    format: builtins.int
+    """of the store, as it is"""
+    newest_format: builtins.int
+    """that all coordinators understand; above `format`: `cluster finalize-upgrade` is due"""
     @property
     def problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """one sentence each, worst first"""
 
     @property
     def coordinators(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Coordinator]: ...
+    @property
+    def unknown(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Unknown]:
+        """while recovering"""
+
     def __init__(
         self,
         *,
@@ -1046,7 +1194,11 @@ class StatusReply(google.protobuf.message.Message):
         coordinators: collections.abc.Iterable[global___Coordinator] | None = ...,
         paused: builtins.str = ...,
         held: builtins.str = ...,
+        recovering: builtins.bool = ...,
+        unknown: collections.abc.Iterable[global___Unknown] | None = ...,
+        format: builtins.int = ...,
+        newest_format: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["apps", b"apps", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "epoch", b"epoch", "healthy", b"healthy", "held", b"held", "instances", b"instances", "mode", b"mode", "nodes", b"nodes", "nodes_ready", b"nodes_ready", "paused", b"paused", "problems", b"problems", "state", b"state", "store", b"store", "tasks_running", b"tasks_running", "uptime", b"uptime", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["apps", b"apps", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "epoch", b"epoch", "format", b"format", "healthy", b"healthy", "held", b"held", "instances", b"instances", "mode", b"mode", "newest_format", b"newest_format", "nodes", b"nodes", "nodes_ready", b"nodes_ready", "paused", b"paused", "problems", b"problems", "recovering", b"recovering", "state", b"state", "store", b"store", "tasks_running", b"tasks_running", "unknown", b"unknown", "uptime", b"uptime", "version", b"version"]) -> None: ...
 
 global___StatusReply = StatusReply

@@ -1177,3 +1177,160 @@ class Cluster(object):
             gestalt_dot_proto_dot_v1_dot_api__pb2.ExportChunk.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+
+class RecoveryStub(object):
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Recover = channel.unary_unary(
+                '/gestalt.v1.Recovery/Recover',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RecoverRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RecoverReply.FromString,
+                )
+
+
+class RecoveryServicer(object):
+    """Missing associated documentation comment in .proto file."""
+
+    def Recover(self, request, context):
+        """after a restore: what nobody knows may be removed from now on
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RecoveryServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Recover': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recover,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RecoverRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RecoverReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'gestalt.v1.Recovery', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Recovery(object):
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Recover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Recovery/Recover',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RecoverRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RecoverReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+
+class ControlPlaneStub(object):
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.FinalizeUpgrade = channel.unary_unary(
+                '/gestalt.v1.ControlPlane/FinalizeUpgrade',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.FinalizeRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.FinalizeReply.FromString,
+                )
+        self.RemoveCoordinator = channel.unary_unary(
+                '/gestalt.v1.ControlPlane/RemoveCoordinator',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorReply.FromString,
+                )
+
+
+class ControlPlaneServicer(object):
+    """Missing associated documentation comment in .proto file."""
+
+    def FinalizeUpgrade(self, request, context):
+        """from now on nothing older than this version may join
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveCoordinator(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ControlPlaneServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'FinalizeUpgrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinalizeUpgrade,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.FinalizeRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.FinalizeReply.SerializeToString,
+            ),
+            'RemoveCoordinator': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveCoordinator,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'gestalt.v1.ControlPlane', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ControlPlane(object):
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def FinalizeUpgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.ControlPlane/FinalizeUpgrade',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.FinalizeRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.FinalizeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RemoveCoordinator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.ControlPlane/RemoveCoordinator',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

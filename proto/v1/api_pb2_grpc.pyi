@@ -609,3 +609,72 @@ class ClusterServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[gestalt.proto.v1.api_pb2.ExportChunk], collections.abc.AsyncIterator[gestalt.proto.v1.api_pb2.ExportChunk]]: ...
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
+
+class RecoveryStub:
+    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
+    Recover: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RecoverRequest,
+        gestalt.proto.v1.api_pb2.RecoverReply,
+    ]
+    """after a restore: what nobody knows may be removed from now on"""
+
+class RecoveryAsyncStub:
+    Recover: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RecoverRequest,
+        gestalt.proto.v1.api_pb2.RecoverReply,
+    ]
+    """after a restore: what nobody knows may be removed from now on"""
+
+class RecoveryServicer(metaclass=abc.ABCMeta):
+    @abc.abstractmethod
+    def Recover(
+        self,
+        request: gestalt.proto.v1.api_pb2.RecoverRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.RecoverReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.RecoverReply]]:
+        """after a restore: what nobody knows may be removed from now on"""
+
+def add_RecoveryServicer_to_server(servicer: RecoveryServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
+
+class ControlPlaneStub:
+    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
+    FinalizeUpgrade: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.FinalizeRequest,
+        gestalt.proto.v1.api_pb2.FinalizeReply,
+    ]
+    """from now on nothing older than this version may join"""
+
+    RemoveCoordinator: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RemoveCoordinatorRequest,
+        gestalt.proto.v1.api_pb2.RemoveCoordinatorReply,
+    ]
+
+class ControlPlaneAsyncStub:
+    FinalizeUpgrade: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.FinalizeRequest,
+        gestalt.proto.v1.api_pb2.FinalizeReply,
+    ]
+    """from now on nothing older than this version may join"""
+
+    RemoveCoordinator: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RemoveCoordinatorRequest,
+        gestalt.proto.v1.api_pb2.RemoveCoordinatorReply,
+    ]
+
+class ControlPlaneServicer(metaclass=abc.ABCMeta):
+    @abc.abstractmethod
+    def FinalizeUpgrade(
+        self,
+        request: gestalt.proto.v1.api_pb2.FinalizeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.FinalizeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.FinalizeReply]]:
+        """from now on nothing older than this version may join"""
+
+    @abc.abstractmethod
+    def RemoveCoordinator(
+        self,
+        request: gestalt.proto.v1.api_pb2.RemoveCoordinatorRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.RemoveCoordinatorReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.RemoveCoordinatorReply]]: ...
+
+def add_ControlPlaneServicer_to_server(servicer: ControlPlaneServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -155,4 +155,6 @@ def _applied(base: NodeState, delta: agent_pb2.NodeDelta) -> NodeState:
         {key: item for key, item in (base.templates | put.templates).items() if key not in delta.drop_templates},
         {key: item for key, item in (base.instances | put.instances).items() if key not in delta.drop_instances},
         {key: item for key, item in routes.items() if key not in delta.drop_routes},
+        {key: item for key, item in (base.refused | put.refused).items() if key not in delta.drop_refused},
+        {key: item for key, item in (base.peers | put.peers).items() if key not in delta.drop_peers},
     )
