@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from gestalt import __version__
 from gestalt.clock import boot_id, monotonic
 from gestalt.config import AgentSettings
-from gestalt.plugin.runtime import DriverUnavailable, RuntimeDriver
+from gestalt.plugin.runtime import AttemptKey, DriverUnavailable, RuntimeDriver
 from gestalt.proto.v1 import model_pb2
 
 from .board import Board
@@ -26,7 +26,10 @@ _COARSE = 256 * 1024**2
 
 
 class FactsKeeper:
-    """Gathers the facts each cycle; tells them when they changed by more than noise, and once a minute."""
+    """Gathers the facts each cycle, and when a runtime is reached again; tells them when they changed by more than noise.
+
+    A machine that boots has its agent before its Docker: it gets work as soon as that runs.
+    """
 
     name = "facts"
 
@@ -37,6 +40,19 @@ class FactsKeeper:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gestalt-facts")
         self._told = b""
         self._told_at = 0.0
+        self._soon: asyncio.Task[None] | None = None
+        for driver in drivers.values():
+            driver.subscribe(self._changed)
+
+    def _changed(self, key: AttemptKey | None) -> None:
+        if key is None and (self._soon is None or self._soon.done()):
+            self._soon = asyncio.create_task(self._look_again(), name="facts")
+
+    async def _look_again(self) -> None:
+        try:
+            await self.ensure()
+        except Exception:  # the next cycle gathers them
+            log.exception("the facts could not be gathered")
 
     async def ensure(self) -> None:
         facts = await asyncio.get_running_loop().run_in_executor(self._thread, host_facts, self._settings)
@@ -54,6 +70,9 @@ class FactsKeeper:
             self._board.set_facts(facts)
 
     async def close(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            await asyncio.wait((self._soon,))
         self._thread.shutdown(wait=False)
 
 
