@@ -45,6 +45,7 @@ class JoinRequest(google.protobuf.message.Message):
     ROLES_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     JOIN_ADDRESS_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
     token: builtins.str
     """id of the token"""
     secret: builtins.str
@@ -60,6 +61,8 @@ class JoinRequest(google.protobuf.message.Message):
     """chosen by the caller, so that a repeated call gives the same node: a UUID"""
     join_address: builtins.str
     """a coordinator: where others may join; empty = nowhere"""
+    version: builtins.str
+    """of Gestalt on that machine"""
     @property
     def roles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -77,8 +80,9 @@ class JoinRequest(google.protobuf.message.Message):
         roles: collections.abc.Iterable[builtins.str] | None = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         join_address: builtins.str = ...,
+        version: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "join_address", b"join_address", "labels", b"labels", "name", b"name", "purpose", b"purpose", "roles", b"roles", "secret", b"secret", "signing_request", b"signing_request", "token", b"token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "join_address", b"join_address", "labels", b"labels", "name", b"name", "purpose", b"purpose", "roles", b"roles", "secret", b"secret", "signing_request", b"signing_request", "token", b"token", "version", b"version"]) -> None: ...
 
 global___JoinRequest = JoinRequest
 
@@ -141,10 +145,13 @@ class ZooKeeperAccess(google.protobuf.message.Message):
     IDENTITY_FIELD_NUMBER: builtins.int
     SECRET_FIELD_NUMBER: builtins.int
     TLS_FIELD_NUMBER: builtins.int
+    CA_FIELD_NUMBER: builtins.int
     root: builtins.str
     identity: builtins.str
     secret: builtins.str
     tls: builtins.bool
+    ca: builtins.str
+    """PEM: by which ZooKeeper's servers are known; empty = the cluster's own"""
     @property
     def hosts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -155,8 +162,9 @@ class ZooKeeperAccess(google.protobuf.message.Message):
         identity: builtins.str = ...,
         secret: builtins.str = ...,
         tls: builtins.bool = ...,
+        ca: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["hosts", b"hosts", "identity", b"identity", "root", b"root", "secret", b"secret", "tls", b"tls"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ca", b"ca", "hosts", b"hosts", "identity", b"identity", "root", b"root", "secret", b"secret", "tls", b"tls"]) -> None: ...
 
 global___ZooKeeperAccess = ZooKeeperAccess
 
@@ -467,9 +475,17 @@ global___Ack = Ack
 class Heartbeat(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    COORDINATORS_FIELD_NUMBER: builtins.int
+    @property
+    def coordinators(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """of the leader: the addresses of all, after they changed; empty = as they were"""
+
     def __init__(
         self,
+        *,
+        coordinators: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["coordinators", b"coordinators"]) -> None: ...
 
 global___Heartbeat = Heartbeat
 

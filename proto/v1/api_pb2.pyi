@@ -982,6 +982,38 @@ class RemoveCoordinatorReply(google.protobuf.message.Message):
 global___RemoveCoordinatorReply = RemoveCoordinatorReply
 
 @typing.final
+class RenewCertificateRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SIGNING_REQUEST_FIELD_NUMBER: builtins.int
+    signing_request: builtins.str
+    """PEM; only its key counts"""
+    def __init__(
+        self,
+        *,
+        signing_request: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["signing_request", b"signing_request"]) -> None: ...
+
+global___RenewCertificateRequest = RenewCertificateRequest
+
+@typing.final
+class RenewCertificateReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: builtins.int
+    certificate: builtins.str
+    """PEM"""
+    def __init__(
+        self,
+        *,
+        certificate: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate", b"certificate"]) -> None: ...
+
+global___RenewCertificateReply = RenewCertificateReply
+
+@typing.final
 class PauseRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1087,10 +1119,14 @@ class Coordinator(google.protobuf.message.Message):
     ADDRESS_FIELD_NUMBER: builtins.int
     LEADER_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
     name: builtins.str
     address: builtins.str
     leader: builtins.bool
     version: builtins.str
+    """empty while it is away"""
+    state: builtins.str
+    """"leads", "stands by", "away" """
     def __init__(
         self,
         *,
@@ -1098,8 +1134,9 @@ class Coordinator(google.protobuf.message.Message):
         address: builtins.str = ...,
         leader: builtins.bool = ...,
         version: builtins.str = ...,
+        state: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "leader", b"leader", "name", b"name", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "leader", b"leader", "name", b"name", "state", b"state", "version", b"version"]) -> None: ...
 
 global___Coordinator = Coordinator
 

@@ -1260,6 +1260,11 @@ class ControlPlaneStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorReply.FromString,
                 )
+        self.RenewCertificate = channel.unary_unary(
+                '/gestalt.v1.ControlPlane/RenewCertificate',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RenewCertificateReply.FromString,
+                )
 
 
 class ControlPlaneServicer(object):
@@ -1278,6 +1283,13 @@ class ControlPlaneServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewCertificate(self, request, context):
+        """of the caller, for the same user
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlPlaneServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1290,6 +1302,11 @@ def add_ControlPlaneServicer_to_server(servicer, server):
                     servicer.RemoveCoordinator,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorReply.SerializeToString,
+            ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RenewCertificateReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1332,5 +1349,22 @@ class ControlPlane(object):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.ControlPlane/RemoveCoordinator',
             gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.RemoveCoordinatorReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.ControlPlane/RenewCertificate',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RenewCertificateRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RenewCertificateReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

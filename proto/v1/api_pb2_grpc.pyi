@@ -649,6 +649,12 @@ class ControlPlaneStub:
         gestalt.proto.v1.api_pb2.RemoveCoordinatorReply,
     ]
 
+    RenewCertificate: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RenewCertificateRequest,
+        gestalt.proto.v1.api_pb2.RenewCertificateReply,
+    ]
+    """of the caller, for the same user"""
+
 class ControlPlaneAsyncStub:
     FinalizeUpgrade: grpc.aio.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.FinalizeRequest,
@@ -660,6 +666,12 @@ class ControlPlaneAsyncStub:
         gestalt.proto.v1.api_pb2.RemoveCoordinatorRequest,
         gestalt.proto.v1.api_pb2.RemoveCoordinatorReply,
     ]
+
+    RenewCertificate: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RenewCertificateRequest,
+        gestalt.proto.v1.api_pb2.RenewCertificateReply,
+    ]
+    """of the caller, for the same user"""
 
 class ControlPlaneServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -676,5 +688,13 @@ class ControlPlaneServicer(metaclass=abc.ABCMeta):
         request: gestalt.proto.v1.api_pb2.RemoveCoordinatorRequest,
         context: _ServicerContext,
     ) -> typing.Union[gestalt.proto.v1.api_pb2.RemoveCoordinatorReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.RemoveCoordinatorReply]]: ...
+
+    @abc.abstractmethod
+    def RenewCertificate(
+        self,
+        request: gestalt.proto.v1.api_pb2.RenewCertificateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.RenewCertificateReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.RenewCertificateReply]]:
+        """of the caller, for the same user"""
 
 def add_ControlPlaneServicer_to_server(servicer: ControlPlaneServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
