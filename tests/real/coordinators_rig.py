@@ -44,6 +44,7 @@ class Coordinators:
     ensemble: Ensemble
     count: int = 3
     session: float = 2.0
+    settings: dict[str, Any] = field(default_factory=dict)
     root: str = field(default_factory=new_root)
     cluster_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     ports: list[int] = field(default_factory=list)
@@ -79,6 +80,7 @@ class Coordinators:
             "store": {"kind": "zookeeper"},
             "zookeeper": {"hosts": list(self.ensemble.hosts), "root": self.root},
             "timing": {"session": self.session, "lease": max(8.0, self.session)},
+            **self.settings,
         }
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(settings))
