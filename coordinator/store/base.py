@@ -72,6 +72,15 @@ class Committed:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A restore that is durable: the number and the epoch of the store from then on, and the id of the history that begins with it."""
+
+    commit: int
+    epoch: int
+    history_id: str
+
+
 class StoreError(GestaltError):
     """Something that the store refused or could not do. Unless a subclass says otherwise, nothing changed."""
 
@@ -96,6 +105,16 @@ class Conflict(StoreError):
         super().__init__(message, kind=Kind.CONFLICT, hint="read it again and repeat the change")
         self.document_kind = document_kind
         self.key = key
+        self.expected = expected
+        self.found = found
+
+
+class Superseded(StoreError):
+    """Somebody has written since the caller looked. Nothing changed."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        found_out = f"is at commit {found} now, not {expected}" if found != expected else "has been taken over by a leader"
+        super().__init__(f"the store {found_out}", kind=Kind.CONFLICT, hint="somebody else uses it: stop that first")
         self.expected = expected
         self.found = found
 
@@ -216,6 +235,41 @@ class MetaStore(ABC):
         Raises:
             OutcomeUnknown: it is still not known; ask again.
         """
+
+    @abstractmethod
+    async def restore(self, documents: Sequence[Document], *, commit: int, epoch: int, expected: int) -> Restored:
+        """Replace all documents by these, durably, or change nothing at all: a crash anywhere leaves the old state or the new one.
+
+        A new history begins. Its first number is one above `commit` and the present one, its epoch one above `epoch` and the present one:
+        whoever is in office is deposed. Documents keep their revisions, and the store its cluster id.
+
+        Args:
+            documents: everything, each once.
+            commit: the number of the commit that they were read at; no revision may be above it.
+            epoch: the highest that anybody has seen, as far as the caller knows.
+            expected: the number of the last commit that the caller has seen in this store.
+
+        Raises:
+            TooLarge: a document exceeds the limit.
+            ValueError: a name is not valid, a document comes twice, or a revision is not from 1 to `commit`.
+            Superseded: somebody has written since.
+            StoreFull: no space.
+            Unsettled: an earlier outcome is unknown.
+            OutcomeUnknown: it may have taken place. In all other cases nothing changed.
+        """
+
+
+def check_documents(documents: Sequence[Document], commit: int) -> None:
+    """Refuse what no store restores. Every implementation calls this before it does anything.
+
+    Raises:
+        TooLarge, ValueError: as `MetaStore.restore`.
+    """
+    check_changes(Put(each.kind, each.key, each.value) for each in documents)
+    if len({(each.kind, each.key) for each in documents}) != len(documents):
+        raise ValueError("a document comes twice")
+    if any(not 0 < each.revision <= commit for each in documents):
+        raise ValueError(f"a revision is not from 1 to {commit}")
 
 
 def check_changes(changes: Iterable[Change]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from .base import Change, Committed, MetaStore, Snapshot, StoreError, check_changes
+from .base import Change, Committed, Document, MetaStore, Restored, Snapshot, StoreError, check_changes, check_documents
 from .sqlite_file import SqliteFile
 
 _BATCH = 64  # commits that share one fsync
@@ -81,6 +81,11 @@ class SqliteStore(MetaStore):
 
     async def last_commit(self) -> int:
         return await self._call(self._file.last_commit)
+
+    async def restore(self, documents: Sequence[Document], *, commit: int, epoch: int, expected: int) -> Restored:
+        check_documents(documents, commit)
+        await self._idle.wait()
+        return await self._call(self._file.restore, tuple(documents), commit=commit, epoch=epoch, expected=expected)
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._thread is None:

@@ -24,12 +24,14 @@ from .base import (
     Document,
     OutcomeUnknown,
     Put,
+    Restored,
     Snapshot,
     StaleEpoch,
     StoreCorrupt,
     StoreError,
     StoreFull,
     StoreLocked,
+    Superseded,
     Unsettled,
     WrongCluster,
     WrongFormat,
@@ -150,6 +152,23 @@ class SqliteFile:
             return self._number(self._db)
         except sqlite3.Error as error:
             raise _translated(error, self._path) from error
+
+    def restore(self, documents: Sequence[Document], *, commit: int, epoch: int, expected: int) -> Restored:
+        """As `MetaStore.restore`, in one transaction."""
+
+        def replace(connection: sqlite3.Connection) -> Restored:
+            number, current = connection.execute("SELECT number, epoch FROM head").fetchone()
+            if number != expected:
+                raise Superseded(expected, number)
+            restored = Restored(max(commit, number) + 1, max(epoch, current) + 1, uuid.uuid4().hex)
+            connection.execute("DELETE FROM document")
+            connection.executemany(_PUT, ((each.kind, each.key, each.revision, each.value) for each in documents))
+            connection.execute(
+                "UPDATE head SET number = ?, epoch = ?, history_id = ?", (restored.commit, restored.epoch, restored.history_id)
+            )
+            return restored
+
+        return self._transaction(replace)
 
     def _settle(self) -> None:
         self._unsettled = False

@@ -16,10 +16,24 @@ from gestalt.errors import Kind
 from gestalt.zk.client import Check, Create, Op, Set, Zk, ZkRefused, ZkState, ZkUnavailable, ZkUnknown
 from gestalt.zk.paths import Paths
 
-from .base import Change, Committed, MetaStore, OutcomeUnknown, Snapshot, StaleEpoch, StoreError, Unsettled, check_changes
+from .base import (
+    Change,
+    Committed,
+    Document,
+    MetaStore,
+    OutcomeUnknown,
+    Restored,
+    Snapshot,
+    StaleEpoch,
+    StoreError,
+    Unsettled,
+    check_changes,
+    check_documents,
+)
 from .zookeeper_contents import Contents
 from .zookeeper_fold import Folder
 from .zookeeper_format import FORMAT, SEGMENT, Entry, encode_entry, pack
+from .zookeeper_restore import Replacement
 from .zookeeper_znodes import Epoch, Layout, Znodes, ensure_store, translated
 
 log = logging.getLogger(__name__)
@@ -99,6 +113,7 @@ class _Log:
         self._office: Epoch | None = None
         self._contents: Contents | None = None
         self._is_doubtful = False
+        self._is_restore_doubtful = False
         self._order = asyncio.Lock()  # commits are sent in the order of their calls
         self._in_flight: set[asyncio.Task[Committed]] = set()
         self._waiting: set[asyncio.Task[Committed]] = set()
@@ -254,8 +269,9 @@ class _Log:
                 await self._connection.live()
                 for _ in range(_TRIES):
                     head = await self._znodes().latest()
-                    if self._office is None or await self._bar(head.number, head.version):
-                        self._is_doubtful = False
+                    nothing_to_bar = self._office is None and not self._is_restore_doubtful
+                    if nothing_to_bar or await self._bar(head.number, head.version):
+                        self._is_doubtful = self._is_restore_doubtful = False
                         return head.number
         except StaleEpoch:
             raise
@@ -265,7 +281,8 @@ class _Log:
 
     async def _bar(self, number: int, version: int) -> bool:
         try:
-            await self._connection.present().multi([self.fence(), Set(self._layout.head, str(number).encode(), version)])
+            fence = [self.fence()] if self._office is not None else []  # nobody is in office while something is restored
+            await self._connection.present().multi([*fence, Set(self._layout.head, str(number).encode(), version)])
         except ZkRefused as refusal:
             if refusal.reason != "version":
                 raise
@@ -331,7 +348,7 @@ class ZookeeperStore(_Log, MetaStore):
             self._fold.cancel()
             await asyncio.wait([self._fold])
         self._office = self._contents = self._fold = None
-        self._is_doubtful = False
+        self._is_doubtful = self._is_restore_doubtful = False
         await self._connection.let_go()
 
     async def take_office(self) -> int:
@@ -379,6 +396,29 @@ class ZookeeperStore(_Log, MetaStore):
             with translated():
                 await self._connection.live()
                 return (await self._znodes().latest()).number
+
+    async def restore(self, documents: Sequence[Document], *, commit: int, epoch: int, expected: int) -> Restored:
+        check_documents(documents, commit)
+        self._require_open()
+        async with self._order:
+            await self._drained()
+            self._refuse_doubt()
+            with translated():
+                replacement = Replacement(await self._connection.live(), self._paths)
+                there = await replacement.look(expected)
+                self._office = self._contents = None  # it does not count any more, however this ends
+                try:
+                    restored = await replacement.carry_out(documents, there, commit=commit, epoch=epoch)
+                except ZkUnknown as error:
+                    self._doubt()
+                    self._is_restore_doubtful = True
+                    raise OutcomeUnknown(f"restoring: {error}", max(commit, there.head.number) + 1) from error
+            self._history_id = restored.history_id
+            try:
+                await replacement.sweep(restored, there)
+            except (ZkUnavailable, ZkUnknown, ZkRefused, StoreError) as error:
+                log.warning("what the old state has left in ZooKeeper is still there: %s", error)
+            return restored
 
 
 def _entry_of(contents: Contents, changes: Sequence[Change], epoch: int) -> Entry | None:
