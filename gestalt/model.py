@@ -82,6 +82,7 @@ class Observed:
     checks: tuple[CheckStatus, ...] = ()
     back_off: float = 0.0
     port_taken: int = 0
+    app: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """Everything that one node should run and route, at one revision of one epoch. `refused` and `peers` are by node id."""
+    """Everything that one node should run and route, at one revision of one epoch. `refused` and `peers` are by node id.
+
+    `recovering`: the state was restored and may lack something, so what is not listed is left as it is.
+    """
 
     epoch: int
     revision: int
@@ -175,3 +179,4 @@ class NodeState:
     routes: dict[str, Route] = field(default_factory=dict)
     refused: dict[str, Refused] = field(default_factory=dict)
     peers: dict[str, Peer] = field(default_factory=dict)
+    recovering: bool = False

@@ -687,8 +687,11 @@ class NodeState(google.protobuf.message.Message):
     ROUTES_FIELD_NUMBER: builtins.int
     REFUSED_FIELD_NUMBER: builtins.int
     PEERS_FIELD_NUMBER: builtins.int
+    RECOVERING_FIELD_NUMBER: builtins.int
     epoch: builtins.int
     revision: builtins.int
+    recovering: builtins.bool
+    """the state was restored and may lack something: what is not listed is reported and left as it is. In each delta's put, too"""
     @property
     def templates(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, gestalt.proto.v1.spec_pb2.AppSpec]:
         """by template hash"""
@@ -719,8 +722,9 @@ class NodeState(google.protobuf.message.Message):
         routes: collections.abc.Mapping[builtins.str, global___Route] | None = ...,
         refused: collections.abc.Mapping[builtins.str, global___Refused] | None = ...,
         peers: collections.abc.Mapping[builtins.str, global___Peer] | None = ...,
+        recovering: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "instances", b"instances", "peers", b"peers", "refused", b"refused", "revision", b"revision", "routes", b"routes", "templates", b"templates"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "instances", b"instances", "peers", b"peers", "recovering", b"recovering", "refused", b"refused", "revision", b"revision", "routes", b"routes", "templates", b"templates"]) -> None: ...
 
 global___NodeState = NodeState
 

@@ -132,6 +132,7 @@ class Observed(google.protobuf.message.Message):
     CHECKS_FIELD_NUMBER: builtins.int
     BACK_OFF_FIELD_NUMBER: builtins.int
     PORT_TAKEN_FIELD_NUMBER: builtins.int
+    APP_FIELD_NUMBER: builtins.int
     instance: builtins.str
     attempt: builtins.int
     phase: global___Phase.ValueType
@@ -153,6 +154,8 @@ class Observed(google.protobuf.message.Message):
     """seconds until the next attempt, 0 = none is waiting"""
     port_taken: builtins.int
     """a host port of it that someone else holds, 0 = none"""
+    app: builtins.str
+    """only of what is in no desired state: its app, as its labels say"""
     @property
     def log_tail(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """the last lines before a failure, at most 20"""
@@ -178,9 +181,10 @@ class Observed(google.protobuf.message.Message):
         checks: collections.abc.Iterable[global___CheckStatus] | None = ...,
         back_off: builtins.float = ...,
         port_taken: builtins.int = ...,
+        app: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "age", b"age", "attempt", b"attempt", "back_off", b"back_off", "checks", b"checks", "crash_loop", b"crash_loop", "exit_code", b"exit_code", "health", b"health", "instance", b"instance", "log_tail", b"log_tail", "oom_killed", b"oom_killed", "phase", b"phase", "port_taken", b"port_taken", "ready", b"ready", "reason", b"reason", "restarts", b"restarts", "runtime_id", b"runtime_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "age", b"age", "app", b"app", "attempt", b"attempt", "back_off", b"back_off", "checks", b"checks", "crash_loop", b"crash_loop", "exit_code", b"exit_code", "health", b"health", "instance", b"instance", "log_tail", b"log_tail", "oom_killed", b"oom_killed", "phase", b"phase", "port_taken", b"port_taken", "ready", b"ready", "reason", b"reason", "restarts", b"restarts", "runtime_id", b"runtime_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_exit_code", b"_exit_code"]) -> typing.Literal["exit_code"] | None: ...
 
 global___Observed = Observed
