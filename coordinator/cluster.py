@@ -12,6 +12,7 @@ import json
 import logging
 import random
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TypeVar
 
 from gestalt import __version__
@@ -26,6 +27,7 @@ from .leader import SERVICES, Leader, Seat
 from .memory import Memory
 from .office import RENEWALS, SHARE, Office
 from .renewal import keep_certificate
+from .reception import Reception
 from .service import tell_unchanged
 from .standby import Standby, listening
 from .store.zookeeper import Candidacy as Claim
@@ -129,9 +131,9 @@ class ClusterService(Service[CoordinatorSettings]):
         Raises:
             GestaltError: the address cannot be used.
         """
-        self.port = await self._standby.start(self._listen)
-        self._listen = f"{self._listen.rpartition(':')[0]}:{self.port}"
-        self._me = Candidate(self._me.name, self._me.address or self._listen, self._me.version)
+        self.port = await self._reception.open()
+        listen = f"{self._settings.listen.rpartition(':')[0]}:{self.port}"
+        self._me = replace(self._me, address=self._me.address or listen)
         self._sight.own = self._me.address
         for work, name in ((self._stand(), "election"), (self._live(), "signs of life"), (keep_certificate(self._settings), "certificate")):
             task = asyncio.create_task(work, name=name)
@@ -193,18 +195,22 @@ class ClusterService(Service[CoordinatorSettings]):
         return self._me
 
     async def lead(self, leader: Leader) -> None:
-        """Let a leader listen in our stead."""
-        self._sight.tell(self._me.address)
-        await self._standby.stop()
+        """Let a leader answer in our stead."""
         self.leader = leader
-        await listening(self._listen, leader.listen)
+        self._reception.hand_over(leader.begin())
+        self._sight.tell(self._me.address)
+        await self._reception.tell_health()
+
+    def refer(self) -> None:
+        """Refer callers to whoever leads from this moment on: it is not us. Idempotent."""
+        self.leader = None
+        self._sight.tell("")
+        self._reception.hand_over(self._standby.answerers)
 
     async def stand_by(self, last: Leader | None) -> None:
-        """Listen ourselves again. `last`: the leader that we were when ZooKeeper went away, to be remembered."""
-        self.leader = None
+        """Go on as a standby. `last`: the leader that we were when ZooKeeper went away, to be remembered."""
         self._standby.remember(Memory(last.register, self._sight) if last is not None else None)
-        self._sight.tell("")
-        await self._standby.start(self._listen)
+        await self._reception.tell_health()
 
     def new_leader(self, seat: Seat) -> Leader:
         return Leader(self._settings, seat, self._life.die)
@@ -218,7 +224,7 @@ class ClusterService(Service[CoordinatorSettings]):
         for task in self._work:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
-        await self._standby.stop()
+        await self._reception.close()
 
 
 class Term:
@@ -245,6 +251,8 @@ class Term:
 
     async def serve(self) -> None:
         """Take office, lead until the office is over, and leave nothing of it behind. Streams are closed first of all.
+        self._office.on_end(service.refer)  # what is under way has been cut off before that, by the leader
+        self._office.on_end(self._over.set)
 
         Raises:
             StoreError: the office could not be taken.

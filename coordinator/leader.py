@@ -6,13 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-
-import grpc
+from typing import Any
 
 from gestalt import clock
 from gestalt.config import CoordinatorSettings
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2, api_pb2_grpc
-from gestalt.rpc_server import RpcServer
 from gestalt.zk.client import Zk
 from gestalt.zk.paths import Paths
 
@@ -22,6 +20,7 @@ from .api.control import ControlServicer
 from .api.guard import OfficeGuard
 from .api.members import JoinsServicer, MembersServicer
 from .api.views import EventsServicer, TasksServicer
+from .api.recovery import RecoveryServicer
 from .brakes import Allowance, Brakes, Doubt
 from .bulk import Switchboard
 from .decider import Decider
@@ -36,6 +35,8 @@ from .office import Office
 from .planner import Planner
 from .present import Presenter
 from .requests import Requests
+from .reception import Answerers, Desk
+from .recovery import Recovery
 from .status import Status
 from .store.base import MetaStore
 from .streams import Streams
@@ -45,9 +46,20 @@ log = logging.getLogger(__name__)
 AUDITS = 10_000
 """Audit records that are kept in the store."""
 
-SERVICES = tuple(service.full_name for file in (api_pb2, agent_pb2) for service in file.DESCRIPTOR.services_by_name.values())
+_ELSEWHERE = {"gestalt.v1.Joins", "gestalt.v1.Promises"}
+"""Services with an address of their own, and those that coordinators give whether they lead or not."""
+
+SERVICES = tuple(
+    service.full_name
+    for file in (api_pb2, agent_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    if service.full_name not in _ELSEWHERE
+)
 """The services that only a leader gives."""
 
+
+SILENCE_LIMIT = 0.1
+"""Seconds for which the end of an office waits for the calls that it cuts off; nothing of the office leaves in them any more."""
 
 @dataclass(frozen=True, slots=True)
 class Seat:
@@ -77,13 +89,12 @@ class Leader:
             clock.monotonic, self.ledger.state.nodes, unreachable_after=settings.unreachable_after, fenced=seat.zk is not None
         )
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
-        brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
+        self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
         self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes)
         self._keeper: NodeKeeper | None = None
         self._switchboard = Switchboard()
         self._work: list[asyncio.Task[None]] = []
-        self._server: RpcServer | None = None
-        self._join_server: RpcServer | None = None
+        self._guard = OfficeGuard(seat.office)
         self._enrolment = Enrolment(settings, self.ledger)
 
     async def prepare(self) -> None:
@@ -94,6 +105,7 @@ class Leader:
         """
         await self.ledger.read()
         self._enrolment = Enrolment.create(self._settings, self.ledger, self._seat.zk)
+        Recovery(self.ledger, self._brakes, self.dispatcher, self.decider).begin()
         await self._enrolment.begin()
         for node in self.ledger.state.nodes.values():
             self.tracker.node(node.id, node.name)
@@ -102,34 +114,28 @@ class Leader:
             self._keeper = NodeKeeper(reach, self._seat.zk, paths, self._seat.office.end)
             await self._keeper.start()
 
-    async def listen(self, address: str) -> int:
-        """Begin to act: answer callers and agents, decide. Returns the port. After it raised it may be called again.
-
-        Raises:
-            GestaltError: the address cannot be used.
-        """
-        guard = OfficeGuard(self._seat.office, SERVICES)
-        tls, join_listen = self._settings.tls, self._settings.join_listen
-        if join_listen and self._join_server is None:
-            self._join_server = await RpcServer.start_open(join_listen, tls, self._register_joins, interceptors=(guard,))
-        self._server = await RpcServer.start(address, tls, self.register, interceptors=(guard,))
+    def begin(self) -> Answerers:
+        """Begin to act: decide, and look after the nodes. Returns those who answer callers and agents, and machines that join."""
+        main, joins = Desk(self._guard), Desk(self._guard)
+        self.register(main)
+        self._register_joins(joins)
         self._spawn(self.decider.run(), "decider")
         if self._keeper is not None:
             self._spawn(self._keeper.run(), "nodes")
-        return self._server.port
+        return Answerers(main, joins, leading=True)
 
     def link(self, node: str) -> Link | None:
         """Return the way to a connected agent."""
         return self.dispatcher.link(node)
 
-    async def silence(self, grace: float = 0.0) -> None:
-        """Close all streams and refuse new ones, with `grace` seconds for calls that are under way. Idempotent."""
-        servers, self._server, self._join_server = (self._server, self._join_server), None, None
-        await asyncio.gather(*(server.stop(grace) for server in servers if server is not None))
+    async def silence(self) -> None:
+        """Cut off all calls and streams, and let no new ones in. The end of the office does so by itself. Idempotent."""
+        self._guard.cut()
+        await self._guard.ended(SILENCE_LIMIT)
 
-    async def stop(self, grace: float = 0.0) -> None:
+    async def stop(self) -> None:
         """End everything, streams first."""
-        await self.silence(grace)
+        await self.silence()
         for task in self._work:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
@@ -147,8 +153,8 @@ class Leader:
             log.critical("%s has ended", name, exc_info=done.exception())
             self._fail(f"{name} has ended: {done.exception()}")
 
-    def register(self, server: grpc.aio.Server) -> Sequence[str]:
-        """Add the services to a server, and return their names."""
+    def register(self, server: Any) -> None:
+        """Add the services to a server, or to what stands in for one."""
         cluster, settings, seat = self._settings.cluster_id, self._settings, self._seat
         presenter = Presenter(self.ledger, self.tracker, self.decider)
         requests = Requests(self.ledger, lambda outcome: change_reply(presenter, outcome))
@@ -158,16 +164,15 @@ class Leader:
         api_pb2_grpc.add_AppsServicer_to_server(AppsServicer(cluster, requests, presenter, planner, streams), server)
         agents = self._agents()
         nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, agents.hang_up)
+        self.ledger.on_commit(agents.committed)
         api_pb2_grpc.add_NodesServicer_to_server(nodes, server)
         api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self.events), server)
         api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self.events), server)
         api_pb2_grpc.add_ClusterServicer_to_server(ControlServicer(cluster, status, seat.office), server)
         agent_pb2_grpc.add_AgentsServicer_to_server(agents, server)
-        return SERVICES
 
-    def _register_joins(self, server: grpc.aio.Server) -> Sequence[str]:
+    def _register_joins(self, server: Any) -> None:
         agent_pb2_grpc.add_JoinsServicer_to_server(JoinsServicer(self._enrolment), server)
-        return ("gestalt.v1.Joins",)
 
     def _agents(self) -> AgentsServicer:
         settings = self._settings

@@ -8,8 +8,9 @@ import logging
 from gestalt.config import CoordinatorSettings
 from gestalt.daemon import Life, Service
 
-from .leader import Leader, Seat
+from .leader import SERVICES, Leader, Seat
 from .office import Office
+from .reception import Reception
 from .store import store_for
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class CoordinatorService(Service[CoordinatorSettings]):
         self._office = Office.for_life()
         where = f"{settings.store.kind} {settings.store.path}"
         self.leader = Leader(settings, Seat(store_for(settings), self._office, where), life.die)
+        self._reception: Reception | None = None
         self._watch: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -36,7 +38,8 @@ class CoordinatorService(Service[CoordinatorSettings]):
         self._office.on_end(lambda: self._life.die(self._office.reason))
         await self.leader.ledger.begin()
         await self.leader.prepare()
-        self.port = await self.leader.listen(self._settings.listen)
+        self._reception = Reception(self._settings, SERVICES, self.leader.begin())
+        self.port = await self._reception.open()
         self._watch = asyncio.create_task(self._work(), name="signs of life")
 
     async def _work(self) -> None:
@@ -52,7 +55,9 @@ class CoordinatorService(Service[CoordinatorSettings]):
     async def stop(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        await self.leader.stop(grace=1.0)
+        if self._reception is not None:
+            await self._reception.close(grace=1.0)
+        await self.leader.stop()
 
 
 def tell_unchanged(old: CoordinatorSettings, new: CoordinatorSettings) -> None:

@@ -36,12 +36,12 @@ _OPTIONS = (
 
 
 class RpcServer:
-    """A listening server. Its health says SERVING from `start` to `stop`, unless `set_serving` says otherwise."""
+    """A listening server. It as a whole says SERVING from `start` to `stop`; its services do, unless `set_serving` says otherwise."""
 
     def __init__(self, server: grpc.aio.Server, health: HealthServicer, services: Sequence[str], port: int) -> None:
         self._server = server
         self._health = health
-        self._services = ("", *services)
+        self._services = tuple(services)
         self.port = port
 
     @classmethod
@@ -51,19 +51,17 @@ class RpcServer:
         tls: TlsSettings,
         register: Register,
         *,
-        interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
         serving: bool = True,
     ) -> RpcServer:
         """Listen on `listen` ("127.0.0.1:7400"; port 0 = any free one, see `port`).
 
         Args:
-            interceptors: what every call passes first.
             serving: what the health service says of the registered services; the server as a whole is SERVING in any case.
 
         Raises:
             GestaltError: the certificate files cannot be used, or the address is taken.
         """
-        server = grpc.aio.server(interceptors=tuple(interceptors), options=_OPTIONS)
+        server = grpc.aio.server(options=_OPTIONS)
         health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         services = tuple(register(server))
@@ -77,16 +75,14 @@ class RpcServer:
         return started
 
     @classmethod
-    async def start_open(
-        cls, listen: str, tls: TlsSettings, register: Register, *, interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = ()
-    ) -> RpcServer:
+    async def start_open(cls, listen: str, tls: TlsSettings, register: Register) -> RpcServer:
         """Listen for callers that have no certificate yet: TLS proves who we are, not who they are. Small messages, few at once.
 
         Raises:
             GestaltError: as `start`.
         """
         limits = (("grpc.max_receive_message_length", JOIN_MESSAGE_MAX), ("grpc.so_reuseport", 0))
-        server = grpc.aio.server(interceptors=tuple(interceptors), options=limits, maximum_concurrent_rpcs=JOINS_AT_ONCE)
+        server = grpc.aio.server(options=limits, maximum_concurrent_rpcs=JOINS_AT_ONCE)
         services = tuple(register(server))
         port = _bind(server, listen, server_credentials(tls, clients_known=False))
         await server.start()
@@ -94,7 +90,7 @@ class RpcServer:
         return cls(server, HealthServicer(), services, port)
 
     async def set_serving(self, *, serving: bool) -> None:
-        """Tell the health service, for the server and each of its services."""
+        """Tell the health service, for each of the server's services."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in self._services:
             await self._health.set(service, status)
@@ -123,7 +119,7 @@ def server_credentials(tls: TlsSettings, *, clients_known: bool = True) -> grpc.
         GestaltError: a file cannot be read.
     """
     files = _TlsFiles(tls)
-    return grpc.dynamic_ssl_server_credentials(files.latest(), files.latest, require_client_authentication=clients_known)
+    return grpc.dynamic_ssl_server_credentials(files.first, files.renewed, require_client_authentication=clients_known)
 
 
 def channel_credentials(tls: TlsSettings) -> grpc.ChannelCredentials:
@@ -146,23 +142,28 @@ def peer_identity(context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
 
 
 class _TlsFiles:
-    """The PEM files, read again when one of them changed."""
+    """The PEM files, read again when one of them changed. `first`: what they held at the begin."""
 
     def __init__(self, tls: TlsSettings) -> None:
         self._tls = tls
         self._seen = self._stamp()
-        self._last = self._configuration()
+        self.first = self._configuration()
 
-    def latest(self) -> grpc.ServerCertificateConfiguration:
-        """Return what a new connection is to use; files that cannot be read just now leave it as it was."""
+    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what new connections are to use from now on, None for what they use already; files that cannot be read change nothing.
+
+        Called for each connection, in threads of gRPC's. It takes over without a lock what is returned: to return the same again and
+        again ends the process as soon as many connect at once ("Check failed: prior > 0", gRPC 1.85).
+        """
         stamp = self._stamp()
-        if stamp != self._seen:
-            self._seen = stamp
-            try:
-                self._last = self._configuration()
-            except GestaltError as error:
-                log.error("the renewed certificate is not used: %s", error.message)
-        return self._last
+        if stamp == self._seen:
+            return None
+        self._seen = stamp
+        try:
+            return self._configuration()
+        except GestaltError as error:
+            log.error("the renewed certificate is not used: %s", error.message)
+            return None
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         key, certificate = _read(self._tls.key), _read(self._tls.certificate)

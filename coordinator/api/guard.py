@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import wraps
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 from pydantic import ValidationError
@@ -16,58 +17,100 @@ from gestalt.identity import Identity, Role
 from gestalt.rpc import encode_error, status_message
 from gestalt.rpc_server import peer_identity
 
-from ..office import Office
+from ..office import Office, not_leader
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_END: Any = object()
 
-class OfficeGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+
+class OfficeGuard:
     """Lets nothing in and nothing out once the office is over: no call, no answer, no message of a stream.
 
-    Whatever queued up while this process was frozen ends here, before anybody hears of it.
+    Whatever queued up while this process was frozen ends here, before anybody hears of it. What is under way when the office ends is cut
+    off in the same moment, and its callers are told.
     """
 
-    def __init__(self, office: Office, services: Sequence[str]) -> None:
+    def __init__(self, office: Office) -> None:
         self._office = office
-        self._prefixes = tuple(f"/{service}/" for service in services)
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._at_work: set[asyncio.Task[Any]] = set()
+        """Those calls whose method runs. In the others gRPC sends what came of it, and must not be cancelled: it would send no status."""
+        self._closed = False
+        office.on_end(self.cut)
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails) -> Any:
-        handler = await continuation(details)
-        if handler is None or not details.method.startswith(self._prefixes):
-            return handler
+    def guarded(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the same handler behind this guard."""
         if handler.response_streaming:
             name = "stream_stream" if handler.request_streaming else "unary_stream"
-            return handler._replace(**{name: self._streaming(getattr(handler, name))})
+            return cast("grpc.RpcMethodHandler[Any, Any]", cast(Any, handler)._replace(**{name: self._streaming(getattr(handler, name))}))
         name = "stream_unary" if handler.request_streaming else "unary_unary"
-        return handler._replace(**{name: self._unary(getattr(handler, name))})
+        return cast("grpc.RpcMethodHandler[Any, Any]", cast(Any, handler)._replace(**{name: self._unary(getattr(handler, name))}))
+
+    def cut(self) -> None:
+        """End everything that is under way, and let nothing more in. Idempotent; it does not wait."""
+        self._closed = True
+        for call in tuple(self._at_work):
+            call.cancel()
+
+    async def ended(self, limit: float) -> None:
+        """Wait until all calls have ended, for `limit` seconds at most: one whose caller does not read ends with its connection."""
+        if self._calls:
+            await asyncio.wait(tuple(self._calls), timeout=limit)
 
     def _unary(self, method: Callable[[Any, Context], Awaitable[R]]) -> Callable[[Any, Context], Awaitable[R]]:
         async def guarded(request: Any, context: Context) -> R:
-            await self._require(context)
-            reply = await method(request, context)
-            await self._require(context)
+            async with self._under_way(context) as call:
+                with self._working(call):
+                    reply = await method(request, context)
+                await self._require(context)
             return reply
 
         return guarded
 
     def _streaming(self, method: Callable[[Any, Context], Any]) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            await self._require(context)
-            async with aclosing(method(request, context)) as items:
-                async for item in items:
+            async with self._under_way(context) as call, aclosing(method(request, context)) as items:
+                while True:
+                    with self._working(call):
+                        item = await anext(items, _END)
                     await self._require(context)
+                    if item is _END:
+                        return
                     yield item
 
         return guarded
 
-    async def _require(self, context: Context) -> None:
+    @asynccontextmanager
+    async def _under_way(self, context: Context) -> AsyncIterator[asyncio.Task[Any]]:
+        """Admit a call, and tell its caller when it is cut off."""
+        call = asyncio.current_task()
+        assert call is not None, "gRPC runs each call in a task"
+        await self._require(context)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
         try:
-            self._office.require()
-        except GestaltError as error:
-            await abort(context, error)
+            yield call
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+            call.uncancel()
+            await self._require(context)
+
+    @contextmanager
+    def _working(self, call: asyncio.Task[Any]) -> Iterator[None]:
+        self._at_work.add(call)
+        try:
+            yield
+        finally:
+            self._at_work.discard(call)
+
+    async def _require(self, context: Context) -> None:
+        if self._closed or not self._office.holds():
+            await abort(context, not_leader())
 
 
 def caller(context: Context, cluster_id: str, role: Role) -> Identity:

@@ -13,8 +13,9 @@ import grpc
 
 from gestalt.cluster.layout import ClusterLayout
 from gestalt.config import CoordinatorSettings, TlsSettings
-from gestalt.coordinator.leader import Leader, Seat
+from gestalt.coordinator.leader import SERVICES, Leader, Seat
 from gestalt.coordinator.office import Office
+from gestalt.coordinator.reception import Reception
 from gestalt.coordinator.store.sqlite import SqliteStore
 from gestalt.rpc_server import channel_credentials
 from gestalt.settings_file import load_settings
@@ -61,6 +62,7 @@ class Cluster:
     ensemble: Ensemble
     root: str = field(default_factory=new_root)
     leader: Leader | None = None
+    reception: Reception | None = None
     zk: Zk | None = None
     failures: list[str] = field(default_factory=list)
     ports: list[int] = field(default_factory=lambda: free_ports(2))
@@ -93,14 +95,17 @@ class Cluster:
         self.leader = Leader(settings, Seat(store, Office.for_life(), "test", self.zk), self.failures.append)
         await self.leader.ledger.begin()
         await self.leader.prepare()
-        await self.leader.listen(settings.listen)
+        self.reception = Reception(settings, SERVICES, self.leader.begin())
+        await self.reception.open()
 
     async def down(self) -> None:
+        if self.reception is not None:
+            await self.reception.close()
         if self.leader is not None:
             await self.leader.stop()
         if self.zk is not None:
             await self.zk.close()
-        self.leader, self.zk = None, None
+        self.leader, self.zk, self.reception = None, None, None
         assert not self.failures
 
     async def ctl(self, *arguments: str, stdin: str = "") -> Ended:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gestalt.config import CoordinatorSettings, StoreSettings
-from gestalt.coordinator.leader import Leader, Seat
+from gestalt.coordinator.leader import SERVICES, Leader, Seat
 from gestalt.coordinator.office import Office
+from gestalt.coordinator.reception import Reception
 from gestalt.coordinator.records import Node
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.pki import Role
@@ -34,6 +35,7 @@ class Members(Rig):
     by_name: dict[str, SimulatedAgent] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     leader: Leader | None = None
+    reception: Reception | None = None
     office: Office = field(default_factory=Office.for_life)
 
     def _settings(self) -> CoordinatorSettings:
@@ -61,11 +63,14 @@ class Members(Rig):
         self.leader = Leader(settings, Seat(store, self.office, "test", self.zk), self.failures.append)
         await self.leader.ledger.begin()
         await self.leader.prepare()
-        self.port = await self.leader.listen(settings.listen)
+        self.reception = Reception(settings, SERVICES, self.leader.begin())
+        self.port = await self.reception.open()
 
     async def leave_office(self) -> None:
         """End the leader; memberships live on in a session of their own."""
         assert self.leader is not None
+        assert self.reception is not None
+        await self.reception.close()
         await self.leader.stop()
         await self.zk.close()
 

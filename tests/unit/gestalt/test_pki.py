@@ -142,7 +142,7 @@ class WhoAmI(grpc.GenericRpcHandler):
 async def start_server(settings: TlsSettings) -> RpcServer:
     def register(server: grpc.aio.Server) -> list[str]:
         server.add_generic_rpc_handlers((WhoAmI(),))
-        return []
+        return ["test"]
 
     return await RpcServer.start("127.0.0.1:0", settings, register)
 
@@ -204,9 +204,11 @@ async def test_health_and_a_taken_port(tmp_path: Path) -> None:
         credentials = channel_credentials(tls(authority, authority.issue(ADMIN, "admin")))
         async with grpc.aio.secure_channel(f"127.0.0.1:{server.port}", credentials) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
-            assert (await check(health_pb2.HealthCheckRequest(), timeout=5)).status == health_pb2.HealthCheckResponse.SERVING
+            service = health_pb2.HealthCheckRequest(service="test")
+            assert (await check(service, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING
             await server.set_serving(serving=False)
-            assert (await check(health_pb2.HealthCheckRequest(), timeout=5)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert (await check(service, timeout=5)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert (await check(health_pb2.HealthCheckRequest(), timeout=5)).status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(GestaltError, match="cannot listen") as caught:
             await RpcServer.start(f"127.0.0.1:{server.port}", settings, lambda _: [])
         assert caught.value.kind is Kind.UNAVAILABLE
