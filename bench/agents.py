@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import uuid
@@ -33,7 +31,6 @@ from gestalt.coordinator.records import Node
 from gestalt.coordinator.state import encode
 from gestalt.coordinator.store.base import Put
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
-from gestalt.errors import GestaltError
 from gestalt.pki import Role
 from gestalt.proto.v1 import api_pb2
 from gestalt.spec.load import validate_spec
@@ -52,7 +49,7 @@ HEARTBEAT = 0.9
 
 _WATCHED = 20.0
 _SETTLED = 5.0
-_START_LIMIT = 180.0
+_START_LIMIT = 60.0
 _CHANGE_LIMIT = 120.0
 
 
@@ -128,6 +125,11 @@ async def world(nodes: int, session: float, folder: Path) -> AsyncIterator[World
         made = World(rig, Fleets(), nodes)
         try:
             yield made
+        except BaseException:
+            for number in range(rig.count):
+                code = rig.processes[number].poll() if number in rig.processes else None
+                print(f"--- coordinator {number}, exit code {code}; the end of its log:\n{rig.log(number)[-2000:]}", flush=True)
+            raise
         finally:
             await made.fleets.end()
             await rig.down()
@@ -278,9 +280,12 @@ async def lose_the_leader(world: World, sheet: Sheet) -> None:
 
 
 async def _office(world: World, above: int) -> float:
-    while (found := await world.status()) is None or found.epoch <= above:
+    """Wait until a leader of a higher epoch answers; return when."""
+    while True:
+        found = await world.status()
+        if found is not None and found.epoch > above:
+            return monotonic()
         await asyncio.sleep(0.02)
-    return monotonic()
 
 
 def _shown(complaints: Counter[str]) -> str:
