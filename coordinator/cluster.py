@@ -26,8 +26,8 @@ from .election import Candidacy, CandidacyLost, Candidate, LeaderSight, Roster
 from .leader import SERVICES, Leader, Seat
 from .memory import Memory
 from .office import RENEWALS, SHARE, Office
-from .renewal import keep_certificate
 from .reception import Reception
+from .renewal import keep_certificate
 from .service import tell_unchanged
 from .standby import Standby, listening
 from .store.zookeeper import Candidacy as Claim
@@ -242,6 +242,8 @@ class Term:
         self._roster = Roster(zk, service.paths)
         where = f"zookeeper {','.join(service.settings.zookeeper.hosts if service.settings.zookeeper else ())}{service.paths.root}"
         self._leader = service.new_leader(Seat(self._store, self._office, where, zk, self._line))
+        self._office.on_end(service.refer)  # what is under way has been cut off before that, by the leader
+        self._office.on_end(self._over.set)
         self._watch: asyncio.TimerHandle | None = None
 
     def _line(self) -> tuple[Candidate, ...]:
@@ -251,8 +253,6 @@ class Term:
 
     async def serve(self) -> None:
         """Take office, lead until the office is over, and leave nothing of it behind. Streams are closed first of all.
-        self._office.on_end(service.refer)  # what is under way has been cut off before that, by the leader
-        self._office.on_end(self._over.set)
 
         Raises:
             StoreError: the office could not be taken.

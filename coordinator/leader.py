@@ -20,7 +20,6 @@ from .api.control import ControlServicer
 from .api.guard import OfficeGuard
 from .api.members import JoinsServicer, MembersServicer
 from .api.views import EventsServicer, TasksServicer
-from .api.recovery import RecoveryServicer
 from .brakes import Allowance, Brakes, Doubt
 from .bulk import Switchboard
 from .decider import Decider
@@ -35,8 +34,6 @@ from .office import Office
 from .planner import Planner
 from .present import Presenter
 from .requests import Requests
-from .reception import Answerers, Desk
-from .recovery import Recovery
 from .status import Status
 from .store.base import MetaStore
 from .streams import Streams
@@ -57,9 +54,9 @@ SERVICES = tuple(
 )
 """The services that only a leader gives."""
 
-
 SILENCE_LIMIT = 0.1
 """Seconds for which the end of an office waits for the calls that it cuts off; nothing of the office leaves in them any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seat:
@@ -89,7 +86,7 @@ class Leader:
             clock.monotonic, self.ledger.state.nodes, unreachable_after=settings.unreachable_after, fenced=seat.zk is not None
         )
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
-        self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
+        brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
         self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes)
         self._keeper: NodeKeeper | None = None
         self._switchboard = Switchboard()
@@ -105,7 +102,6 @@ class Leader:
         """
         await self.ledger.read()
         self._enrolment = Enrolment.create(self._settings, self.ledger, self._seat.zk)
-        Recovery(self.ledger, self._brakes, self.dispatcher, self.decider).begin()
         await self._enrolment.begin()
         for node in self.ledger.state.nodes.values():
             self.tracker.node(node.id, node.name)
@@ -164,7 +160,6 @@ class Leader:
         api_pb2_grpc.add_AppsServicer_to_server(AppsServicer(cluster, requests, presenter, planner, streams), server)
         agents = self._agents()
         nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, agents.hang_up)
-        self.ledger.on_commit(agents.committed)
         api_pb2_grpc.add_NodesServicer_to_server(nodes, server)
         api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self.events), server)
         api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self.events), server)
