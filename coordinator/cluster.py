@@ -29,7 +29,7 @@ from .office import RENEWALS, SHARE, Office
 from .reception import Reception
 from .renewal import keep_certificate
 from .service import tell_unchanged
-from .standby import Standby, listening
+from .standby import Standby
 from .store.zookeeper import Candidacy as Claim
 from .store.zookeeper import ZookeeperStore
 
@@ -117,8 +117,8 @@ class ClusterService(Service[CoordinatorSettings]):
         self._zookeeper = settings.zookeeper
         self._paths = Paths(settings.zookeeper.root)
         self._sight = LeaderSight(settings.timing.session * SHARE)
-        self._standby = Standby(settings.tls, SERVICES, self._sight)
-        self._listen = settings.listen
+        self._standby = Standby(self._sight)
+        self._reception = Reception(settings, SERVICES, self._standby.answerers)
         self._me = Candidate(settings.name, settings.advertise, __version__)
         self._work: list[asyncio.Task[None]] = []
         self._complaint = ""
@@ -236,7 +236,6 @@ class Term:
         self._connection = connection
         self._office = Office.of_session(zk.timeout)
         self._over = asyncio.Event()
-        self._office.on_end(self._over.set)
         claim = Claim(candidacy.path, service.me.encode())
         self._store = ZookeeperStore(zk, service.paths, service.settings.cluster_id, candidate=lambda: claim)
         self._roster = Roster(zk, service.paths)

@@ -33,6 +33,7 @@ from .nodes import Tracker
 from .office import Office
 from .planner import Planner
 from .present import Presenter
+from .reception import Answerers, Desk
 from .requests import Requests
 from .status import Status
 from .store.base import MetaStore
