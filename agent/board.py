@@ -7,7 +7,7 @@ they are taken.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gestalt.clock import boottime
@@ -42,6 +42,8 @@ class Board:
         self._problems_changed = False
         self._wake: Callable[[], None] = _nothing
         self._facts_changed = False
+        self._refusing: dict[str, int] = {}
+        self._refusing_changed = False
         self.facts = model_pb2.Facts()
         self.incarnation = 0
 
@@ -102,6 +104,21 @@ class Board:
         """Return the facts if they were set since the last call."""
         changed, self._facts_changed = self._facts_changed, False
         return self.facts if changed else None
+
+    def set_refusing(self, nodes: Mapping[str, int]) -> None:
+        """Set whose packets the kernel refuses now: incarnations by node id."""
+        if dict(nodes) != self._refusing:
+            self._refusing, self._refusing_changed = dict(nodes), True
+            self._wake()
+
+    def refusing(self) -> agent_pb2.Refusing:
+        """Return whose packets are refused."""
+        self._refusing_changed = False
+        return agent_pb2.Refusing(nodes=self._refusing)
+
+    def take_refusing(self) -> agent_pb2.Refusing | None:
+        """Return whose packets are refused if that changed since the last call, or since `refusing`."""
+        return self.refusing() if self._refusing_changed else None
 
     def problems(self) -> tuple[str, ...]:
         return tuple(problem for source in sorted(self._problems) for problem in self._problems[source])

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from gestalt.files import sync_folder, write_atomic
+from gestalt.files import rewrite, sync_folder, write_atomic
 
 T = TypeVar("T")
 
@@ -26,6 +26,22 @@ class Disk:
             OSError: the old content is still there.
         """
         await self._do(lambda: write_atomic(path, data, mode=0o600))
+
+    async def edit(self, path: Path, change: Callable[[bytes], bytes]) -> bool:
+        """Have a file that is not ours hold what `change` makes of its content; return whether that was anything new.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+
+        def rewritten() -> bool:
+            before = path.read_bytes()
+            after = change(before)
+            if after != before:
+                rewrite(path, after)
+            return after != before
+
+        return await self._do(rewritten)
 
     async def remove(self, path: Path) -> None:
         """Remove the file durably; one that is not there is fine."""

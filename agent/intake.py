@@ -61,7 +61,7 @@ def take_in(message: agent_pb2.NodeState, known: Mapping[str, AppSpec]) -> Intak
         *(f"route {key!r} is not taken over: {why}" for key, why in bad_routes.items()),
         *(f"node {key!r} is not taken over: {why}" for key, why in (bad_nodes | bad_peers).items()),
     ]
-    state = NodeState(message.epoch, message.revision, templates, instances, routes, nodes, peers)
+    state = NodeState(message.epoch, message.revision, templates, instances, routes, nodes, peers, message.recovering)
     return Intake(state, refused, tuple(problems))
 
 
@@ -148,9 +148,10 @@ def _servers(servers: Iterable[Server]) -> None:
 
 def _address(text: str, of: str) -> None:
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        raise Refused(f"{of}: {text!r} is no address") from None
+        raise Refused(f"{of}: {text[:100]!r} is no address") from None
+    _require("%" not in str(address), f"{of}: {text[:100]!r} is an address of one link only")
 
 
 def _match(pattern: re.Pattern[str], text: str, what: str) -> None:

@@ -21,6 +21,8 @@ from .disk import Disk
 from .engine import DriverKeeper, Engine, Manager
 from .facts import FactsKeeper
 from .fence_link import FenceLink
+from .firewall.refusing import Refusing
+from .hosts import Hosts
 from .instances import LAUNCHES_AT_ONCE, Instances
 from .local import Surroundings
 from .proxy import ProxyManager
@@ -112,9 +114,12 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
         settings, drivers, records, board, proxy, asyncio.Semaphore(LAUNCHES_AT_ONCE), asyncio.Semaphore(CHECK_COMMANDS_AT_ONCE)
     )
     instances, proxy_keeper = Instances(around), ProxyKeeper(proxy, board)
+    peers = _peers(settings, board, disk)
 
     async def apply(state: Desired) -> None:
         """The load balancer hears of new servers first, and is changed while containers start."""
+        for keeper in peers:
+            keeper.set_desired(state)
         route(proxy, state)
         instances.set_desired(state)
         await proxy.wait_applied(APPLY_LIMIT)
@@ -126,6 +131,7 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     managers: list[Manager] = [
         DiskKeeper(disk),
         *fence,
+        *peers,
         *(DriverKeeper(name, driver) for name, driver in drivers.items()),
         proxy_keeper,
         instances,
@@ -137,10 +143,20 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     ]
     engine = Engine(settings, managers, board, life, (instances.summary, session.summary, *(link.summary for link in fence)))
     left = desired.load()
+    for keeper in peers:
+        keeper.set_desired(left)
     instances.adopt(records.load(), left)
     route(proxy, left)
     await engine.start()
     return engine
+
+
+def _peers(settings: AgentSettings, board: Board, disk: Disk) -> list[Refusing | Hosts]:
+    """Return those who care for what the other nodes of a cluster are to this one; an appliance has no others."""
+    if settings.fence is None:
+        return []
+    refusing = Refusing(board, settings.address)
+    return [refusing, Hosts(settings.hosts_file, settings.node_id, disk, board)] if settings.hosts_file is not None else [refusing]
 
 
 def route(proxy: ProxyManager, desired: Desired) -> None:

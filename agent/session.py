@@ -194,6 +194,7 @@ class Conversation:
         period = heartbeat if heartbeat > 0 else 1.0
         self._board.attach(self._wake.set)
         await self._send(call, agent_pb2.AgentMessage(inventory=self._board.inventory()))
+        await self._send(call, agent_pb2.AgentMessage(refusing=self._board.refusing()))
         while True:
             if self._board.incarnation != self._incarnation:
                 raise SessionDoubt(f"the node is now a member as incarnation {self._board.incarnation}, which has to be told anew")
@@ -222,6 +223,8 @@ class Conversation:
             news.append(agent_pb2.AgentMessage(observed=change))
         if (facts := self._board.take_facts()) is not None:
             news.append(agent_pb2.AgentMessage(facts=facts))
+        if (refusing := self._board.take_refusing()) is not None:
+            news.append(agent_pb2.AgentMessage(refusing=refusing))
         if self._ack is not None:
             news.append(agent_pb2.AgentMessage(ack=self._ack))
             self._ack = None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -20,14 +24,56 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            _write_durably(file, content)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    """Give a file that is not ours new content, durably: it keeps its mode, its owner and its labels (SELinux); links are followed.
+
+    It is replaced whole, as by `write_atomic`; only where something is mounted on it, as in containers, it is written in place.
+
+    Raises:
+        OSError: the old content is still there, unless it was to be written in place.
+    """
+    target = path.resolve(strict=True)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _dress(file.fileno(), target)
+            _write_durably(file, data)
+        os.replace(temporary, target)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        if error.errno not in (errno.EBUSY, errno.EXDEV):
+            raise
+        with target.open("r+b") as file:
+            _write_durably(file, data)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def _dress(descriptor: int, like: Path) -> None:
+    """Give a new file the owner, the mode and the labels of another one."""
+    there = like.stat()
+    os.fchown(descriptor, there.st_uid, there.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(there.st_mode))
+    for name in os.listxattr(like):
+        with suppress(OSError):  # what only the kernel may set, it sets by itself
+            os.setxattr(descriptor, name, os.getxattr(like, name))
+
+
+def _write_durably(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    file.truncate()
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
