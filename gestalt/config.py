@@ -106,6 +106,7 @@ class FenceSettings(Settings):
     zookeeper: ZooKeeperSettings
     timing: TimingSettings = TimingSettings()
     agent_grace: Duration = 300.0
+    failsafe: bool = False
     data_dir: Path = Path("/var/lib/gestalt/fence")
     socket: Path = Path("/run/gestalt/fence/fence.sock")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -55,6 +55,18 @@ def kill_cgroup(path: Path, deadline: float) -> bool:
     return True
 
 
+def shut_cgroup(path: Path) -> None:
+    """Let nothing be born in a cgroup from now on, even if it is made only later. Idempotent.
+
+    What joins it afterwards cannot fork, so that a container which is still being started comes to nothing. Where the kernel has no
+    limit of processes for it, nothing happens.
+    """
+    if (ROOT / "cgroup.controllers").exists() or path.relative_to(ROOT).parts[0] == "pids":
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "pids.max").write_text("0", encoding="ascii")
+
+
 def _kill_at_once(path: Path) -> bool:
     try:
         (path / "cgroup.kill").write_text("1", encoding="ascii")

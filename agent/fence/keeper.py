@@ -1,52 +1,87 @@
-"""Keeps the lease while something exclusive is at work here, and ends that when the lease does.
+"""Keeps the lease while something exclusive is at work here, and ends that when the lease does, or its grant.
 
-The agent asks, before it starts something exclusive: {"id": 1, "hold": {"name": "...", "cgroups": ["/sys/fs/cgroup/..."]}}, and hands it
-back when nothing of it is left: {"id": 2, "release": "..."}. Its own task, so that nothing which membership waits for delays it.
+A task of its own, so that nothing which membership waits for delays it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gestalt.clock import boottime
+from gestalt.zk.grants import LeaseMark
 from gestalt.zk.ops import ZkError
 
-from .cgroups import NotOurs, check_path, kill_cgroup, pids_in
-from .lease import End, Held, Holding, Membership, Renew, ended, holding, may_start, next_step, renewed
-from .saved import HeldFile
-from .settings import TimingSettings
+from .account import Account
+from .cgroups import pids_in
+from .grants import Found, GrantLost
+from .lease import End, Held, Holding, Membership, Renew, Wanted, holding, mark_of, may_start, next_step, objection, obstacle, renewed
+from .settings import FenceSettings
 
 log = logging.getLogger(__name__)
 
 NAPS = 1.0
 AGAIN = 0.2
+GUARD = 0.25
+"""Seconds between two looks at whether something killed comes up again."""
+
+NO_TIME = "there is no lease that leaves enough time to end it again"
+
+
+class NotEnded(Exception):
+    """Something that is held could not be killed."""
+
+
+class Registry(Protocol):
+    """ZooKeeper, as far as grants go (`grants.Grants`). All raise ZkError when it did not do it for certain."""
+
+    async def read(self, grant: str) -> Found: ...
+
+    async def write(self, mark: LeaseMark, grants: Mapping[str, int], epoch: int | None) -> None:
+        """Write the mark in one transaction that checks our membership, the grants' versions and the epoch's.
+
+        Raises:
+            GrantLost: a grant is not at that version any more.
+        """
+
+    def watch(self, grants: Mapping[str, int]) -> None:
+        """Tell of changes of these grants, by `LeaseKeeper.grant_changed`, and of no others."""
 
 
 class LeaseKeeper:
-    """`membership` says how the node stands. `renew(incarnation, length)` is the committed write; it raises ZkError when it is not that."""
+    """`membership` says how the node stands."""
 
-    def __init__(
-        self,
-        timing: TimingSettings,
-        file: HeldFile,
-        boot: str,
-        membership: Callable[[], Membership],
-        renew: Callable[[int, float], Awaitable[None]],
-    ) -> None:
-        self._timing = timing
-        self._file = file
-        self._boot = boot
-        self._membership = membership
-        self._renew = renew
-        self._held = file.load()
+    def __init__(self, settings: FenceSettings, account: Account, membership: Callable[[], Membership], registry: Registry) -> None:
+        self._node = settings.node_id
+        self._timing = settings.timing
+        self._account = account
+        self._registry = registry
+        self._revoked: set[str] = set()
+        self._resists: dict[str, float] = {}
+        self._told: LeaseMark | None = None
         self._tried = 0.0
         self._woken = asyncio.Event()
-        self._changing = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self.membership = membership
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the agent is told. `until`: the end of the lease, in seconds since boot; `held`: may be at work; `closed`: was killed."""
+        account = self._account
+        held = account.held if account.held.boot == account.boot else Held()
+        return {
+            "incarnation": held.incarnation,
+            "until": held.until,
+            "length": self._timing.lease,
+            "kill": self._timing.kill,
+            "connected": self.membership().connected,
+            "held": {name: {"generation": what.generation, "cgroups": list(what.cgroups)} for name, what in account.live.items()},
+            "closed": sorted(account.closed),
+        }
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="lease")
@@ -57,45 +92,83 @@ class LeaseKeeper:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
-    async def ask(self, message: dict[str, Any]) -> str:
-        """Do what the agent asks for; return why not, or nothing."""
-        try:
-            if "hold" in message:
-                return await self._hold(str(message["hold"]["name"]), [str(item) for item in message["hold"]["cgroups"]])
-            if "release" in message:
-                return await self._release(str(message["release"]))
-        except (KeyError, TypeError) as error:
-            return f"the request cannot be understood: {error!r}"
-        except OSError as error:
-            return f"it cannot be written down: {error}"
-        return "the fence does not do that"
-
-    async def _hold(self, name: str, cgroups: list[str]) -> str:
-        try:
-            what = Holding(tuple(str(check_path(item)) for item in cgroups))
-        except NotOurs as error:
-            return str(error)
-        if not name or not cgroups:
-            return "something exclusive has a name and cgroups"
-        if not self._may_start() and (problem := await self._renewal()):
-            return f"there is no lease: {problem}"
-        async with self._changing:
-            if not self._may_start():
-                return "there is no lease that leaves enough time; what an earlier membership held ends first"
-            await self._save(holding(self._held, name, what))
+    def wake(self) -> None:
+        """Something changed that the lease depends on."""
         self._woken.set()
-        return ""
 
-    async def _release(self, name: str) -> str:
-        held = self._held.holdings.get(name)
-        if held is not None and (left := [pid for item in held.cgroups for pid in pids_in(Path(item))]):
-            return f"{len(left)} processes of {name} are left"
-        async with self._changing:
-            await self._save(ended(self._held, name))
-        return ""
+    async def clear(self) -> None:
+        """End everything that is held: before a membership is given up, or another one begins.
 
-    def _may_start(self) -> bool:
-        return may_start(self._held, self._membership(), self._boot, boottime(), self._timing.kill)
+        Raises:
+            NotEnded: something resists.
+        """
+        if live := tuple(self._account.live):
+            log.error("the membership ends: ending %s", ", ".join(live))
+            if left := await self._account.end(live):
+                raise NotEnded(f"{', '.join(left)} cannot be ended")
+
+    async def tell(self) -> None:
+        """Have ZooKeeper know what is held, if it can be reached now; else that follows when it can."""
+        self.wake()
+        if self.membership().connected and not self._is_told() and (problem := await self._renewal()):
+            log.info("ZooKeeper does not know yet what is held: %s", problem)
+
+    def entered(self, incarnation: int) -> None:
+        """A new membership has begun, with the mark that nothing is held."""
+        self._told = LeaseMark(incarnation)
+        self.wake()
+
+    def grant_changed(self, grant: str, modified: int | None) -> None:
+        """The znode of a grant was last modified by this zxid, or is not there. What is held by an older one is over; find out."""
+        for name, what in self._account.live.items():
+            if what.grant == grant and what.modified != modified:
+                if modified is not None and modified > what.modified:
+                    self._revoked.add(name)
+                self._told, self._tried = None, 0.0
+                self.wake()
+
+    async def take(self, wanted: Wanted) -> str:
+        """Take a grant, in ZooKeeper and on disk; return why not, or nothing.
+
+        Raises:
+            OSError: it cannot be written down.
+        """
+        async with self._writing:
+            if wanted.name in self._revoked:
+                return f"{wanted.name} is being ended: its grant was written anew"
+            if problem := obstacle(self._account.held, wanted, self.membership(), self._account.boot):
+                return problem
+            try:
+                async with asyncio.timeout(self._timing.lease):
+                    return await self._take(wanted)
+            except GrantLost as lost:
+                self._revoke(lost.grant)
+                return f"{lost}: it was changed at this moment"
+            except ZkError as error:
+                return f"ZooKeeper does not confirm it, so there is no lease: {error}"
+            except TimeoutError:
+                return "ZooKeeper does not answer, so there is no lease"
+
+    async def _take(self, wanted: Wanted) -> str:
+        found = await self._registry.read(wanted.grant)
+        incarnation = self.membership().incarnation
+        if problem := objection(wanted, found.mark, self._node, incarnation):
+            return problem
+        before = self._account.held.holdings.get(wanted.name)
+        left = [path for path in before.cgroups if path not in wanted.cgroups and pids_in(Path(path))] if before is not None else []
+        what = Holding((*wanted.cgroups, *left), wanted.grant, wanted.generation, found.version, found.modified)
+        sent = await self._write({wanted.name: what}, found.epoch)
+
+        def taken(held: Held) -> Held:
+            after = self._renewed(held, incarnation, sent)
+            in_time = may_start(after, self.membership(), self._account.boot, boottime(), self._timing.kill)
+            return holding(after, wanted.name, what) if in_time else after
+
+        held = await self._account.change(taken)
+        self.wake()
+        return "" if held.holdings.get(wanted.name) == what else NO_TIME
+
+    # The lease
 
     async def _run(self) -> None:
         while True:
@@ -107,54 +180,75 @@ class LeaseKeeper:
                 await asyncio.sleep(AGAIN)
 
     async def _step(self) -> None:
-        now = boottime()
-        action = next_step(self._held, self._membership(), self._boot, now, length=self._timing.lease, tried=self._tried)
+        now, account = boottime(), self._account
+        await account.keep_closed()
+        self._registry.watch({what.grant: what.modified for what in account.live.values()})
+        revoked = {name for name in self._revoked if now >= self._resists.get(name, 0.0)}
+        length, told = self._timing.lease, self._is_told()
+        action = next_step(account.held, self.membership(), account.boot, now, length=length, tried=self._tried, revoked=revoked, told=told)
         if isinstance(action, Renew):
-            try:
-                async with asyncio.timeout(max(self._held.until - now, 0.0)):  # a late answer must not delay the end
-                    problem = await self._renewal()
-            except TimeoutError:
-                problem = "ZooKeeper does not answer"
-            if problem:
-                log.warning("the lease was not renewed: %s", problem)
+            await self._renew_within(account.held.until - now if account.live else length)
         elif isinstance(action, End):
             await self._end(action.names)
         else:
-            pause = NAPS if action.until is None else min(max(action.until - now, 0.0), NAPS)
-            try:
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
-            except TimeoutError:
-                pass
+            longest = GUARD if account.closed or self._revoked else NAPS
+            await self._rest(longest if action.until is None else min(max(action.until - now, 0.0), longest))
+
+    async def _renew_within(self, limit: float) -> None:
+        """Renew, but do not wait longer for the answer: it must not delay the end."""
+        try:
+            async with asyncio.timeout(max(limit, 0.0)):
+                problem = await self._renewal()
+        except TimeoutError:
+            problem = "ZooKeeper does not answer"
+        if problem:
+            log.log(logging.WARNING if self._account.live else logging.DEBUG, "the lease was not renewed: %s", problem)
+
+    async def _rest(self, pause: float) -> None:
+        try:
+            async with asyncio.timeout(pause):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
 
     async def _renewal(self) -> str:
-        """Renew; return why not, or nothing."""
-        incarnation, sent = self._membership().incarnation, boottime()
-        self._tried = sent
-        try:
-            await self._renew(incarnation, self._timing.lease)
-        except ZkError as error:
-            return str(error)
-        async with self._changing:
-            await self._save(renewed(self._held, incarnation, self._boot, sent, self._timing.lease))
+        """Renew; return why not, or nothing. A grant that is lost is noted as revoked."""
+        async with self._writing:
+            incarnation = self.membership().incarnation
+            try:
+                sent = await self._write({}, None)
+            except GrantLost as lost:
+                self._revoke(lost.grant)
+                return str(lost)
+            except ZkError as error:
+                return str(error)
+            await self._account.change(lambda held: self._renewed(held, incarnation, sent))
         return ""
+
+    async def _write(self, more: Mapping[str, Holding], epoch: int | None) -> float:
+        """Write the mark of what is held and of `more`; return when that was sent. Until it is certain, ZooKeeper may know anything."""
+        live = {**self._account.live, **more}
+        mark = mark_of(live, self.membership().incarnation, self._timing.lease)
+        checks = {what.grant: what.version for name, what in live.items() if name not in self._revoked}
+        self._told = None
+        self._tried = sent = boottime()
+        await self._registry.write(mark, checks, epoch)
+        self._told, self._tried = mark, 0.0
+        return sent
+
+    def _renewed(self, held: Held, incarnation: int, sent: float) -> Held:
+        return renewed(held, incarnation, self._account.boot, sent, self._timing.lease)
+
+    def _is_told(self) -> bool:
+        return self._told == mark_of(self._account.live, self.membership().incarnation, self._timing.lease)
+
+    def _revoke(self, grant: str) -> None:
+        self._revoked |= {name for name, what in self._account.live.items() if what.grant == grant}
+        self.wake()
 
     async def _end(self, names: tuple[str, ...]) -> None:
         """Kill; what does not end within the time for that is tried again, and again."""
-        log.error("the lease is over: ending %s", ", ".join(names))
-        deadline = boottime() + self._timing.kill
-        gone = await asyncio.gather(*(self._kill(name, deadline) for name in names))
-        async with self._changing:
-            for name, is_gone in zip(names, gone, strict=True):
-                if is_gone:
-                    await self._save(ended(self._held, name))
-                else:
-                    log.critical("%s could not be ended within %g s", name, self._timing.kill)
-
-    async def _kill(self, name: str, deadline: float) -> bool:
-        paths = [Path(item) for item in self._held.holdings[name].cgroups]
-        return all(await asyncio.gather(*(asyncio.to_thread(kill_cgroup, path, deadline) for path in paths)))
-
-    async def _save(self, held: Held) -> None:
-        await asyncio.shield(asyncio.to_thread(self._file.save, held))
-        self._held = held
+        log.error("the lease is over, or the grant: ending %s", ", ".join(names))
+        resisting = await self._account.end(names)
+        self._resists = dict.fromkeys(resisting, boottime() + self._timing.kill)
+        self._revoked &= self._account.live.keys()

@@ -1,8 +1,9 @@
 """The socket at which the agent tells the fence that it lives, by keeping a connection open, and hears how the node stands.
 
 One JSON object a line. The agent begins with {"hello": {"version": "..."}}. The fence answers with {"node_id", "incarnation", "member",
-"status", "problem"}, and again at each change. A message with "id" asks for something (see `keeper`) and is answered by one with the
-same "id", "ok" and "problem". A line of unknown content is ignored, so that either side may be the newer one.
+"status", "problem", "lease"}, and again at each change (`LeaseKeeper.state` is the lease). A message with "id" asks for something (see
+`asks`) and is answered by one with the same "id", "ok" and "problem". A line of unknown content is ignored, so that either side may be
+the newer one.
 """
 
 from __future__ import annotations

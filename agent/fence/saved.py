@@ -6,6 +6,8 @@ import fcntl
 import json
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -108,7 +110,7 @@ class HeldFile:
 
 def format_held(held: Held) -> bytes:
     """Return the content of the file."""
-    holdings = {name: list(item.cgroups) for name, item in held.holdings.items()}
+    holdings = {name: asdict(item) for name, item in held.holdings.items()}
     document = {"format": FORMAT, "boot": held.boot, "incarnation": held.incarnation, "until": held.until, "holdings": holdings}
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -120,8 +122,19 @@ def parse_held(content: bytes) -> Held:
         ValueError, TypeError, KeyError, AttributeError: it is something else.
     """
     document = json.loads(content)
-    holdings = {str(name): Holding(tuple(map(str, cgroups))) for name, cgroups in document["holdings"].items()}
+    holdings = {str(name): _holding(item) for name, item in document["holdings"].items()}
     return Held(str(document["boot"]), int(document["incarnation"]), float(document["until"]), MappingProxyType(holdings))
+
+
+def _holding(item: Mapping[str, Any]) -> Holding:
+    return Holding(
+        cgroups=tuple(map(str, item["cgroups"])),
+        grant=str(item["grant"]),
+        generation=int(item["generation"]),
+        version=int(item["version"]),
+        modified=int(item["modified"]),
+        closed=bool(item["closed"]),
+    )
 
 
 def format_saved(saved: Saved) -> bytes:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from gestalt.clock import boot_id, wall
 from gestalt.zk.acl import Perm, acl_for
-from gestalt.zk.client import Check, Create, Delete, Op, SessionId, Set, Stat, Watch, Zk, ZkRefused, ZkState, ZkUnavailable
+from gestalt.zk.client import Create, Delete, Op, SessionId, Set, Stat, Watch, Zk, ZkState, ZkUnavailable
+from gestalt.zk.grants import LeaseMark
 from gestalt.zk.paths import Paths
 
 from .membership import Enter, Lease, Link, Member, Session, Tell
@@ -36,6 +37,11 @@ class Servers:
         self.looked = False
         self.member: Member | None = None
         self.lease: Lease | None = None
+
+    @property
+    def current(self) -> Zk | None:
+        """The session, if there is one."""
+        return self._zk
 
     @property
     def link(self) -> Link:
@@ -88,7 +94,7 @@ class Servers:
 
     async def look(self) -> None:
         """Read what our own and others' writes left, up to now."""
-        zk, node = self._connected(), self._settings.node_id
+        zk, node = self.zk(), self._settings.node_id
         path = self._paths.member(node)
         await zk.sync(path)
         lease, found = await zk.get(self._paths.lease(node)), await zk.get(path)
@@ -100,43 +106,35 @@ class Servers:
     async def enter(self, action: Enter) -> None:
         """Become a member, in one transaction."""
         path, lease = self._paths.member(self._settings.node_id), self._paths.lease(self._settings.node_id)
-        mark = json.dumps({"incarnation": action.incarnation}).encode()
+        mark = LeaseMark(action.incarnation).encode()
         self.looked = False
         ops: list[Op] = [Delete(path, action.replaces)] if action.replaces is not None else []
         ops.append(Create(path, _value(action.incarnation, action.agent), ephemeral=True))
         ops.append(Create(lease, mark) if action.lease is None else Set(lease, mark, action.lease))
-        await self._connected().multi(ops)
+        await self.zk().multi(ops)
 
     async def tell(self, action: Tell) -> None:
         """Write whether the agent runs."""
         self.looked = False
         value = _value(action.incarnation, action.agent)
-        await self._connected().set(self._paths.member(self._settings.node_id), value, action.version)
+        await self.zk().set(self._paths.member(self._settings.node_id), value, action.version)
 
     async def leave(self, version: int) -> None:
         """Give the membership up."""
         self.looked = False
-        await self._connected().delete(self._paths.member(self._settings.node_id), version)
+        await self.zk().delete(self._paths.member(self._settings.node_id), version)
 
-    async def renew(self, incarnation: int, length: float) -> None:
-        """Prove by a committed write that our membership of this incarnation stands.
+    def is_in_doubt(self) -> None:
+        """A write was refused: look again, now."""
+        self.doubt()
+        self._wake()
+
+    def zk(self) -> Zk:
+        """Return the session.
 
         Raises:
-            ZkUnavailable: nothing was sent.
-            ZkUnknown, ZkRefused: it counts for nothing.
+            ZkUnavailable: there is none.
         """
-        if not self.looked or self.member is None or self.incarnation != incarnation:
-            raise ZkUnavailable(f"this node is no member as incarnation {incarnation}, as far as is known")
-        node = self._settings.node_id
-        mark = json.dumps({"incarnation": incarnation, "length": length}).encode()
-        try:
-            await self._connected().multi([Check(self._paths.member(node), self.member.version), Set(self._paths.lease(node), mark)])
-        except ZkRefused:
-            self.doubt()
-            self._wake()
-            raise
-
-    def _connected(self) -> Zk:
         if self._zk is None:
             raise ZkUnavailable("there is no connection to ZooKeeper")
         return self._zk

@@ -15,9 +15,13 @@ from gestalt.clock import boot_id, boottime
 from gestalt.daemon import Life, Service
 from gestalt.errors import GestaltError, Kind
 from gestalt.zk.ops import ZkRefused, ZkUnavailable, ZkUnknown
+from gestalt.zk.paths import Paths
 
 from . import membership
-from .keeper import LeaseKeeper
+from .account import Account
+from .asks import Asks
+from .grants import Grants
+from .keeper import LeaseKeeper, NotEnded
 from .lease import Membership
 from .link import AgentLink
 from .membership import Action, Decision, Facts, Link, Memory, Rest, Rules, Status, decide, reserved
@@ -68,8 +72,10 @@ class Fence(Service[FenceSettings]):
         self._woken = asyncio.Event()
         self._boot = life_id()
         self._servers = Servers(settings, self._woken.set)
-        self._lease = LeaseKeeper(settings.timing, HeldFile(settings.data_dir), self._boot, self._standing, self._servers.renew)
-        self._link = AgentLink(settings.socket, self._woken.set, self._lease.ask)
+        grants = Grants(self._servers, Paths(settings.zookeeper.root), settings.node_id, self._grant_changed)
+        account = Account(HeldFile(settings.data_dir), self._boot, settings.timing.kill, self._publish)
+        self._lease = LeaseKeeper(settings, account, self._standing, grants)
+        self._link = AgentLink(settings.socket, self._woken.set, Asks(settings, account, self._lease).ask)
         self._memory = Memory(boottime())
         self._task: asyncio.Task[None] | None = None
 
@@ -80,7 +86,7 @@ class Fence(Service[FenceSettings]):
             OSError: the socket cannot be made.
         """
         self._lease.start()
-        self._link.publish(self._voice.state)
+        self._publish()
         await self._link.start()
         self._task = asyncio.create_task(self._run(), name="fence")
 
@@ -120,7 +126,7 @@ class Fence(Service[FenceSettings]):
         log.debug("%s: %s", decision.sentence, decision.action)
         try:
             await self._act(decision.action)
-        except (ZkUnavailable, ZkUnknown, ZkRefused, OSError) as error:
+        except (ZkUnavailable, ZkUnknown, ZkRefused, NotEnded, OSError) as error:
             self._servers.doubt()
             self._voice.complain(f"{decision.sentence}: {_explain(error)}")
         except Exception:  # whatever it is, membership goes on
@@ -144,12 +150,16 @@ class Fence(Service[FenceSettings]):
             case membership.Look():
                 await self._servers.look()
             case membership.Enter():
+                await self._lease.clear()  # a new membership begins with nothing
                 await self._servers.enter(action)
+                self._lease.entered(action.incarnation)
                 log.info("is a member of the cluster", extra={"incarnation": action.incarnation})
             case membership.Tell():
                 await self._servers.tell(action)
             case membership.Leave(version):
                 log.error("the agent has not run for %g s: the node gives itself up", self._settings.agent_grace)
+                await self._lease.clear()
+                await self._lease.tell()
                 await self._servers.leave(version)
 
     async def _rest(self, until: float | None) -> None:
@@ -185,7 +195,13 @@ class Fence(Service[FenceSettings]):
     def _tell(self, decision: Decision) -> None:
         if decision.status is not None:
             self._voice.say(decision.status, decision.sentence, self._servers.incarnation)
-        self._link.publish(self._voice.state)
+        self._publish()
+
+    def _publish(self) -> None:
+        self._link.publish(self._voice.state | {"lease": self._lease.state})
+
+    def _grant_changed(self, grant: str, modified: int | None) -> None:
+        self._lease.grant_changed(grant, modified)
 
 
 class Voice:

@@ -80,6 +80,7 @@ class FenceSettings:
     zookeeper: ZooKeeperSettings
     timing: TimingSettings = TimingSettings()
     agent_grace: float = 300.0
+    failsafe: bool = False
     data_dir: Path = Path("/var/lib/gestalt/fence")
     socket: Path = Path("/run/gestalt/fence/fence.sock")
     log_level: str = "info"
@@ -161,6 +162,12 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(_text(item) for item in value)
 
 
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("should be true or false")  # noqa: TRY004 (as the other readers)
+    return value
+
+
 _SECTIONS: dict[str, type[Any]] = {
     "ZooKeeperSettings": ZooKeeperSettings,
     "TlsSettings": TlsSettings,
@@ -168,6 +175,7 @@ _SECTIONS: dict[str, type[Any]] = {
 }
 _READERS: dict[str, Callable[[object], object]] = {
     "str": _text,
+    "bool": _flag,
     "float": parse_duration,
     "Path": lambda value: Path(_text(value)),
     "tuple[str, ...]": _texts,

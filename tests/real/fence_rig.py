@@ -20,6 +20,7 @@ from gestalt.clock import monotonic
 from gestalt.config import FenceSettings, TimingSettings, ZooKeeperSettings
 from gestalt.settings_file import dump_settings
 from gestalt.zk.client import Stat, Zk
+from gestalt.zk.grants import GrantMark, LeaseMark, parse_lease
 from gestalt.zk.paths import Paths
 
 PATIENCE = 20.0
@@ -61,10 +62,16 @@ class Agent:
         async with asyncio.timeout(PATIENCE):
             while line := await self._reader.readline():
                 message = json.loads(line)
+                if "id" not in message:
+                    self.state = message
                 if message.get("id") == self._asked:
                     assert message["ok"] is not bool(message["problem"])
                     return str(message["problem"])
         raise AssertionError("the fence hung up")
+
+    async def hold(self, name: str, cgroup: Path, generation: int = 1, grant: str = "") -> str:
+        """Ask to start something, of which everything will be in `cgroup`, under the grant of the same name."""
+        return await self.ask(hold={"name": name, "cgroups": [str(cgroup)], "grant": {"name": grant or name, "generation": generation}})
 
     async def close(self) -> None:
         self._writer.close()
@@ -142,6 +149,33 @@ class Rig:
             assert monotonic() < end, f"the member znode stays; the fence says: {self.log}"
             await asyncio.sleep(0.02)
 
+    async def grant(self, name: str, generation: int = 1, *, instance: str = "", node: str = NODE, incarnation: int = 1) -> None:
+        """Give a grant, as a leader does; to nobody if `node` is empty."""
+        path = Paths(self.settings.zookeeper.root).grant(name)
+        await self._zk.ensure(path)
+        await self._zk.set(path, GrantMark(name, generation, instance or name, node, incarnation).encode())
+
+    async def lease(self) -> LeaseMark:
+        """Return what ZooKeeper knows of what this node holds."""
+        path = Paths(self.settings.zookeeper.root).lease(NODE)
+        await self._zk.sync(path)
+        found = await self._zk.get(path)
+        mark = parse_lease(found[0]) if found else None
+        assert mark is not None, f"the lease is {found}"
+        return mark
+
+    async def listed(self, *names: str) -> LeaseMark:
+        """Return the lease as soon as it lists exactly these grants."""
+        end = monotonic() + PATIENCE
+        while (mark := await self.lease()).grants.keys() != set(names):
+            assert monotonic() < end, f"the lease stays {mark}; the fence says: {self.log}"
+            await asyncio.sleep(0.02)
+        return mark
+
+    def held(self) -> dict[str, Any]:
+        """Return what the fence has on disk."""
+        return dict(json.loads((self.settings.data_dir / "held.json").read_text()))
+
     async def look(self) -> Found:
         found = await self._zk.get(Paths(self.settings.zookeeper.root).member(NODE))
         return (json.loads(found[0]), found[1]) if found else None
@@ -174,6 +208,7 @@ async def machine(servers: ZooKeeperSettings, zk: Zk, **changes: Any) -> AsyncIt
     """A machine whose node the cluster knows; its fence is started by the test."""
     end_leftovers()
     await zk.ensure(Paths(servers.root).node(NODE))
+    await zk.ensure(Paths(servers.root).epoch)
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
         rig = Rig(Path(folder), servers, zk, **changes)
         try:

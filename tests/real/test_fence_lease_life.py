@@ -53,7 +53,8 @@ async def start(rig: Rig, cgroup: Path) -> tuple[Agent, subprocess.Popen[bytes]]
     """Start something exclusive, as an agent would."""
     agent = await rig.agent()
     await agent.until(lambda state: bool(state["member"]))
-    assert await agent.ask(hold={"name": "volume", "cgroups": [str(cgroup)]}) == ""
+    await rig.grant("volume")
+    assert await agent.hold("volume", cgroup) == ""
     process = run_in(cgroup, "trap '' TERM; while :; do sleep 1; done")
     until_populated(cgroup, 1)
     return agent, process
@@ -90,7 +91,7 @@ async def test_a_fence_that_starts_again_ends_what_the_former_one_held(ensemble:
 
 async def test_what_is_handed_back_is_left_alone(ensemble: Ensemble, rig: Rig, cgroup: Path) -> None:
     agent, process = await start(rig, cgroup)
-    assert "processes of volume are left" in await agent.ask(release="volume")
+    assert "are left" in await agent.ask(release="volume")
     process.kill()
     await end_of(process, 10)
     while problem := await agent.ask(release="volume"):  # its last sleep ends within a second
@@ -109,9 +110,9 @@ async def test_what_is_handed_back_is_left_alone(ensemble: Ensemble, rig: Rig, c
 @pytest.mark.parametrize(
     ("what", "why"),
     [
-        ({"hold": {"name": "x", "cgroups": ["/etc"]}}, "is no cgroup below"),
-        ({"hold": {"name": "x", "cgroups": []}}, "has a name and cgroups"),
-        ({"hold": {"name": "x"}}, "cannot be understood"),
+        ({"hold": {"name": "x", "cgroups": ["/etc"], "grant": {"name": "x", "generation": 1}}}, "is no cgroup below"),
+        ({"hold": {"name": "x", "cgroups": [], "grant": {"name": "x", "generation": 1}}}, "has a name, cgroups and a grant"),
+        ({"hold": {"name": "x", "cgroups": []}}, "cannot be understood"),
         ({"dance": 1}, "does not do that"),
     ],
 )
@@ -125,6 +126,6 @@ async def test_nothing_exclusive_starts_without_zookeeper(ensemble: Ensemble, ri
     agent = await rig.agent()
     await agent.until(lambda state: bool(state["member"]))
     ensemble.pause(0)
-    assert "there is no lease" in await agent.ask(hold={"name": "volume", "cgroups": [str(cgroup)]})
+    assert "there is no lease" in await agent.hold("volume", cgroup)
     ensemble.resume(0)
     await agent.close()

@@ -49,7 +49,9 @@ def test_the_password_is_not_shown() -> None:
     assert "password" not in repr(FULL)
 
 
-@pytest.mark.parametrize("held", [Held(), Held("b", 3, 12.5), holding(Held("b", 3, 12.5), "volume", Holding(("/a", "/b")))])
+@pytest.mark.parametrize(
+    "held", [Held(), Held("b", 3, 12.5), holding(Held("b", 3, 12.5), "volume", Holding(("/a", "/b"), "g", 3, 1, 2, True))]
+)
 def test_what_is_held_comes_back(held: Held, tmp_path: Path) -> None:
     HeldFile(tmp_path).save(held)
     assert HeldFile(tmp_path).load() == held

@@ -1,0 +1,92 @@
+"""What is held here: on disk before anything else, and killed when it has to be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from gestalt.clock import boottime
+
+from .cgroups import kill_cgroup, pids_in, shut_cgroup
+from .lease import Held, Holding, closed
+from .saved import HeldFile
+
+log = logging.getLogger(__name__)
+
+
+class Account:
+    """`changed` is called after each change. `kill`: seconds that ending something may take."""
+
+    def __init__(self, file: HeldFile, boot: str, kill: float, changed: Callable[[], None]) -> None:
+        self._file = file
+        self._kill_limit = kill
+        self._changed = changed
+        self._changing = asyncio.Lock()
+        self.boot = boot
+        self.held = file.load()
+
+    @property
+    def live(self) -> Mapping[str, Holding]:
+        """What may be at work."""
+        return self.held.live if self.held.boot == self.boot else {}
+
+    @property
+    def closed(self) -> Mapping[str, Holding]:
+        """What was killed and is not handed back."""
+        return self.held.closed if self.held.boot == self.boot else {}
+
+    async def change(self, change: Callable[[Held], Held]) -> Held:
+        """Change it, on disk first; once begun, nothing interrupts that.
+
+        Raises:
+            OSError: it cannot be written down, so nothing changed.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._apply(change)))
+
+    async def _apply(self, change: Callable[[Held], Held]) -> Held:
+        async with self._changing:
+            after = change(self.held)
+            if after != self.held:
+                await asyncio.to_thread(self._file.save, after)
+                self.held = after
+                self._changed()
+            return after
+
+    async def end(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Kill these, and close what has ended; return what has not within the time for that."""
+        deadline = boottime() + self._kill_limit
+        doomed = {name: self.held.holdings[name] for name in names if name in self.held.holdings}
+        gone = dict(zip(doomed, await asyncio.gather(*(_kill(what, deadline) for what in doomed.values())), strict=True))
+        for name, what in doomed.items():
+            if gone[name]:
+                await self.change(partial(_close, name=name, what=what))
+            else:
+                log.critical("%s could not be ended within %g s", name, self._kill_limit)
+        return tuple(name for name in doomed if not gone[name])
+
+    async def keep_closed(self) -> None:
+        """What was killed must not come up again, whoever still has it in hand."""
+        for name, what in self.closed.items():
+            if has_processes(what):
+                log.error("%s came up again after its end, and is killed", name)
+                await _kill(what, boottime() + self._kill_limit)
+
+
+def has_processes(what: Holding) -> bool:
+    return any(pids_in(Path(item)) for item in what.cgroups)
+
+
+def _close(held: Held, name: str, what: Holding) -> Held:
+    return closed(held, name) if held.holdings.get(name) == what else held
+
+
+async def _kill(what: Holding, deadline: float) -> bool:
+    return all(await asyncio.gather(*(asyncio.to_thread(_end_cgroup, Path(item), deadline) for item in what.cgroups)))
+
+
+def _end_cgroup(path: Path, deadline: float) -> bool:
+    shut_cgroup(path)
+    return kill_cgroup(path, deadline)
