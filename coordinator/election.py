@@ -27,11 +27,12 @@ class CandidacyLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a candidacy says of its coordinator. `address`: where others reach it."""
+    """What a candidacy says of its coordinator. `address`: where others reach it; `format`: the newest of the store that it understands."""
 
     name: str
     address: str
     version: str
+    format: int = 1
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -45,7 +46,8 @@ class Candidate:
             fields = {}
         found = [fields.get(name) for name in ("name", "address", "version")] if isinstance(fields, dict) else []
         name, address, version = (item if isinstance(item, str) else "" for item in found or ("", "", ""))
-        return cls(name, address, version)
+        newest = fields.get("format") if isinstance(fields, dict) else None
+        return cls(name, address, version, newest if isinstance(newest, int) else 1)
 
 
 def before(names: Iterable[str], own: str) -> str:
@@ -161,7 +163,7 @@ class LeaderSight:
     """What a coordinator that does not lead knows of the leader. It lives as long as it renews, so its name does not outlast it.
 
     `patience`: seconds without a renewal after which nobody leads, as far as we know. `own`: our own address, which is never the answer
-    while we stand by.
+    while we stand by. `handicap`: why we may not lead ourselves, a sentence; empty when we may.
     """
 
     def __init__(self, patience: float) -> None:
@@ -171,6 +173,7 @@ class LeaderSight:
         self._known = asyncio.Event()
         self._away_since: float | None = None
         self.own = ""
+        self.handicap = ""
 
     def seen(self, seen: Seen) -> None:
         """Take note of the leader's znode."""

@@ -139,6 +139,24 @@ def admit_coordinator(coordinators: Mapping[str, Coordinator], token: Token, ask
     return Coordinator(asked.name, asked.address, asked.join_address, at)
 
 
+def check_coordinator_removable(coordinators: Mapping[str, Coordinator], name: str, leader: str) -> Coordinator:
+    """Return the coordinator to remove. `leader`: the name of the one that leads.
+
+    Raises:
+        GestaltError: NOT_FOUND, or REFUSED for the leader: so there is always one left.
+    """
+    found = coordinators.get(name)
+    if found is None:
+        raise GestaltError(Kind.NOT_FOUND, f"there is no coordinator {name!r}", hint="`gestaltctl coordinator list` lists them")
+    if len(coordinators) < 2:
+        raise GestaltError(
+            Kind.REFUSED, f"{name} is the only coordinator", hint="let another one join first: gestaltctl node token --coordinator"
+        )
+    if name == leader:
+        raise GestaltError(Kind.REFUSED, f"{name} leads", hint="have it hand over first: gestaltctl cluster step-down")
+    return found
+
+
 def find_node(nodes: Iterable[Node], text: str) -> Node:
     """Return the node that a name, an id or the beginning of an id means.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,35 @@ def use(file: ContextFile, name: str) -> None:
     except OSError as error:
         hint = f"or choose it for each call: --context {name}, GESTALT_CONTEXT={name}"
         raise GestaltError(Kind.REFUSED, f"{file.path} cannot be written: {error.strerror}", hint=hint) from error
+
+
+def save_coordinators(path: Path, name: str, addresses: Sequence[str]) -> bool:
+    """Have a context list these coordinators; everything else in the file, comments too, stays as it is. Return whether it changed.
+
+    Raises:
+        GestaltError: INVALID, when there is no such context; REFUSED, when the file may not be written.
+    """
+    import yaml
+
+    from gestalt.files import write_atomic
+
+    context = load(path).choose(name)
+    if not addresses or set(context.coordinators) == set(addresses):
+        return False
+    text = path.read_text(encoding="utf-8")
+    node: Any = yaml.compose(text)
+    for key in ("contexts", context.name, "coordinators"):
+        node = next(value for known, value in node.value if known.value == key)
+    first, last = node.value[0].start_mark.index, node.value[-1].end_mark.index
+    if node.flow_style:
+        written = ", ".join(map(json.dumps, addresses))
+    else:
+        written = f"\n{' ' * (node.start_mark.column)}- ".join(map(json.dumps, addresses))
+    try:
+        write_atomic(path, text[:first] + written + text[last:], mode=path.stat().st_mode & 0o777)
+    except OSError as error:
+        raise GestaltError(Kind.REFUSED, f"{path} cannot be written: {error.strerror}", hint="run this as the owner of the file") from error
+    return True
 
 
 def _quoted(name: str) -> str:

@@ -5,6 +5,7 @@ epoch                        its version and content fence every write of a lead
 store/…                      the documents: the store's own affair
 election/c-…                 a candidate each, ephemeral and sequential: JSON of name, address, version
 leader                       who leads, JSON; written in the transaction that takes office
+barred-<name>                there while the coordinator of that name is removed: it may not take office
 nodes/<id>                   made when the node joins; only the node itself and coordinators may change what is below
 nodes/<id>/member            ephemeral, of the node's fence: JSON of incarnation, boot, agent
 nodes/<id>/lease             persistent, JSON, `grants.LeaseMark`; each committed write renews
@@ -41,6 +42,9 @@ class Paths:
     @property
     def leader(self) -> str:
         return f"{self.root}/leader"
+
+    def barred(self, coordinator: str) -> str:
+        return f"{self.root}/barred-{coordinator}"
 
     @property
     def nodes(self) -> str:
