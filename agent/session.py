@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import grpc
@@ -93,7 +93,7 @@ class Session:
         conversation = Conversation(self._settings, self._desired, self._board, self._apply, self._bulk)
         refusal: GestaltError | None = None
         try:
-            await conversation.hold(address, self._welcomed)
+            await conversation.hold(address, self._welcomed, self._learn)
             self._complain(f"the coordinator {address} ended the session")
         except grpc.aio.AioRpcError as error:
             meant = decode_error(error)
@@ -112,10 +112,13 @@ class Session:
         return Ending(conversation.welcomed, refusal is not None, refusal.leader if refusal else "")
 
     def _welcomed(self, address: str, welcome: agent_pb2.Welcome) -> None:
-        self._search.learn(welcome.coordinators)
-        self._known.learn(welcome.coordinators)
+        self._learn(welcome.coordinators)
         self.connected, self._complaint = True, ""
         log.info("in session with the coordinator %s", address, extra={"epoch": self._desired.epoch})
+
+    def _learn(self, coordinators: Sequence[str]) -> None:
+        self._search.learn(coordinators)
+        self._known.learn(coordinators)
 
     def _complain(self, complaint: str) -> None:
         """Say why there is no session, once for as long as it stays the same."""
@@ -136,10 +139,13 @@ class Conversation:
         self._wake = asyncio.Event()
         self._ack: agent_pb2.Ack | None = None
         self._incarnation = board.incarnation
+        self._learn: Callable[[Sequence[str]], None] = lambda _: None
         self.welcomed = False
 
-    async def hold(self, address: str, welcomed: Callable[[str, agent_pb2.Welcome], None]) -> None:
-        """Talk to a coordinator until one of us ends it.
+    async def hold(
+        self, address: str, welcomed: Callable[[str, agent_pb2.Welcome], None], learn: Callable[[Sequence[str]], None]
+    ) -> None:
+        """Talk to a coordinator until one of us ends it. `learn` hears where coordinators are whenever that changes.
 
         Raises:
             SessionDoubt: what it says cannot be.
@@ -147,6 +153,7 @@ class Conversation:
             OSError: what it wants cannot be made durable.
             TimeoutError: it does not greet us, or has fallen silent.
         """
+        self._learn = learn
         async with grpc.aio.secure_channel(address, channel_credentials(self._settings.tls), _OPTIONS) as channel:
             stub = cast(Calls, agent_pb2_grpc.AgentsStub(channel))
             call = stub.Session()
@@ -241,7 +248,7 @@ class Conversation:
                 case "open":
                     self._bulk.open(stub, message.open)
                 case "heartbeat":
-                    pass
+                    self._learn(message.heartbeat.coordinators)
                 case kind:
                     raise SessionDoubt(f"it said {kind!r}, which we do not understand now")
         status = await call.code()
