@@ -131,6 +131,7 @@ def apply_delta(state: agent_pb2.NodeState, delta: agent_pb2.NodeDelta) -> agent
     _change(after.routes, delta.put.routes, delta.drop_routes)
     _change(after.refused, delta.put.refused, delta.drop_refused)
     _change(after.peers, delta.put.peers, delta.drop_peers)
+    after.recovering = delta.put.recovering
     return after
 
 

@@ -127,28 +127,33 @@ class Instances:
             self._around.board.put(Observed(instance, 0, Phase.FAILED, reason=why))
 
     def _judge_undesired(self) -> None:
-        """What nobody wants is removed after a grace, and never before the first full state of the current epoch."""
+        """What nobody wants is removed after a grace, and never before the first full state of the current epoch.
+
+        A leader that is recovering does not know what is wanted: it lists what it knows, and the rest stays as it is.
+        """
+        judged = self._desired.complete and not self._desired.state.recovering
         wanted = self._desired.state.instances.keys() | self._desired.refused.keys()
         now, grace = monotonic(), self._around.settings.orphan_grace
         for instance in [item for item in self._workers if item not in wanted]:
             worker = self._workers[instance]
             if worker.local.gone:
                 self._dismiss(instance)
-            elif self._desired.complete and now - self._undesired.setdefault(instance, now) >= grace:
+            elif judged and now - self._undesired.setdefault(instance, now) >= grace:
                 worker.aim(replace(worker.local.target, goal=Goal.DISCARD, why="nobody wants it"))
             elif worker.local.target.goal is not Goal.DISCARD:
                 worker.aim(replace(worker.local.target, goal=Goal.KEEP, why="is in no desired state"))
         for observed in self._around.board.observations():
             if observed.instance not in wanted and observed.instance not in self._workers:
                 self._around.board.drop(observed.instance)
-        self._look_again_at_undesired(grace)
+        self._look_again_at_undesired(grace if judged else 0.0)
 
     def _look_again_at_undesired(self, grace: float) -> None:
+        """Have them judged again when their grace is over; 0: they are not judged now."""
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
         waiting = [item for item in self._workers.keys() & self._undesired.keys() if self._workers[item].local.target.goal is Goal.KEEP]
-        if self._desired.complete and waiting:
+        if grace and waiting:
             self._grace = asyncio.get_running_loop().call_later(grace, self._judge_undesired)
 
     def _hire(self, record: InstanceRecord) -> Worker:

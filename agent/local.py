@@ -80,6 +80,11 @@ class LocalInstance:
     def key(self, attempt: int) -> AttemptKey:
         return AttemptKey(self.record.instance, attempt)
 
+    def app(self) -> str:
+        """Return the path of its app, as it was told or as its labels say; empty when neither is known."""
+        labelled = next((status.app for status in (self.attempts or {}).values()), "")
+        return self.target.desired.app if self.target.desired else labelled
+
     def running_attempt(self) -> int:
         """Return the attempt that runs, as far as is known, or 0."""
         if self.attempts is None:

@@ -211,6 +211,8 @@ class Worker:
         if isinstance(action, Count | Forget) or self.local.gone:
             return
         told = observe(situation, action, self._checks.report, activity or self.local.target.why)
+        if situation.goal is Goal.KEEP:
+            told = replace(told, app=self.local.app())
         self._around.board.put(told, retry_at(situation, action), since(self.local.record, told))
 
 

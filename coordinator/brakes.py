@@ -87,16 +87,20 @@ class Allowance:
 
 @dataclass(slots=True)
 class Brakes:
-    """All brakes of a leader. `cut_off`: why it believes that it is itself cut off, empty = it does not."""
+    """All brakes of a leader. `cut_off`: why it believes that it is itself cut off, empty = it does not.
+
+    `recovering`: why it must not judge what is lost, since its state was restored; empty = it may.
+    """
 
     doubt: Doubt = field(default_factory=Doubt)
     allowance: Allowance = field(default_factory=Allowance)
     held: str = ""
     cut_off: str = ""
+    recovering: str = ""
 
     def why_not(self, paused: str) -> str:
         """Return why nothing is replaced now; empty when it is."""
-        return f"replacement is paused {paused}" if paused else self.cut_off or self.held
+        return f"replacement is paused {paused}" if paused else self.cut_off or self.held or self.recovering
 
 
 def cut_off(members: int, unreachable: int) -> str:

@@ -32,6 +32,7 @@ from .service import tell_unchanged
 from .standby import Standby
 from .store.zookeeper import Candidacy as Claim
 from .store.zookeeper import ZookeeperStore
+from .witness import Witness
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class ClusterService(Service[CoordinatorSettings]):
         self._me = Candidate(settings.name, settings.advertise, __version__)
         self._work: list[asyncio.Task[None]] = []
         self._complaint = ""
+        self._witness = Witness.of(settings)
         self.leader: Leader | None = None
         self.port = 0
 
@@ -168,6 +170,7 @@ class ClusterService(Service[CoordinatorSettings]):
 
     async def _serve_session(self) -> None:
         connection = Connection(self._sight)
+        watching: asyncio.Task[None] | None = None
         try:
             zk = await connection.open(self._zookeeper, self._settings.timing.session, f"coordinator-{self._me.name}")
             self._complaint = ""
@@ -178,6 +181,8 @@ class ClusterService(Service[CoordinatorSettings]):
             await connection.during(_until_first(candidacy))
             await Term(self, zk, connection, candidacy).serve()
         finally:
+            if watching is not None:
+                watching.cancel()
             await connection.close()
 
     # What a term needs of us

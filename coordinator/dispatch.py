@@ -24,7 +24,7 @@ def node_state(state: State, node: str, routes: Mapping[str, Route], epoch: int,
 
     Of its own instances the agent knows best whether they are ready: the flag is left out, so that it costs no message.
     """
-    result = NodeState(epoch, revision)
+    result = NodeState(epoch, revision, recovering=bool(state.switches.recovering))
     for path, placements in state.placements.items():
         app = state.apps.get(path)
         for placed in placements.instances if app is not None else ():
@@ -57,6 +57,7 @@ def difference(before: NodeState, after: NodeState) -> agent_pb2.NodeDelta | Non
         {key: item for key, item in after.routes.items() if before.routes.get(key) != item},
         {key: item for key, item in after.refused.items() if before.refused.get(key) != item},
         {key: item for key, item in after.peers.items() if before.peers.get(key) != item},
+        recovering=after.recovering,
     )
     delta = agent_pb2.NodeDelta(
         epoch=after.epoch,

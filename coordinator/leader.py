@@ -19,6 +19,7 @@ from .api.apps import AppsServicer, change_reply
 from .api.control import ControlServicer
 from .api.guard import OfficeGuard
 from .api.members import JoinsServicer, MembersServicer
+from .api.recovery import RecoveryServicer
 from .api.views import EventsServicer, TasksServicer
 from .brakes import Allowance, Brakes, Doubt
 from .bulk import Switchboard
@@ -34,6 +35,7 @@ from .office import Office
 from .planner import Planner
 from .present import Presenter
 from .reception import Answerers, Desk
+from .recovery import Recovery
 from .requests import Requests
 from .status import Status
 from .store.base import MetaStore
@@ -87,7 +89,7 @@ class Leader:
             clock.monotonic, self.ledger.state.nodes, unreachable_after=settings.unreachable_after, fenced=seat.zk is not None
         )
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
-        brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
+        self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
         self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes)
         self._keeper: NodeKeeper | None = None
         self._switchboard = Switchboard()
@@ -102,6 +104,7 @@ class Leader:
             StoreError: the store cannot be used.
         """
         await self.ledger.read()
+        Recovery(self.ledger, self._brakes, self.dispatcher, self.decider).begin()
         self._enrolment = Enrolment.create(self._settings, self.ledger, self._seat.zk)
         await self._enrolment.begin()
         for node in self.ledger.state.nodes.values():
@@ -165,6 +168,7 @@ class Leader:
         api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self.events), server)
         api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self.events), server)
         api_pb2_grpc.add_ClusterServicer_to_server(ControlServicer(cluster, status, seat.office), server)
+        api_pb2_grpc.add_RecoveryServicer_to_server(RecoveryServicer(cluster, self.ledger, self.tracker), server)
         agent_pb2_grpc.add_AgentsServicer_to_server(agents, server)
 
     def _register_joins(self, server: Any) -> None:

@@ -20,7 +20,7 @@ from .events import EventRing
 from .office import Office, not_leader
 from .records import Audit, Event, TaskState
 from .state import Draft, State, audit_key
-from .store.base import MetaStore, OutcomeUnknown, StaleEpoch, StoreError
+from .store.base import MetaStore, OutcomeUnknown, Snapshot, StaleEpoch, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,14 @@ class Ledger:
         for audit in self.state.audits.values():
             self.events.append(audit.events)
         log.info("took office: epoch %d, commit %d, %d documents", self.epoch, snapshot.commit, len(snapshot.documents))
+
+    async def snapshot(self) -> Snapshot:
+        """Return what the store holds, as of one commit.
+
+        Raises:
+            StoreError: it cannot be read now.
+        """
+        return await self._store.load()
 
     @property
     def is_committing(self) -> bool:

@@ -1,4 +1,4 @@
-"""The command `gestalt-coordinator`: the daemon, and `gestalt-coordinator join`."""
+"""The command `gestalt-coordinator`: the daemon, `gestalt-coordinator join` and `gestalt-coordinator import`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from .service import build
 
 
 def main() -> int:
-    """Be a coordinator until told to stop, or have this machine join a cluster as one; return the exit code."""
+    """Be a coordinator until told to stop, have this machine join a cluster as one, or put an export back; return the exit code."""
     if sys.argv[1:2] == ["join"]:
         return join_command("coordinator", sys.argv[2:])
+    if sys.argv[1:2] == ["import"]:
+        from .import_command import import_command
+
+        return import_command(sys.argv[2:])
     return daemon_command("gestalt-coordinator", CoordinatorSettings, Path("/etc/gestalt/coordinator.yaml"), build)
 
 

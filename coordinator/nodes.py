@@ -46,6 +46,8 @@ class NodeView:
     expected_at: float = 0.0
     facts: model_pb2.Facts = field(default_factory=model_pb2.Facts)
     problems: tuple[str, ...] = ()
+    unknown: dict[str, Observed] = field(default_factory=dict)
+    """What it runs although nothing of ours is placed there, by instance, as of its reports."""
 
 
 class Tracker:

@@ -187,11 +187,13 @@ class Coordinator:
 class Switches:
     """What holds for the whole cluster; one document. `paused`: why an operator paused automatic replacement, empty = it is not.
 
-    `doubted`: the nodes that were there when most of them vanished at once; while it is not empty nothing is replaced.
+    `doubted`: the nodes that were there when most of them vanished at once; while it is not empty nothing is replaced. `recovering`: which
+    export the state was restored from; until an operator confirms, nothing that is unknown is removed and nothing lost is replaced.
     """
 
     paused: str = ""
     doubted: tuple[str, ...] = ()
+    recovering: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ def observed(message: model_pb2.Observed) -> Observed:
         raise GestaltError(Kind.INVALID, f"the report on {message.instance[:100]} is not valid: {error}") from error
     return replace(
         seen,
+        instance=seen.instance[:OUTPUT],
+        app=seen.app[:OUTPUT],
         reason=seen.reason[:SENTENCE],
         log_tail=sentences(seen.log_tail[-LINES:]),
         checks=tuple(replace(check, name=check.name[:OUTPUT], output=check.output[:OUTPUT]) for check in seen.checks[:CHECKS]),

@@ -57,6 +57,8 @@ class Status:
             uptime=clock.monotonic() - self.since,
             store=self.store,
             paused=switches.paused,
+            recovering=bool(switches.recovering),
+            unknown=unknown_of(strangers(state, self.presenter.tracker)),
             held=held,
             coordinators=[
                 api_pb2.Coordinator(name=item.name, address=item.address, leader=place == 0, version=item.version)

@@ -23,30 +23,33 @@ import grpc
 from google.protobuf.message import Message
 
 from gestalt.clock import monotonic
+from gestalt.dial import LASTING, Unreached, dial
 from gestalt.errors import GestaltError, Kind
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 from gestalt.rpc import AGE_METADATA, ERROR_METADATA, decode_error
 
 if TYPE_CHECKING:
-    from gestalt.proto.v1.api_pb2_grpc import AppsAsyncStub, ClusterAsyncStub, EventsAsyncStub, NodesAsyncStub, TasksAsyncStub
+    from gestalt.proto.v1.api_pb2_grpc import (
+        AppsAsyncStub,
+        ClusterAsyncStub,
+        ControlPlaneAsyncStub,
+        EventsAsyncStub,
+        NodesAsyncStub,
+        RecoveryAsyncStub,
+        TasksAsyncStub,
+    )
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
-_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),  # a coordinator is never behind the proxy of a web browser
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel tries at once, whatever an older one met
-    ("grpc.keepalive_time_ms", 5_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
-    ("grpc.max_receive_message_length", 64 * 1024**2),
-    ("grpc.max_send_message_length", 64 * 1024**2),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
-_LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+_LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
+"""How a call ends of which nobody knows what became of it: it is made again, with the same request id."""
 _BROKEN = "Internal error from Core"
 """What grpc.aio says of a stream whose connection went away in the moment of its opening."""
 _ELECTION_PAUSE = 0.1  # seconds; a coordinator that knows of no leader keeps us waiting by itself
 _ACCEPTANCE = 0.3  # seconds
+_LAST_ATTEMPT = 3.0
+"""Seconds that an attempt has at least, also when the time for trying is almost over."""
 _TLS_WORDS = ("handshake", "certificate", "ssl_error", "tls")
 
 
@@ -61,15 +64,18 @@ class Target:
 
 
 class Api:
-    """The stubs of the public API on one channel."""
+    """The stubs of the public API on one channel to the coordinator at `address`."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+        self.address = address
         self.channel = channel
         self.apps = cast("AppsAsyncStub", api_pb2_grpc.AppsStub(channel))
         self.nodes = cast("NodesAsyncStub", api_pb2_grpc.NodesStub(channel))
         self.tasks = cast("TasksAsyncStub", api_pb2_grpc.TasksStub(channel))
         self.events = cast("EventsAsyncStub", api_pb2_grpc.EventsStub(channel))
         self.cluster = cast("ClusterAsyncStub", api_pb2_grpc.ClusterStub(channel))
+        self.recovery = cast("RecoveryAsyncStub", api_pb2_grpc.RecoveryStub(channel))
+        self.control_plane = cast("ControlPlaneAsyncStub", api_pb2_grpc.ControlPlaneStub(channel))
 
 
 class Client:
@@ -87,6 +93,7 @@ class Client:
         self._connect_limit = connect_limit
         self._notice = on_notice or (lambda _: None)
         self._api: Api | None = None
+        self._lasting_api: Api | None = None
         self._credentials: grpc.ChannelCredentials | None = None
         self._contact = False
         self._order = list(target.coordinators)
@@ -100,12 +107,12 @@ class Client:
         await self._drop()
 
     async def call(self, pick: Callable[[Api], grpc.aio.UnaryUnaryMultiCallable[Q, A]], request: Q, *, limit: float = 30.0) -> A:
-        """Make a call and return its answer, repeating it with the same request id while the connection is lost.
+        """Make a call and return its answer, repeating it with the same request id while the connection is lost or nothing is answered.
 
         Args:
             pick: which call, `lambda api: api.apps.Get`.
             request: its message; a missing request id is filled in.
-            limit: seconds for each attempt.
+            limit: seconds for each attempt. What a repetition would get beyond the client's patience it does not get.
 
         Raises:
             GestaltError: what the coordinator answered, or UNAVAILABLE, TIMED_OUT, UNAUTHENTICATED.
@@ -115,7 +122,7 @@ class Client:
         while True:
             api = await self._connected(search)
             try:
-                answering = pick(api)(request, timeout=limit)
+                answering = pick(api)(request, timeout=search.bounded(limit))
                 reply = await answering
                 self._note_age(await answering.trailing_metadata())
             except grpc.aio.AioRpcError as error:
@@ -129,7 +136,7 @@ class Client:
         Raises:
             GestaltError: what the coordinator answered, or UNAVAILABLE, UNAUTHENTICATED.
         """
-        api = await self._leading()
+        api = await self._lasting()
         try:
             async for item in pick(api)(request):
                 yield item
@@ -165,7 +172,7 @@ class Client:
         Raises:
             GestaltError: what the coordinator answered, or UNAVAILABLE, UNAUTHENTICATED.
         """
-        api = await self._leading()
+        api = await self._lasting()
         accepted = asyncio.Event()
         call = api.apps.Exec(_once_accepted(inputs, accepted))
         greeting = asyncio.create_task(_await_greeting(call, accepted))
@@ -224,31 +231,27 @@ class Client:
         self._contact = True
         return self._api
 
+    async def _lasting(self) -> Api:
+        """Return the stubs of the leader on a connection that is not given up soon."""
+        leader = (await self._leading()).address
+        if self._lasting_api is None or self._lasting_api.address != leader:
+            await _close(self._lasting_api)
+            self._lasting_api = Api(leader, grpc.aio.secure_channel(leader, self._own_credentials(), options=LASTING))
+        return self._lasting_api
+
     async def _connect(self) -> Api:
+        try:
+            return Api(*await dial(list(self._order), self._own_credentials(), self._connect_limit, self._try_last))
+        except Unreached as unreached:
+            error = _unreachable(unreached.problems, self._target)
+            if error.kind is Kind.UNAVAILABLE:
+                self._check_certificate()
+            raise error from unreached
+
+    def _own_credentials(self) -> grpc.ChannelCredentials:
         if self._credentials is None:
             self._credentials = _credentials(self._target)
-        problems = []
-        for address in list(self._order):
-            channel = grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
-            self._try_last(address)
-            if await self._becomes_ready(channel):
-                return Api(channel)
-            problems.append(f"{address}: {await _reason(channel)}")
-            await channel.close(None)
-        unreachable = _unreachable(problems, self._target)
-        if unreachable.kind is Kind.UNAVAILABLE:
-            self._check_certificate()
-        raise unreachable
-
-    async def _becomes_ready(self, channel: grpc.aio.Channel) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._connect_limit):
-                while True:
-                    state = channel.get_state(try_to_connect=True)
-                    if state in {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE}:
-                        return state is grpc.ChannelConnectivity.READY
-                    await channel.wait_for_state_change(state)
-        return False
+        return self._credentials
 
     async def _lost_or_raise(self, error: grpc.aio.AioRpcError, search: _Search) -> None:
         """Return to try again after a pause; raise what is an answer, or when the time for trying is over."""
@@ -263,7 +266,7 @@ class Client:
             self._notice("the connection to the coordinator is lost, looking for it again")
         await self._drop()
         if not await search.again():
-            raise _unreachable([error.details() or error.code().name], self._target) from error
+            raise _given_up(error, self._target) from error
 
     async def _go_to(self, refusal: GestaltError, search: _Search) -> None:
         """Leave a coordinator that does not lead for the one that it names, at once the first time; raise when the time is over."""
@@ -296,10 +299,11 @@ class Client:
         check_certificate(self._target.certificate, self._target.key, self._target.ca)
 
     async def _drop(self) -> None:
-        api, self._api = self._api, None
+        apis = (self._api, self._lasting_api)
+        self._api = self._lasting_api = None
         self._is_leader = False
-        if api is not None:
-            await api.channel.close(None)
+        for api in apis:
+            await _close(api)
 
 
 class _Search:
@@ -314,6 +318,10 @@ class _Search:
     @property
     def running(self) -> bool:
         return self._end > 0
+
+    def bounded(self, limit: float) -> float:
+        """Return the seconds for the next attempt: what is left of the time, once it runs."""
+        return min(limit, max(self._end - monotonic(), _LAST_ATTEMPT)) if self.running else limit
 
     def follow(self, leader: str) -> bool:
         """Return whether to go to a named leader at once: once each, until the next pause, so that two that name each other are no loop."""
@@ -376,15 +384,19 @@ def _credentials(target: Target) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(*contents)
 
 
-async def _reason(channel: grpc.aio.Channel) -> str:
-    """Return why a channel does not connect, in gRPC's words without its wrapping."""
-    try:
-        await cast(Any, channel).unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=0.5)
-    except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return "no answer"
-        return (error.details() or error.code().name).rpartition("last error: ")[2]
-    return "it answers only now"
+async def _close(api: Api | None) -> None:
+    if api is not None:
+        await api.channel.close(None)
+
+
+def _given_up(error: grpc.aio.AioRpcError, target: Target) -> GestaltError:
+    if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+        return _unreachable([error.details() or error.code().name], target)
+    return GestaltError(
+        Kind.TIMED_OUT,
+        "the coordinator can be reached, but did not answer in time: what was asked for may have been done or not",
+        hint="look with gestaltctl ps and gestaltctl tasks; the same --request-id does a thing once, however often it is sent",
+    )
 
 
 def _unreachable(problems: Sequence[str], target: Target) -> GestaltError:

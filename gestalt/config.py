@@ -177,7 +177,8 @@ class CoordinatorSettings(Settings):
     `storage_fence`: what keeps a lost node from what it held before another one gets it, besides the lease: "netfilter" has all other
     nodes refuse its packets until it registers anew. `replacements_per_second`: how many lost instances it replaces in a second at
     most, 0 = no limit. `authority`: the folder with the CA's certificate and key, which `gestaltctl cluster init` made;
-    `authority_passphrase`: the file with what that key is encrypted with.
+    `authority_passphrase`: the file with what that key is encrypted with. `data_dir`: where a coordinator
+    of a cluster notes what it has seen of the state, so that an older one is never led from; none = nowhere.
     """
 
     cluster_id: str
@@ -191,6 +192,7 @@ class CoordinatorSettings(Settings):
     authority_passphrase: Path | None = None
     zookeeper: ZooKeeperSettings | None = None
     timing: TimingSettings = TimingSettings()
+    data_dir: Path | None = None
     store: StoreSettings = StoreSettings()
     heartbeat: Duration = 2.0
     unreachable_after: Duration = 4.0

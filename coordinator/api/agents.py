@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 from gestalt import __version__, clock
@@ -33,6 +34,9 @@ T = TypeVar("T")
 PROTOCOL = 1
 SILENCE = 3
 """After so many missed heartbeats a session is over."""
+
+STRANGE = 1000
+"""So many instances of a node that nobody placed there are remembered at most, of one report."""
 
 BEATS = 3
 """How often an agent hears of us at least within the silence that it bears."""
@@ -219,6 +223,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         placed = self._placed_on(view.id)
         observed = self._own(inventory.instances, placed)
         self.tracker.inventory(view, placed, observed)
+        view.unknown = self._strange(inventory.instances, placed)
         view.problems = reports.sentences(inventory.problems)
         self.dispatcher.attach(link)
         self.ledger.tell("node.ready", view.name, f"node {view.name} is ready with {len(observed)} instances")
@@ -228,6 +233,9 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         owners, placed = self.ledger.state.owners, self._placed_on(view.id)
         seen = self._own(change.instances, placed)
         self._tell(seen)
+        view.unknown |= self._strange(change.instances, placed)
+        for instance in change.gone:
+            view.unknown.pop(instance, None)
         changed = self.tracker.observed(view, seen, [instance for instance in change.gone if instance in placed])
         if change.problems_changed:
             view.problems = reports.sentences(change.problems)
@@ -245,6 +253,12 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
     def _own(messages: Iterable[model_pb2.Observed], placed: set[str]) -> list[Observed]:
         """Return reports on instances that are placed on this node; an agent has no say in any other."""
         return [reports.observed(message) for message in messages if message.instance in placed]
+
+    @staticmethod
+    def _strange(messages: Iterable[model_pb2.Observed], placed: set[str]) -> dict[str, Observed]:
+        """Return reports on what is not placed there: nothing is decided by them, they are only shown."""
+        strange = (message for message in messages if message.instance not in placed)
+        return {report.instance: report for report in map(reports.observed, islice(strange, STRANGE))}
 
     def _placed_on(self, node: str) -> set[str]:
         state = self.ledger.state

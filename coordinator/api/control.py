@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from gestalt.errors import GestaltError, Kind
 from gestalt.identity import Role
 from gestalt.proto.v1 import api_pb2
 
+from ..export import export_pieces
 from ..records import Switches
 from ..requests import Call, answered, check_request, put_answer
 from ..state import Draft
@@ -35,9 +35,10 @@ class ControlServicer(ClusterServicer):
 
     @streaming
     async def Export(self, request: api_pb2.ExportRequest, context: Context) -> AsyncIterator[api_pb2.ExportChunk]:
+        """Send everything that the store holds, as of one commit, as a file."""
         caller(context, self.cluster_id, Role.USER)
-        raise GestaltError(Kind.REFUSED, "this version cannot export a cluster yet", hint="see docs/roadmap.md")
-        yield api_pb2.ExportChunk()  # what makes it a stream
+        for piece in export_pieces(await self.status.presenter.ledger.snapshot()):
+            yield api_pb2.ExportChunk(data=piece)
 
     async def _switch(self, method: str, request: api_pb2.PauseRequest, context: Context) -> api_pb2.PauseReply:
         actor = caller(context, self.cluster_id, Role.USER).name

@@ -72,6 +72,7 @@ def coordinator_document(
         "authority": str(layout.pki),
         "authority_passphrase": str(layout.passphrase),
         "tls": tls_of(layout, "coordinator"),
+        "data_dir": str(layout.data / "coordinator"),
         "store": {"kind": "zookeeper"},
         "zookeeper": {**zookeeper, "identity": COORDINATOR_IDENTITY, "secret_file": str(layout.coordinator_secret)},
         "timing": timing.model_dump(),

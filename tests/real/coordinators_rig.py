@@ -67,6 +67,9 @@ class Coordinators:
         pair = authority.issue(Identity(self.cluster_id, role, name), f"{role}-{name}", dns=[host], addresses=["127.0.0.1"])
         return TlsSettings(ca=authority.certificate, certificate=pair.certificate, key=pair.key)
 
+    def settings_file(self, index: int) -> Path:
+        return self.folder / f"coordinator-{index}.yaml"
+
     def start(self, index: int) -> None:
         """Start a coordinator; it need not be ready when this returns."""
         name = f"coordinator-{index}"
@@ -79,6 +82,7 @@ class Coordinators:
             "tls": {field: str(getattr(tls, field)) for field in ("ca", "certificate", "key")},
             "store": {"kind": "zookeeper"},
             "zookeeper": {"hosts": list(self.ensemble.hosts), "root": self.root},
+            "data_dir": str(self.folder / f"seen-{index}"),
             "timing": {"session": self.session, "lease": max(8.0, self.session)},
             **self.settings,
         }

@@ -108,7 +108,7 @@ class SimulatedAgent:
             elif instance.id not in self.running:
                 self.running[instance.id] = self._started(instance)
                 change.instances.append(to_wire(self.running[instance.id], model_pb2.Observed))
-        for identity in [identity for identity in self.running if identity not in self.state.instances]:
+        for identity in [identity for identity in self.running if identity not in self.state.instances and not self.state.recovering]:
             del self.running[identity]
         if change.instances or change.gone:
             self._outbox.put_nowait(agent_pb2.AgentMessage(observed=change))
@@ -157,4 +157,5 @@ def _applied(base: NodeState, delta: agent_pb2.NodeDelta) -> NodeState:
         {key: item for key, item in routes.items() if key not in delta.drop_routes},
         {key: item for key, item in (base.refused | put.refused).items() if key not in delta.drop_refused},
         {key: item for key, item in (base.peers | put.peers).items() if key not in delta.drop_peers},
+        put.recovering,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gestalt.ctl.commands import state
 from gestalt.ctl.options import Duration, connected, examples, output_option
 from gestalt.ctl.output import emit
 from gestalt.ctl.session import converse
@@ -26,6 +27,10 @@ _PORT = click.IntRange(1, 65535)
 )
 def cluster() -> None:
     """Set up a cluster of several machines, and steer it as a whole."""
+
+
+for _command in (state.export, state.import_, state.recover):
+    cluster.add_command(_command)
 
 
 @cluster.command(

@@ -1,0 +1,161 @@
+"""Putting an export into the store of this machine's coordinator, while nobody leads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gestalt.cluster.export_file import Header, read_export
+from gestalt.cluster.init import read_founder
+from gestalt.cluster.secrets import read_secret
+from gestalt.config import CoordinatorSettings
+from gestalt.errors import GestaltError, Kind
+
+from .election import Candidate
+from .export import documents_of
+from .restoring import STRIDE, Loss, Target, fitted, loss
+from .store.base import MetaStore, Restored
+from .store.sqlite import SqliteStore
+from .witness import Witness
+
+if TYPE_CHECKING:
+    from gestalt.zk.client import Zk
+    from gestalt.zk.paths import Paths
+
+CONNECT_LIMIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the operator asks for. `replace`: although something is lost. `above`: an epoch that agents have seen.
+
+    `patience`: seconds for which ZooKeeper may not answer.
+    """
+
+    file: Path
+    replace: bool = False
+    above: int = 0
+    patience: float = CONNECT_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was done: from which file, what the store is at now, and what it lost."""
+
+    header: Header
+    restored: Restored
+    loss: Loss
+
+
+async def put_back(settings: CoordinatorSettings, choice: Choice) -> Outcome:
+    """Put an export into the store that the settings name.
+
+    Raises:
+        GestaltError: the file is bad (INVALID, NOT_FOUND) or of another cluster (CONFLICT); somebody leads or holds the store (REFUSED);
+            something would be lost that nobody agreed to lose (CONFLICT); the store cannot be reached. Nothing changed, unless it says that
+            the outcome is not known: then the same call again is right.
+    """
+    export = read_export(choice.file)
+    _check_cluster(export.header, settings)
+    founder = read_founder(settings.authority) if settings.authority is not None else None
+    documents = fitted(documents_of(export), export.header, Target(settings.mode, founder))
+    nodes = [document.key for document in documents if document.kind == "node"]
+    async with _opened(settings, nodes, choice.patience) as store:
+        present = await store.load()
+        lost = loss(present, export.header, documents_of(export))
+        if lost and not choice.replace:
+            raise GestaltError(
+                Kind.CONFLICT,
+                f"{lost.sentence()} (file: commit {export.header.commit} of {export.header.at})",
+                hint="keep what is there by `gestaltctl cluster export`, then add --replace to lose it",
+            )
+        seen = Witness.of(settings).seen
+        highest = max(export.header.epoch, present.epoch, choice.above, seen.epoch if seen else 0)
+        restored = await store.restore(documents, commit=export.header.commit + 1, epoch=highest + STRIDE - 1, expected=present.commit)
+    return Outcome(export.header, restored, lost)
+
+
+def _check_cluster(header: Header, settings: CoordinatorSettings) -> None:
+    if header.cluster_id != settings.cluster_id:
+        raise GestaltError(
+            Kind.CONFLICT,
+            f"the file is of cluster {header.cluster_id}, the settings are of cluster {settings.cluster_id}",
+            hint="import it on a machine of that cluster, or with the settings and the pki folder of one put back first",
+        )
+
+
+@asynccontextmanager
+async def _opened(settings: CoordinatorSettings, nodes: list[str], patience: float) -> AsyncIterator[MetaStore]:
+    if settings.zookeeper is None:
+        async with _open(SqliteStore(settings.store.path, settings.cluster_id)) as store:
+            yield store
+        _belong_to_folder(settings.store.path)
+        return
+    from gestalt.zk.client import Zk, ZkUnavailable
+    from gestalt.zk.paths import Paths
+
+    from .store.zookeeper import ZookeeperStore
+
+    try:
+        zk = await Zk.connect(settings.zookeeper, session=CONNECT_LIMIT, name="import", limit=patience)
+    except ZkUnavailable as error:
+        hint = "more than half of its servers must run; correct zookeeper.hosts in coordinator.yaml if they have moved"
+        raise GestaltError(Kind.UNAVAILABLE, f"ZooKeeper cannot be reached: {error}", hint=hint) from error
+    try:
+        await _refuse_leader(zk, Paths(settings.zookeeper.root), settings.timing.session)
+        await _plant(zk, settings, nodes)
+        async with _open(ZookeeperStore(zk, Paths(settings.zookeeper.root), settings.cluster_id)) as store:
+            yield store
+    finally:
+        await zk.close()
+
+
+@asynccontextmanager
+async def _open(store: MetaStore) -> AsyncIterator[MetaStore]:
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _refuse_leader(zk: Zk, paths: Paths, session: float) -> None:
+    """Refuse to go on while somebody leads: a leader in office writes its znode several times in a session's length."""
+    if not await zk.exists(paths.election) or not await zk.children(paths.election):
+        return
+    before = await zk.get(paths.leader)
+    await asyncio.sleep(session)
+    after = await zk.get(paths.leader)
+    if after is not None and (before is None or before[1].modified != after[1].modified):
+        name = Candidate.decode(after[0])
+        raise GestaltError(
+            Kind.REFUSED,
+            f"the coordinator {name.name} leads at {name.address}",
+            hint="stop all coordinators first: systemctl stop gestalt-coordinator; instances go on",
+        )
+
+
+async def _plant(zk: Zk, settings: CoordinatorSettings, nodes: list[str]) -> None:
+    """Have the znodes that are there before any store: ZooKeeper may have been wiped."""
+    from gestalt.cluster.tree import Rights, Tree
+
+    zookeeper = settings.zookeeper
+    if zookeeper is None or zookeeper.secret_file is None:
+        return
+    tree = Tree(zk, zookeeper.root, Rights(read_secret(zookeeper.secret_file)))
+    await tree.make(settings.cluster_id)
+    for node in nodes:
+        await tree.admit(node)
+
+
+def _belong_to_folder(database: Path) -> None:
+    """Give files that root has made to whom their folder belongs: the coordinator's user."""
+    owner = database.parent.stat()
+    for path in database.parent.glob(f"{database.name}*"):
+        if os.geteuid() == 0 and path.stat().st_uid != owner.st_uid:
+            os.chown(path, owner.st_uid, owner.st_gid)
