@@ -11,6 +11,7 @@ from gestalt.proto.v1 import api_pb2
 from .election import Candidate
 from .present import Presenter
 from .records import TaskState
+from .recovery import strangers, unknown_of
 
 AWAY = ("unreachable", "agent-down", "lost")
 
