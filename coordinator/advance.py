@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from gestalt.model import Phase
 from gestalt.spec.schema import AppSpec
 
+from .grants import grant_name, next_grant
 from .place import Capacity, place
 from .reconcile import Decision, Outcome, View, is_current, is_given_up
-from .records import App, Placed, Placements, Step, Task, TaskState, Verb, instance_id
+from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
 from .state import Draft, version_key
 
 
@@ -29,6 +31,11 @@ class Case:
         """Its instances that do not count any more because of their nodes."""
         return tuple(view for view in self.views if is_given_up(view, self.spec))
 
+    @property
+    def is_taken(self) -> bool:
+        """It may exist only once, and it is not certain that no copy is at work."""
+        return self.spec.placement.exclusive and not all(view.is_over for view in self.views)
+
     def nodes_of(self, views: Iterable[View]) -> str:
         """Return the names of the nodes of these instances, for people."""
         names = sorted({self.names.get(view.placed.node, view.placed.node) for view in views})
@@ -39,13 +46,14 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
     """Put what was decided into the draft; return why wanted instances could not be placed, empty when all are."""
     placements = draft.placed(case.app.path)
     kept = tuple(_marked(item, decision) for item in placements.instances if item.serial not in decision.forget)
-    placing = place(case.spec, decision.start, nodes) if decision.start else None
+    placing = place(case.spec, decision.start, nodes) if decision.start and not case.is_taken else None
     added = tuple(
         Placed(case.app.next_serial + index, case.app.version, choice.node, choice.ports)
         for index, choice in enumerate(placing.choices if placing else ())
     )
     if kept + added != placements.instances:
         draft.put_placements(Placements(case.app.path, kept + added))
+    _grant(draft, case, kept, added, {node.id: node.incarnation for node in nodes})
     app = replace(case.app, next_serial=case.app.next_serial + len(added))
     _announce(draft, case, decision, len(added))
     unplaced = placing.reason if placing else ""
@@ -62,13 +70,35 @@ def waits_for(case: Case, decision: Decision, held: str) -> str:
     if decision.held_back:
         number = f"{decision.held_back} lost instance{'s are' if decision.held_back > 1 else ' is'}"
         return f"{number} not replaced: {held or 'others come first'}"
-    waiting = [view for view in case.views if view.away is not None and not is_given_up(view, case.spec)]
-    if case.spec.placement.exclusive and waiting:
-        return (
-            f"waits for {case.nodes_of(waiting)}: an exclusive app needs the loss of its node confirmed"
-            " (`gestaltctl node confirm-dead`, when it is certain that the machine is off)"
-        )
+    return waits_for_holder(case)
+
+
+def waits_for_holder(case: Case) -> str:
+    """Return why something exclusive is not given to another node yet; empty when nothing waits for that."""
+    for view in case.views:
+        if view.verdict is not None and view.verdict.why:
+            name = case.names.get(view.placed.node, view.placed.node)
+            certain = f"; `gestaltctl node confirm-dead {name}` if the machine is certainly off" if view.away == math.inf else ""
+            return f"waits for node {name}: {view.verdict.why}{certain}"
     return ""
+
+
+def _grant(draft: Draft, case: Case, kept: tuple[Placed, ...], added: tuple[Placed, ...], incarnations: Mapping[str, int]) -> None:
+    """Give a new instance the right to be the only one, or take it back. Where nodes have no memberships there is nothing to give."""
+    before, path = draft.grant(grant_name(case.app)), case.app.path
+    if case.spec.placement.exclusive and added and incarnations[added[0].node]:
+        draft.put(next_grant(before, case.app, added[0].serial, added[0].node, incarnations[added[0].node]))
+    elif before is not None and not before.revoked and (why := _revoked(case, before, kept)):
+        draft.put(replace(before, revoked=True))
+        draft.tell("app.revoked", path, f"{path}: node {case.names.get(before.node, before.node)} loses the right to run it: {why}", path)
+
+
+def _revoked(case: Case, grant: Grant, kept: tuple[Placed, ...]) -> str:
+    """Return why nobody may take a grant any more; empty when its holder may."""
+    if all(item.serial != grant.serial for item in kept):
+        return "its instance is gone"
+    holders = (view for view in case.views if view.placed.serial == grant.serial and view.verdict is not None and view.verdict.revoke)
+    return next((view.verdict.why for view in holders if view.verdict is not None), "")
 
 
 def _marked(item: Placed, decision: Decision) -> Placed:
@@ -83,7 +113,7 @@ def _announce(draft: Draft, case: Case, decision: Decision, added: int) -> None:
         number = min(decision.replacing, added)
         message = f"{number} instance{'s' if number > 1 else ''} of {case.nodes_of(case.given_up)} {'are' if number > 1 else 'is'} replaced"
         draft.tell("app.failover", path, f"{path}: {message}", path)
-    if lost := [view for view in case.given_up if view.placed.serial in decision.forget]:
+    if lost := [view for view in case.given_up if view.placed.serial in decision.forget and not view.gone]:
         draft.tell("app.lost", path, f"{path}: {len(lost)} of its instances, of {case.nodes_of(lost)}, are given up", path)
     for serial in decision.stop:
         draft.tell("instance.stopping", instance_id(case.app, serial), f"{instance_id(case.app, serial)} is to stop", path)
@@ -127,7 +157,9 @@ def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
     if can_roll_back:
         draft.put_task(replace(task, rolling_back=reason))
         draft.tell("task.rolling-back", task.id, f"{task.kind} of {app.path} goes back to version {app.stable}: {reason}", app.path)
-        return replace(app, version=app.stable)
+        stable = draft.version(app.path, app.stable)
+        count = 1 if stable is not None and stable.spec.placement.exclusive else app.count
+        return replace(app, version=app.stable, count=min(app.count, count))
     message = f"{task.rolling_back}; the rollback failed, too: {reason}" if task.rolling_back else reason
     _end(draft, case, task, TaskState.FAILED, message)
     return replace(app, task="")
@@ -150,6 +182,7 @@ def _summary(app: App, task: Task) -> str:
 def _erase(draft: Draft, app: App) -> None:
     draft.delete("app", app.path)
     draft.delete("placements", app.path)
+    draft.delete("grant", grant_name(app))
     for number in range(1, app.last_version + 1):
         draft.delete("version", version_key(app.path, number))
     draft.tell("app.gone", app.path, f"{app.path} is gone", app.path)

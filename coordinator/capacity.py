@@ -63,4 +63,5 @@ def _capacity(node: Node, tracker: Tracker, use: _Use, cursors: dict[str, int]) 
         ports=frozenset(use.ports),
         port_cursor=cursors.get(node.id, 0),
         same_app=use.same_app,
+        incarnation=tracker.incarnation(node.id),
     )

@@ -17,6 +17,7 @@ from .records import App, Task, TaskState, Verb, Version
 from .state import Draft
 
 _CLAIMING = (Verb.LAUNCH, Verb.UPDATE, Verb.START, Verb.ROLLBACK)
+_COUNTING = (*_CLAIMING, Verb.SCALE)
 MAX_INSTANCES = 1000
 """Instances of one app: their placements are one document, which the store limits to 512 KiB."""
 
@@ -144,6 +145,9 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
     if app.count > MAX_INSTANCES:
         raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
     version = draft.version(app.path, app.version)
+    if version is not None and version.spec.placement.exclusive and app.count > 1 and kind in _COUNTING:
+        problem = f"{app.count} of version {version.number}, which is exclusive (placement.exclusive)"
+        raise _invalid("instances", problem, "0 or 1: never two at work at once")
     if version is not None and kind in _CLAIMING and not app.stopped:
         refuse_conflicts(draft, app.path, version.spec)
     running = draft.task(app.task) if app.task else None

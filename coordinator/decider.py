@@ -10,16 +10,17 @@ from collections.abc import Iterable
 from gestalt import clock
 from gestalt.errors import GestaltError
 
-from .advance import Case, advance, steps, waits_for
+from .advance import Case, advance, steps, waits_for, waits_for_holder
 from .brakes import Brakes
 from .capacity import capacities
 from .dispatch import Dispatcher
+from .grant_book import GrantBook
 from .ledger import Ledger
 from .nodes import Tracker
 from .place import Capacity
 from .progress import Progress
 from .reconcile import reconcile
-from .records import App, Step, Task, instance_id
+from .records import App, Grant, Step, Task, instance_id
 from .state import Draft
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,10 @@ RETRY = 1.0
 class Decider:
     """Owns the decisions. Events only wake it; silence is fine, for time alone wakes it, too, where a deadline is near."""
 
-    def __init__(self, ledger: Ledger, tracker: Tracker, dispatcher: Dispatcher, brakes: Brakes | None = None) -> None:
+    def __init__(self, ledger: Ledger, tracker: Tracker, dispatcher: Dispatcher, brakes: Brakes | None = None, wait: float = 0.0) -> None:
         self.brakes = brakes or Brakes()
+        self.grants = GrantBook(ledger.state, tracker, wait, lambda: bool(self._held()))
+        tracker.judge, dispatcher.terms = self.grants.verdict, self.grants.terms
         self._ledger = ledger
         self._tracker = tracker
         self._dispatcher = dispatcher
@@ -48,6 +51,12 @@ class Decider:
         """Have these apps looked at soon."""
         self._dirty.update(paths)
         self._wake.set()
+
+    def learned(self, paths: Iterable[str]) -> None:
+        """More is known of the grants of these apps: tell their nodes, and look again."""
+        paths = tuple(paths)
+        self._dispatcher.refresh_routes(paths)
+        self.wake(paths)
 
     def wake_unplaced(self) -> None:
         """Have those apps looked at whose instances did not all fit: something about the nodes changed."""
@@ -93,7 +102,7 @@ class Decider:
             self.unplaced.pop(path, None)
             self._progress.forget(path)
             return
-        now, held = clock.monotonic(), self.brakes.why_not(self._ledger.state.switches.paused)
+        now, held = clock.monotonic(), self._held()
         case = self.case(app, clock.wall().isoformat())
         stalled = self._progress.stalled(app, case.spec, case.views, now)
         decision = reconcile(app, case.spec, case.views, stalled, 0 if held else self.brakes.allowance.left(now))
@@ -104,6 +113,16 @@ class Decider:
             self._due[path] = now + self.brakes.allowance.wait
         elif not math.isinf(decision.wake_in):
             self._due[path] = now + decision.wake_in
+
+    def _held(self) -> str:
+        return self.brakes.why_not(self._ledger.state.switches.paused)
+
+    def lacks(self, path: str) -> str:
+        """Return why an app has too few instances, as of now; empty when nothing is known to keep them away."""
+        app = self._ledger.state.apps.get(path)
+        if app is None or path not in self.unplaced:
+            return ""
+        return waits_for_holder(self.case(app, "")) or self.unplaced[path]
 
     def _note(self, path: str, reason: str) -> None:
         if reason:
@@ -127,11 +146,12 @@ class Decider:
         app = self._ledger.state.apps.get(task.app)
         if app is None or app.task != task.id:
             return task.steps
-        return steps(self.case(app, ""), task, self.unplaced.get(app.path, ""))
+        return steps(self.case(app, ""), task, self.lacks(app.path))
 
     def _committed(self, draft: Draft) -> None:
         """A commit is durable: tell the nodes, and look again at every app that it touched."""
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
+        paths |= {record.app for record in draft.records.values() if isinstance(record, Grant)}
         for path in paths:
             self._track(path)
         if paths:
@@ -146,6 +166,6 @@ class Decider:
         for instance in self._watched.pop(path, set()) - placed.keys():
             self._tracker.forget(instance)
         for instance, item in placed.items():
-            self._tracker.watch(instance, stopping=item.stop)
+            self._tracker.watch(instance, stopping=item.stop or (app is not None and self.grants.terms(app, item).stop))
         if placed:
             self._watched[path] = set(placed)

@@ -11,6 +11,7 @@ from gestalt.model import DesiredInstance, NodeState, Route
 from gestalt.proto.v1 import agent_pb2
 from gestalt.wire import to_wire
 
+from .grant_book import Terms
 from .nodes import Tracker
 from .records import App, Placed, bindings, instance_id
 from .routes import Routed, route
@@ -19,8 +20,21 @@ from .state import State
 log = logging.getLogger(__name__)
 
 
-def node_state(state: State, node: str, routes: Mapping[str, Route], epoch: int, revision: int) -> NodeState:
-    """Return everything that a node should run and route.
+def _free(app: App, placed: Placed) -> Terms:
+    """The terms of what is not exclusive."""
+    return Terms()
+
+
+def node_state(
+    state: State,
+    node: str,
+    routes: Mapping[str, Route],
+    epoch: int,
+    revision: int,
+    *,
+    terms: Callable[[App, Placed], Terms] = _free,
+) -> NodeState:
+    """Return everything that a node should run and route. `terms`: how it is told of an instance.
 
     Of its own instances the agent knows best whether they are ready: the flag is left out, so that it costs no message.
     """
@@ -28,18 +42,18 @@ def node_state(state: State, node: str, routes: Mapping[str, Route], epoch: int,
     for path, placements in state.placements.items():
         app = state.apps.get(path)
         for placed in placements.instances if app is not None else ():
-            if placed.node == node and app is not None:
-                _add(result, state, app, placed)
+            if placed.node == node and app is not None and not (on := terms(app, placed)).withheld:
+                _add(result, state, app, placed, on)
     result.routes.update({key: _for_node(item, result.instances) for key, item in routes.items()})
     return result
 
 
-def _add(result: NodeState, state: State, app: App, placed: Placed) -> None:
+def _add(result: NodeState, state: State, app: App, placed: Placed, terms: Terms) -> None:
     version = state.version(app.path, placed.version)
     instance = instance_id(app, placed.serial)
     result.templates[version.hash] = version.spec
     result.instances[instance] = DesiredInstance(
-        instance, app.path, placed.version, version.hash, bindings(version.spec, placed), placed.stop
+        instance, app.path, placed.version, version.hash, bindings(version.spec, placed), placed.stop or terms.stop, terms.grant
     )
 
 
@@ -103,6 +117,8 @@ class Dispatcher:
         self._told: dict[str, NodeState] = {}
         self._routes: dict[str, dict[str, Route]] = {}
         self._pending: asyncio.Handle | None = None
+        self.terms: Callable[[App, Placed], Terms] = _free
+        """How nodes are told of an instance."""
         self.doubted = False
         """Most nodes lost their membership at once: what still reports that it serves is believed."""
 
@@ -154,7 +170,7 @@ class Dispatcher:
 
     def _next(self, node: str) -> NodeState:
         routes = {key: item for table in self._routes.values() for key, item in table.items()}
-        return node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1)
+        return node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1, terms=self.terms)
 
     def _flush(self) -> None:
         self._pending = None

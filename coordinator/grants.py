@@ -72,9 +72,9 @@ class Holder:
 
     `member`: the number of the node's present membership, 0 = it has none. `confirmed`: the highest that was declared dead, infinite when
     the node was removed. `unreachable`: seconds for which it has been unreachable, None = it is not. `leaving`: the instance is to go.
-    `gone`: the agent is heard, and says that nothing of it is left since it was told to stop. `over_for`: seconds since this leader saw
-    that the membership of the grant is over; None = it is not. `revoked_for`: seconds since this leader knows the revocation to be in
-    ZooKeeper; None = it does not. `lease`: as read after that. `secured`: the storage refuses the node.
+    `gone`: the agent is heard, and says that nothing of it is left since it was told to stop; `present`: it says that there is something.
+    `over_for`: seconds since this leader saw that the membership of the grant is over; None = it is not. `revoked_for`: seconds since it
+    knows the revocation to be in ZooKeeper; None = it does not. `lease`: as read after that. `secured`: the storage refuses the node.
     """
 
     grant: Grant
@@ -83,6 +83,7 @@ class Holder:
     unreachable: float | None = None
     leaving: bool = False
     gone: bool = False
+    present: bool = False
     over_for: float | None = None
     revoked_for: float | None = None
     lease: LeaseMark | None = None
@@ -124,7 +125,7 @@ def judge(holder: Holder, rules: Rules) -> Verdict:
         return Verdict(look_in=left, why=f"may still hold it for {math.ceil(left)} s")
     if not holder.member and not holder.secured:
         return Verdict(why="the other nodes do not all refuse its packets yet")
-    return FREE
+    return Verdict(why="it has not ended it yet") if holder.present else FREE
 
 
 def _not_revoked(holder: Holder, rules: Rules) -> Verdict:

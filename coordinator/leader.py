@@ -28,6 +28,8 @@ from .dispatch import Dispatcher, Link
 from .election import Candidate
 from .enrolment import Enrolment
 from .events import EventRing
+from .grant_keeper import GrantKeeper
+from .grants import wait_of
 from .keeper import NodeKeeper, Reach
 from .ledger import Ledger, Retention
 from .nodes import Tracker
@@ -90,8 +92,9 @@ class Leader:
         )
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
         self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
-        self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes)
+        self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes, wait_of(settings.timing))
         self._keeper: NodeKeeper | None = None
+        self._grants: GrantKeeper | None = None
         self._switchboard = Switchboard()
         self._work: list[asyncio.Task[None]] = []
         self._guard = OfficeGuard(seat.office)
@@ -113,6 +116,8 @@ class Leader:
             paths, reach = Paths(self._settings.zookeeper.root), Reach(self.ledger, self.tracker, self.dispatcher, self.decider)
             self._keeper = NodeKeeper(reach, self._seat.zk, paths, self._seat.office.end)
             await self._keeper.start()
+            self._grants = GrantKeeper.create(self.ledger, self.decider.grants, self._seat.zk, self._seat.store, self._settings.zookeeper)
+            await self._grants.start()
 
     def begin(self) -> Answerers:
         """Begin to act: decide, and look after the nodes. Returns those who answer callers and agents, and machines that join."""
@@ -122,6 +127,9 @@ class Leader:
         self._spawn(self.decider.run(), "decider")
         if self._keeper is not None:
             self._spawn(self._keeper.run(), "nodes")
+        if self._grants is not None:
+            self._grants.on_change(self.decider.learned)
+            self._spawn(self._grants.run(), "grants")
         return Answerers(main, joins, leading=True)
 
     def link(self, node: str) -> Link | None:

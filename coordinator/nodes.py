@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gestalt.model import Observed, Reachability
 from gestalt.proto.v1 import model_pb2
 
+from .grants import Verdict
 from .membership import Life, Member, Signs, Standing, standing
 from .reconcile import View
 from .records import App, Node, Placed, Placements, instance_id
@@ -44,6 +45,10 @@ class NodeView:
     disconnected_at: float = 0.0
     member: Member | None = None
     expected_at: float = 0.0
+    incarnation: int = 0
+    """Of its membership, as its agent named it at the beginning of the session."""
+    refusing: dict[str, int] = field(default_factory=dict)
+    """Whose packets it refuses: incarnations by node id, as it told in this session."""
     facts: model_pb2.Facts = field(default_factory=model_pb2.Facts)
     problems: tuple[str, ...] = ()
     unknown: dict[str, Observed] = field(default_factory=dict)
@@ -71,7 +76,9 @@ class Tracker:
         self._now = now
         self._records: Mapping[str, Node] = records if records is not None else {}
         self._unreachable_after = unreachable_after
-        self._fenced = fenced
+        self.fenced = fenced
+        self.judge: Callable[[App, Placed], Verdict | None] = lambda app, placed: None
+        """Says what is to become of the right of an instance, of those that need one."""
         self.nodes: dict[str, NodeView] = {}
         self.sightings: dict[str, Sighting] = {}
 
@@ -95,6 +102,7 @@ class Tracker:
 
     def connected(self, view: NodeView) -> None:
         view.connected, view.heard, view.last_seen = True, False, self._now()
+        view.refusing = {}
 
     def disconnected(self, view: NodeView) -> None:
         view.connected, view.heard, view.disconnected_at = False, False, self._now()
@@ -110,8 +118,15 @@ class Tracker:
         """Return how a node stands now."""
         view = self.nodes.get(node) or NodeView(node, node)
         missing = 0.0 if view.heard else self._now() - max(view.disconnected_at, view.expected_at)
-        signs = Signs(self._fenced, view.member, view.heard, view.ever_heard, missing)
+        signs = Signs(self.fenced, view.member, view.heard, view.ever_heard, missing)
         return standing(self._records.get(node), signs, self._unreachable_after)
+
+    def incarnation(self, node: str) -> int:
+        """Return the number of the membership that a node has now; 0: it has none."""
+        view, record = self.nodes.get(node), self._records.get(node)
+        if view is None or view.member is None or record is None or view.member.incarnation <= record.lost:
+            return 0
+        return view.member.incarnation
 
     def inventory(self, view: NodeView, placed: Iterable[str], observed: Sequence[Observed]) -> set[str]:
         """Take in everything that a node has. `placed`: the ids that belong there; what it does not have is gone."""
@@ -186,7 +201,7 @@ class Tracker:
             ready_for=now - sighting.ready_since if sighting.ready_since is not None else 0.0,
             waiting=now - sighting.unready_since,
             away=stands.away,
-            confirmed=stands.confirmed,
+            verdict=self.judge(app, placed),
         )
 
     def reachability(self, node: str) -> Reachability:

@@ -15,7 +15,10 @@ from gestalt.units import show_size
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a node offers and what is reserved of it. `cpu` in cores, sizes in bytes; 0 memory = unknown."""
+    """What a node offers and what is reserved of it. `cpu` in cores, sizes in bytes; 0 memory = unknown.
+
+    `incarnation`: of its membership, 0 = it has none.
+    """
 
     id: str
     name: str
@@ -31,6 +34,7 @@ class Capacity:
     ports: frozenset[int] = frozenset()
     port_cursor: int = 0
     same_app: int = 0
+    incarnation: int = 0
 
     @property
     def load(self) -> float:

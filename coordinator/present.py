@@ -97,7 +97,7 @@ class Presenter:
             return "unknown", "its node has not reported yet"
         good = sum(is_serving(view) for view in views if is_current(app, view.placed))
         trouble = next((view.observed.reason for view in views if view.observed and not view.observed.ready and view.observed.reason), "")
-        why = self.decider.unplaced.get(app.path) or trouble
+        why = self.decider.lacks(app.path) or trouble
         task = state.tasks.get(app.task)
         if app.deleting:
             return "deleting", why

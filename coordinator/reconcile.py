@@ -7,13 +7,14 @@ instances replaced by instances: a launch replaces nothing, a stop replaces by n
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from gestalt.model import Health, Observed
 from gestalt.spec.schema import AppSpec
 
 from .brakes import UNLIMITED
+from .grants import Verdict
 from .records import App, Placed
 
 UNCHECKED_REST = 1.0
@@ -26,8 +27,8 @@ class View:
 
     `observed` None: its node has not told of it (yet). `heard`: the node's inventory is in. `gone`: the node says that
     nothing of it is left. `ready_for`: seconds since it is ready; `waiting`: seconds since it was placed or was last ready, as far as
-    this leader knows. `away`: seconds since its node is unreachable, infinite when it is lost, None while it is neither. `confirmed`: it is
-    certain that the node's instances are not at work any more.
+    this leader knows. `away`: seconds since its node is unreachable, infinite when it is lost, None while it is neither. `verdict`: what is
+    to become of its right to be the only one, None = it needs none.
     """
 
     placed: Placed
@@ -37,7 +38,12 @@ class View:
     ready_for: float = 0.0
     waiting: float = 0.0
     away: float | None = None
-    confirmed: bool = False
+    verdict: Verdict | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing of it is at work any more; what may exist once only waits for certainty."""
+        return self.gone if self.verdict is None else self.verdict.free
 
     @property
     def ready(self) -> bool:
@@ -90,6 +96,8 @@ def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, 
         stalled: seconds since the change last made progress.
         replaceable: how many instances may be started now in the place of lost ones.
     """
+    if spec.placement.exclusive and app.count > 1:
+        app = replace(app, count=1)  # it was not refused yet when it was asked for
     case = _case(app, spec, views, stalled)
     misplaced = [view for view in views if not view.placed.stop and not is_given_up(view, spec) and view.is_misplaced(spec)]
     start, replacing, held_back = _to_start(case, replaceable)
@@ -101,8 +109,8 @@ def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, 
 
 def is_given_up(view: View, spec: AppSpec) -> bool:
     """Tell whether an instance does not count any more because of its node; what may exist once only waits for certainty."""
-    if spec.placement.exclusive:
-        return view.confirmed
+    if view.verdict is not None:
+        return view.verdict.free
     return view.away is not None and view.away >= spec.placement.failover_after
 
 
@@ -127,17 +135,23 @@ def _case(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) -> _
         spec,
         current=[view for view in live if is_current(app, view.placed)],
         old=[view for view in live if not is_current(app, view.placed)],
-        leaving=[view for view in alive if view.placed.stop and not view.gone],
+        leaving=[view for view in alive if _is_leaving(view, spec)],
         lost=[view for view in views if is_given_up(view, spec)],
         stalled=stalled,
     )
+
+
+def _is_leaving(view: View, spec: AppSpec) -> bool:
+    """Tell whether an instance that is to go is still there. The only one of its kind counts until it is certain that it is not at work."""
+    is_to_go = view.placed.stop or (view.verdict is not None and view.is_misplaced(spec))
+    return is_to_go and not view.is_over
 
 
 def _to_forget(case: _Case, views: tuple[View, ...]) -> tuple[int, ...]:
     """Return what is gone, and what was lost once nothing depends on its return: the agent removes what it is not told of."""
     steady = sum(is_steady(view, case.spec) for view in case.current)
     settled = {view.placed.serial for view in case.lost if view.placed.stop or steady >= case.app.wanted}
-    return tuple(view.placed.serial for view in views if (view.placed.stop and view.gone) or view.placed.serial in settled)
+    return tuple(view.placed.serial for view in views if (view.placed.stop and view.is_over) or view.placed.serial in settled)
 
 
 def is_current(app: App, placed: Placed) -> bool:
@@ -276,8 +290,8 @@ def _wake_in(case: _Case, outcome: Outcome) -> float:
 
 
 def _given_up_in(views: tuple[View, ...], spec: AppSpec) -> float:
-    """Return the seconds until the next instance of an unreachable node is given up."""
-    if spec.placement.exclusive:
-        return math.inf
-    left = (spec.placement.failover_after - view.away for view in views if view.away is not None)
-    return min((time for time in left if time > 0), default=math.inf)
+    """Return the seconds until the next instance of a node that is away is given up, or may be."""
+    after = spec.placement.failover_after
+    verdicts = (view.verdict.look_in for view in views if view.verdict is not None)
+    left = (after - view.away for view in views if view.away is not None and view.verdict is None)
+    return min((time for time in (*verdicts, *left) if time > 0), default=math.inf)

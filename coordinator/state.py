@@ -208,10 +208,14 @@ class Draft:
         found: Coordinator | None = self._get("coordinator", name)
         return found
 
-    def put(self, record: Token | Coordinator | Switches | Answer) -> None:
+    def grant(self, name: str) -> Grant | None:
+        found: Grant | None = self._get("grant", name)
+        return found
+
+    def put(self, record: Token | Coordinator | Switches | Answer | Grant) -> None:
         """Put a record that is known by one field of its own."""
         match record:
-            case Token(id=key) | Answer(request=key) | Coordinator(name=key):
+            case Token(id=key) | Answer(request=key) | Coordinator(name=key) | Grant(name=key):
                 self.records[_NAMES[type(record)], key] = record
             case Switches():
                 self.records["switches", SWITCHES] = record

@@ -26,11 +26,6 @@ def _unhonoured(spec: AppSpec) -> Iterator[str]:
     for name in _PLACEMENT:
         if name not in _HONOURED and getattr(spec.placement, name) != Placement.model_fields[name].default:
             yield f"placement.{name} is not acted on yet"
-    if spec.placement.exclusive:
-        yield (
-            "placement.exclusive is not held by a lease yet: an old instance stops before its replacement starts,"
-            " and that of a lost node is replaced only after `gestaltctl node confirm-dead`"
-        )
     if spec.update.strategy in _STRATEGIES:
         yield f"update.strategy {spec.update.strategy} is not done yet: the update is rolling"
     if spec.resources.disk:

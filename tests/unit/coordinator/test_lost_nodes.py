@@ -148,19 +148,6 @@ def test_an_app_of_a_lost_node_can_be_stopped_and_deleted(verb: object) -> None:
     assert not fleet.machines["n1"].running, "the agent removes what it is not told of"
 
 
-def test_an_exclusive_app_waits_until_the_loss_is_confirmed() -> None:
-    fleet = settled(2, 1, placement={"exclusive": True, "failover_after": 1})
-    first = fleet.placed[0].node
-    fleet.lose(first, dead=False)
-    fleet.pass_time(10_000)
-    fleet.settle()
-    assert [item.node for item in fleet.placed] == [first]
-    record = fleet.state.nodes[first]
-    fleet.state.nodes[first] = type(record)(first, first, incarnation=1, lost=1, confirmed=1)
-    fleet.settle()
-    assert [item.node for item in fleet.placed] == [({"n1", "n2"} - {first}).pop()]
-
-
 def test_a_removed_nodes_instances_run_elsewhere() -> None:
     fleet = settled()
     del fleet.state.nodes["n1"]

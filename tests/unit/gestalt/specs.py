@@ -22,7 +22,7 @@ FULL: Document = {
     "env": {"LOG_LEVEL": "info"},
     "labels": {"acme.example/team": "storefront"},
     "workdir": "/srv",
-    "instances": 3,
+    "instances": 0,
     "resources": {"cpu": "250m", "memory": "256MiB", "disk": "1G", "pids": 200},
     "ports": [
         {

@@ -153,15 +153,24 @@ def test_sections_may_be_given_as_values() -> None:
 # -- what is told of a valid description -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(Placement.model_fields.keys() - {"failover_after"}))
+@pytest.mark.parametrize("name", sorted(Placement.model_fields.keys() - {"exclusive", "failover_after"}))
 def test_every_other_part_of_placement_is_named_when_it_is_set(name: str) -> None:
     values: dict[str, Any] = {
         "constraints": [{"attribute": "a", "value": "b"}], "affinities": [{"attribute": "a", "value": "b"}], "spread": [{"attribute": "a"}],
-        "strategy": "binpack", "pool": "x", "priority": 1, "exclusive": True, "on_isolation": "stop",
+        "strategy": "binpack", "pool": "x", "priority": 1, "on_isolation": "stop",
     }  # fmt: skip
-    assert unhonoured(validate_spec({**SMALL, "placement": {"failover_after": 1}})) == ()
+    assert unhonoured(validate_spec({**SMALL, "placement": {"exclusive": True, "failover_after": 1}})) == ()
     (sentence,) = unhonoured(validate_spec({**SMALL, "placement": {name: values[name]}}))
     assert sentence.startswith(f"placement.{name} ")
+
+
+def test_what_is_exclusive_exists_once() -> None:
+    exclusive = {**SMALL, "placement": {"exclusive": True}}
+    assert validate_spec({**exclusive, "instances": 0}).instances == 0
+    with pytest.raises(GestaltError) as caught:
+        validate_spec({**exclusive, "instances": 2})
+    (detail,) = caught.value.details
+    assert (detail.field, detail.problem) == ("instances", "is 2, but the app is exclusive")
 
 
 @pytest.mark.parametrize(
