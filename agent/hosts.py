@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gestalt.model import Peer
@@ -75,7 +75,7 @@ def is_usable(name: str) -> bool:
 
 
 class Hosts:
-    """Owns the block. Nothing is taken out of it before the first full state of the current epoch in this life of the agent.
+    """Owns the block. Nothing is taken out of it before the first full state of the current epoch, nor while its leader is recovering.
 
     Args:
         path: of the hosts file, which has to be there.
@@ -91,21 +91,24 @@ class Hosts:
         self._node = node
         self._disk = disk
         self._board = board
-        self._desired = Desired()
+        self._peers: Mapping[str, Peer] = {}
+        self._is_final = False
         self._work: set[asyncio.Task[None]] = set()
 
     def set_desired(self, desired: Desired) -> None:
         """Take over what is wanted. Returns at once."""
-        before, self._desired = self._desired, desired
-        if (before.state.peers, before.complete) != (desired.state.peers, desired.complete):
+        before = (self._peers, self._is_final)
+        self._is_final = desired.complete and not desired.state.recovering
+        self._peers = desired.state.peers if self._is_final else {**self._peers, **desired.state.peers}
+        if before != (self._peers, self._is_final):
             task = asyncio.create_task(self.ensure(), name="hosts")
             self._work.add(task)
             task.add_done_callback(self._work.discard)
 
     async def ensure(self) -> None:
         """Have the block list the peers. Idempotent; what cannot be done is told on the board, and tried again in the next round."""
-        peers = [peer for node, peer in self._desired.state.peers.items() if node != self._node]
-        if not peers and not self._desired.complete:
+        peers = [peer for node, peer in self._peers.items() if node != self._node]
+        if not peers and not self._is_final:
             return
         try:
             if await self._disk.edit(self._path, lambda content: with_block(content, peers)):

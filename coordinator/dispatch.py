@@ -12,6 +12,7 @@ from gestalt.proto.v1 import agent_pb2
 from gestalt.wire import to_wire
 
 from .grant_book import Terms
+from .neighbours import Neighbours
 from .nodes import Tracker
 from .records import App, Placed, bindings, instance_id
 from .routes import Routed, route
@@ -70,7 +71,7 @@ def difference(before: NodeState, after: NodeState) -> agent_pb2.NodeDelta | Non
         {key: item for key, item in after.instances.items() if before.instances.get(key) != item},
         {key: item for key, item in after.routes.items() if before.routes.get(key) != item},
         {key: item for key, item in after.refused.items() if before.refused.get(key) != item},
-        {key: item for key, item in after.peers.items() if before.peers.get(key) != item},
+        {key: item for key, item in after.peers.items() if (peer := before.peers.get(key)) is not item and peer != item},
         recovering=after.recovering,
     )
     delta = agent_pb2.NodeDelta(
@@ -119,6 +120,7 @@ class Dispatcher:
         self._pending: asyncio.Handle | None = None
         self.terms: Callable[[App, Placed], Terms] = _free
         """How nodes are told of an instance."""
+        self.neighbours = Neighbours(state.nodes, self._address)
         self.doubted = False
         """Most nodes lost their membership at once: what still reports that it serves is believed."""
 
@@ -132,7 +134,8 @@ class Dispatcher:
         self.refresh_routes(self._state.apps)
         full = self._next(link.node)
         self._told[link.node] = full
-        link.send(agent_pb2.CoordinatorMessage(full=to_wire(full, agent_pb2.NodeState)))
+        message = to_wire(replace(full, peers={}), agent_pb2.NodeState)
+        link.send(agent_pb2.CoordinatorMessage(full=self.neighbours.put_peers(message)))
 
     def detach(self, link: Link) -> None:
         if self._links.get(link.node) is link:
@@ -170,7 +173,8 @@ class Dispatcher:
 
     def _next(self, node: str) -> NodeState:
         routes = {key: item for table in self._routes.values() for key, item in table.items()}
-        return node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1, terms=self.terms)
+        own = node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1, terms=self.terms)
+        return replace(own, refused=self.neighbours.refused_by(node), peers=self.neighbours.peers())
 
     def _flush(self) -> None:
         self._pending = None

@@ -40,6 +40,7 @@ from .reception import Answerers, Desk
 from .recovery import Recovery
 from .requests import Requests
 from .status import Status
+from .storage_fence import NetfilterFence
 from .store.base import MetaStore
 from .streams import Streams
 
@@ -93,6 +94,8 @@ class Leader:
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
         self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
         self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes, wait_of(settings.timing))
+        self._reach = Reach(self.ledger, self.tracker, self.dispatcher, self.decider)
+        self.storage_fence = NetfilterFence.install(settings, self._reach)
         self._keeper: NodeKeeper | None = None
         self._grants: GrantKeeper | None = None
         self._switchboard = Switchboard()
@@ -113,9 +116,10 @@ class Leader:
         for node in self.ledger.state.nodes.values():
             self.tracker.node(node.id, node.name)
         if self._seat.zk is not None and self._settings.zookeeper is not None:
-            paths, reach = Paths(self._settings.zookeeper.root), Reach(self.ledger, self.tracker, self.dispatcher, self.decider)
-            self._keeper = NodeKeeper(reach, self._seat.zk, paths, self._seat.office.end)
+            paths = Paths(self._settings.zookeeper.root)
+            self._keeper = NodeKeeper(self._reach, self._seat.zk, paths, self._seat.office.end)
             await self._keeper.start()
+            await self.storage_fence.watch(self._seat.zk)
             self._grants = GrantKeeper.create(self.ledger, self.decider.grants, self._seat.zk, self._seat.store, self._settings.zookeeper)
             await self._grants.start()
 
@@ -127,6 +131,7 @@ class Leader:
         self._spawn(self.decider.run(), "decider")
         if self._keeper is not None:
             self._spawn(self._keeper.run(), "nodes")
+            self._spawn(self.storage_fence.run(), "storage fence")
         if self._grants is not None:
             self._grants.on_change(self.decider.learned)
             self._spawn(self._grants.run(), "grants")
@@ -149,6 +154,7 @@ class Leader:
         await asyncio.gather(*self._work, return_exceptions=True)
         if self._keeper is not None:
             self._keeper.close()
+        self.storage_fence.close()
         await self.ledger.close()
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
@@ -195,4 +201,5 @@ class Leader:
             self._switchboard,
             enrolment=self._enrolment,
             silence=settings.timing.session if settings.mode == "cluster" else 0.0,
+            reported=self.storage_fence.reported,
         )

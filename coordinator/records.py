@@ -128,7 +128,8 @@ class Node:
     """A machine of the cluster. `admin`: ready or cordoned.
 
     `incarnation`: of its newest membership, 0 = it never had one. `lost`: the incarnation whose loss the leader has noted, 0 = it is not
-    lost; so a new leader knows which losses are old. `confirmed`: the incarnation that an operator declared dead.
+    lost; so a new leader knows which losses are old. `confirmed`: the incarnation that an operator declared dead. `refused`: the
+    incarnation, over by now, because of which the other nodes are to refuse its packets, 0 = they are not; `refused_at`: the address.
     """
 
     id: str
@@ -141,6 +142,8 @@ class Node:
     incarnation: int = 0
     lost: int = 0
     confirmed: int = 0
+    refused: int = 0
+    refused_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Keeps the packets of lost nodes out of this one, as the leader wants it, and tells whom it refuses once the kernel has confirmed.
 
 The rules lie in the kernel: they stay while the agent is away. What the desired state on disk lists is put in place before anything
-starts; what it does not list is removed only after the first full state of the current epoch.
+starts; what it does not list is removed only after the first full state of the current epoch, and not while its leader is recovering.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Refusing:
         self._board = board
         self._own = own
         self._netfilter = netfilter or Netfilter()
-        self._desired = Desired()
+        self._refused: Mapping[str, Refused] = {}
+        self._is_final = False
         self._confirmed: tuple[str, str] | None = None
         self._asked = 0
         self._looked = 0
@@ -91,8 +92,10 @@ class Refusing:
 
     def set_desired(self, desired: Desired) -> None:
         """Take over what is wanted. Returns at once."""
-        before, self._desired = self._desired, desired
-        if (before.state.refused, before.complete) != (desired.state.refused, desired.complete):
+        before = (self._refused, self._is_final)
+        self._is_final = desired.complete and not desired.state.recovering
+        self._refused = desired.state.refused if self._is_final else {**self._refused, **desired.state.refused}
+        if before != (self._refused, self._is_final):
             self._ask()
 
     async def ensure(self) -> None:
@@ -128,11 +131,11 @@ class Refusing:
     async def _look(self) -> float | None:
         """Bring the kernel to what is wanted now; return after how many seconds to try again, None = when woken."""
         self._wake.clear()
-        asked, desired = self._asked, self._desired
-        wanted, objections = judge(desired.state.refused, self._own)
+        asked = self._asked
+        wanted, objections = judge(self._refused, self._own)
         problems = [f"node {node} is not refused: {why}" for node, why in objections.items()]
         try:
-            if wanted or desired.complete:
+            if wanted or self._is_final:
                 await self._have(wanted)
             self._failures = 0
         except NetfilterFailed as error:

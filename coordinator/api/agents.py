@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -59,6 +59,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
     enrolment: Enrolment | None = None
     silence: float = 0.0
     """Seconds without a message of ours after which an agent is to look for another leader; 0: never."""
+    reported: Callable[[NodeView], None] = lambda view: None
+    """Called after a node has told of what runs there, or of whom it refuses."""
 
     @streaming
     async def Session(
@@ -162,6 +164,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             self._replace(view, before)
         link = self.sessions[hello.node_id] = Link(view.id, hello.address)
         view.name, view.address, view.agent_version = hello.node_name, hello.address, hello.agent_version
+        view.incarnation = hello.incarnation
         view.facts.CopyFrom(hello.facts)
         self.tracker.connected(view)
         log.info("node %s: session begins", view.name)
@@ -215,6 +218,9 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             case "facts":
                 view.facts.CopyFrom(message.facts)
                 self.decider.wake_unplaced()
+            case "refusing":
+                view.refusing = dict(islice(message.refusing.nodes.items(), len(self.ledger.state.nodes)))
+                self.reported(view)
             case "event":
                 event = message.event
                 self.ledger.tell(event.kind[:100], event.subject[:200], event.message[:2000], event.app[:500])
@@ -228,6 +234,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         self.dispatcher.attach(link)
         self.ledger.tell("node.ready", view.name, f"node {view.name} is ready with {len(observed)} instances")
         self.decider.wake(self.ledger.state.apps)
+        self.reported(view)
 
     def _observed(self, change: agent_pb2.ObservedChange, view: NodeView) -> None:
         owners, placed = self.ledger.state.owners, self._placed_on(view.id)
@@ -242,6 +249,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         paths = {owners[instance] for instance in changed}
         self.dispatcher.refresh_routes(paths)
         self.decider.wake(paths)
+        self.reported(view)
 
     def _tell(self, seen: Iterable[Observed]) -> None:
         for report in seen:

@@ -16,7 +16,10 @@ from gestalt.wire import from_wire, to_wire
 
 @dataclass
 class SimulatedAgent:
-    """Connects on `start`, does at once what it is told. Images in `broken` never become ready; `stuck` ones never stop."""
+    """Connects on `start`, does at once what it is told. Images in `broken` never become ready; `stuck` ones never stop.
+
+    `refuses`: it tells that it refuses whom it is to refuse.
+    """
 
     port: int
     tls: TlsSettings
@@ -27,6 +30,9 @@ class SimulatedAgent:
     stuck: bool = False
     highest_epoch: int = 0
     protocol: int = 1
+    address: str = "127.0.0.1"
+    incarnation: int = 0
+    refuses: bool = True
     state: NodeState = field(default_factory=lambda: NodeState(0, 0))
     running: dict[str, Observed] = field(default_factory=dict)
     received: list[str] = field(default_factory=list)
@@ -56,9 +62,10 @@ class SimulatedAgent:
             agent_version="simulated",
             protocol=self.protocol,
             highest_epoch=self.highest_epoch,
-            address="127.0.0.1",
+            address=self.address,
             facts=facts,
             cluster_id=self.cluster_id,
+            incarnation=self.incarnation,
         )
         self._outbox.put_nowait(agent_pb2.AgentMessage(hello=hello))
         beat: asyncio.Task[None] | None = None
@@ -98,6 +105,13 @@ class SimulatedAgent:
                 asyncio.get_running_loop().create_task(self._bulk(message.open))
                 return
         self._obey()
+        if self.refuses:
+            self.refuse()
+
+    def refuse(self) -> None:
+        """Tell that everybody is refused who is to be."""
+        nodes = {node: item.incarnation for node, item in self.state.refused.items()}
+        self._outbox.put_nowait(agent_pb2.AgentMessage(refusing=agent_pb2.Refusing(nodes=nodes)))
 
     def _obey(self) -> None:
         change = agent_pb2.ObservedChange()

@@ -126,6 +126,17 @@ async def test_the_rules_stay_while_the_agent_is_away() -> None:
             assert await lost.reaches(node, STORAGE)
 
 
+async def test_a_leader_that_is_recovering_lifts_nothing() -> None:
+    board = Board()
+    async with namespaces("198.18.78.1") as (node,), keeper(node, board) as refusing:
+        refusing.set_desired(wanted("198.18.78.2"))
+        await refusing.ensure()
+        for state, left in (({"recovering": True}, {LOST: INCARNATION}), ({}, {})):
+            refusing.set_desired(Desired(NodeState(2, 1, **state), complete=True))
+            await refusing.ensure()
+            assert dict(board.refusing().nodes) == left
+
+
 async def test_what_somebody_flushed_is_put_back() -> None:
     board = Board()
     async with pair() as (node, lost), keeper(node, board) as refusing:
