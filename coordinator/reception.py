@@ -14,9 +14,11 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 
 from gestalt.config import CoordinatorSettings
+from gestalt.proto.v1 import agent_pb2_grpc
 from gestalt.rpc_server import RpcServer
 
 from .api.guard import OfficeGuard
+from .api.promises import PromisesServicer
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -67,12 +69,15 @@ class _Switch(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
 
 
 class Reception:
-    """The addresses of a coordinator. `services`: those that only a leader gives, by full name."""
+    """The addresses of a coordinator. `services`: those that only a leader gives, by full name. `promises`: given by whoever answers."""
 
-    def __init__(self, settings: CoordinatorSettings, services: Sequence[str], present: Answerers) -> None:
+    def __init__(
+        self, settings: CoordinatorSettings, services: Sequence[str], present: Answerers, promises: PromisesServicer | None = None
+    ) -> None:
         self._settings = settings
         self._services = tuple(services)
         self._present = present
+        self._promises = promises
         self._server: RpcServer | None = None
         self._join_server: RpcServer | None = None
 
@@ -108,6 +113,8 @@ class Reception:
                 await server.stop(grace)
 
     def _register(self, server: grpc.aio.Server) -> Sequence[str]:
+        if self._promises is not None:
+            agent_pb2_grpc.add_PromisesServicer_to_server(self._promises, server)
         server.add_generic_rpc_handlers((_Switch(self._services, lambda: self._present.main),))
         return self._services
 
