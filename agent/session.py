@@ -142,9 +142,7 @@ class Conversation:
         self._learn: Callable[[Sequence[str]], None] = lambda _: None
         self.welcomed = False
 
-    async def hold(
-        self, address: str, welcomed: Callable[[str, agent_pb2.Welcome], None], learn: Callable[[Sequence[str]], None]
-    ) -> None:
+    async def hold(self, address: str, welcomed: Callable[[str, agent_pb2.Welcome], None], learn: Callable[[Sequence[str]], None]) -> None:
         """Talk to a coordinator until one of us ends it. `learn` hears where coordinators are whenever that changes.
 
         Raises:

@@ -20,11 +20,11 @@ from gestalt.config import CoordinatorSettings, ZooKeeperSettings
 from gestalt.daemon import Life, Service
 from gestalt.errors import GestaltError
 from gestalt.zk.client import Set, Zk, ZkError, ZkRefused, ZkState, ZkUnavailable, ZkUnknown
+from gestalt.zk.known import KnownServers, kept_in
 from gestalt.zk.paths import Paths
 
-from .api.promises import PromisesServicer
+from .admission import Admission
 from .election import Candidacy, CandidacyLost, Candidate, LeaderSight, Roster
-from .grants import wait_of
 from .leader import SERVICES, Leader, Seat
 from .memory import Memory
 from .office import RENEWALS, SHARE, Office
@@ -32,6 +32,7 @@ from .reception import Reception
 from .renewal import keep_certificate
 from .service import tell_unchanged
 from .standby import Standby
+from .store import formats
 from .store.zookeeper import Candidacy as Claim
 from .store.zookeeper import ZookeeperStore
 from .witness import Witness
@@ -63,14 +64,20 @@ class Connection:
         self._adrift: asyncio.TimerHandle | None = None
         self._zk: Zk | None = None
 
-    async def open(self, settings: ZooKeeperSettings, session: float, name: str) -> Zk:
-        """Begin the session.
+    async def open(self, settings: ZooKeeperSettings, servers: KnownServers, session: float, name: str) -> Zk:
+        """Begin the session, and go where the servers go.
 
         Raises:
             ZkUnavailable: no server answers.
         """
         self._sight.reach(connected=False)
-        self._zk = await Zk.connect(settings, session=session, name=name, on_state=self._heard)
+        now = settings.model_copy(update={"hosts": servers.hosts})
+        try:
+            self._zk = await Zk.connect(now, session=session, name=name, on_state=self._heard)
+        except ZkUnavailable:
+            servers.failed()
+            raise
+        servers.follow(self._zk)
         self._heard(self._zk.state)
         return self._zk
 
@@ -118,13 +125,12 @@ class ClusterService(Service[CoordinatorSettings]):
         self._settings = settings
         self._life = life
         self._zookeeper = settings.zookeeper
+        self._servers = KnownServers(settings.zookeeper.hosts, kept_in(settings.data_dir))
         self._paths = Paths(settings.zookeeper.root)
         self._sight = LeaderSight(settings.timing.session * SHARE)
         self._standby = Standby(self._sight)
-        self._office: Office | None = None
-        promises = PromisesServicer(settings.cluster_id, wait_of(settings.timing), self.leads)
-        self._reception = Reception(settings, SERVICES, self._standby.answerers, promises)
-        self._me = Candidate(settings.name, settings.advertise, __version__)
+        self._reception = Reception(settings, SERVICES, self._standby.answerers)
+        self._me = Candidate(settings.name, settings.advertise, __version__, formats.newest())
         self._work: list[asyncio.Task[None]] = []
         self._complaint = ""
         self._witness = Witness.of(settings)
@@ -176,22 +182,27 @@ class ClusterService(Service[CoordinatorSettings]):
         connection = Connection(self._sight)
         watching: asyncio.Task[None] | None = None
         try:
-            zk = await connection.open(self._zookeeper, self._settings.timing.session, f"coordinator-{self._me.name}")
+            zk = await connection.open(self._zookeeper, self._servers, self._settings.timing.session, f"coordinator-{self._me.name}")
             self._complaint = ""
             self._standby.remember(None)
             zk.watch(self._paths.leader, self._sight.seen)
+            admission = Admission(zk, self._paths, self._me, self._not_admitted, self._witness)
+            await connection.during(admission.wait())
+            watching = asyncio.create_task(self._witness.follow(zk, self._paths), name="witness")
             candidacy = Candidacy(zk, self._paths, self._me)
             await candidacy.enter()
             await connection.during(_until_first(candidacy))
+            await connection.during(admission.confirm())  # much may have happened while we waited
             await Term(self, zk, connection, candidacy).serve()
         finally:
             if watching is not None:
                 watching.cancel()
             await connection.close()
 
-    def leads(self) -> bool:
-        """Return whether we hold an office now."""
-        return self._office is not None and self._office.holds()
+    def _not_admitted(self, why: str) -> None:
+        if why and why != self._sight.handicap:
+            log.error("not admitted as candidate for leadership: %s", why)
+        self._sight.handicap = why
 
     # What a term needs of us
 
@@ -226,7 +237,6 @@ class ClusterService(Service[CoordinatorSettings]):
         await self._reception.tell_health()
 
     def new_leader(self, seat: Seat) -> Leader:
-        self._office = seat.office
         return Leader(self._settings, seat, self._life.die)
 
     async def reload(self, settings: CoordinatorSettings) -> None:
@@ -250,7 +260,7 @@ class Term:
         self._connection = connection
         self._office = Office.of_session(zk.timeout)
         self._over = asyncio.Event()
-        claim = Claim(candidacy.path, service.me.encode())
+        claim = Claim(candidacy.path, service.me.encode(), service.paths.barred(service.me.name))
         self._store = ZookeeperStore(zk, service.paths, service.settings.cluster_id, candidate=lambda: claim)
         self._roster = Roster(zk, service.paths)
         where = f"zookeeper {','.join(service.settings.zookeeper.hosts if service.settings.zookeeper else ())}{service.paths.root}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +21,7 @@ from gestalt.config import CoordinatorSettings
 from gestalt.errors import GestaltError, Kind
 from gestalt.pki import AUTHORITY_KEY, NODE_HOST, Authority, Identity, Role
 from gestalt.proto.v1 import agent_pb2, api_pb2
+from gestalt.zk.paths import Paths
 
 from .ledger import Ledger
 from .members import Asked, admit_coordinator, admit_node, check_asked, check_token, new_token, stale_tokens
@@ -42,6 +44,14 @@ class NodeTree(Protocol):
     async def known(self) -> list[str]: ...
 
 
+class CoordinatorBars(Protocol):
+    """What keeps removed coordinators from leading; see `admission.Bars`."""
+
+    async def bar(self, coordinator: str) -> None: ...
+
+    async def lift(self, coordinator: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Enrolment:
     """The one who lets in. `authority` None: of an appliance, which refuses everything."""
@@ -50,6 +60,9 @@ class Enrolment:
     ledger: Ledger
     authority: Authority | None = None
     tree: NodeTree | None = None
+    bars: CoordinatorBars | None = None
+    servers: Callable[[], Sequence[str]] = tuple
+    """Where ZooKeeper's servers are now; empty = as in the settings."""
 
     @classmethod
     def create(cls, settings: CoordinatorSettings, ledger: Ledger, zk: Zk | None) -> Enrolment:
@@ -58,12 +71,16 @@ class Enrolment:
         Raises:
             GestaltError: the authority, or the secret for ZooKeeper, cannot be used.
         """
-        tree, zookeeper = None, settings.zookeeper
-        if zk is not None and zookeeper is not None and zookeeper.secret_file is not None:
+        tree, bars, zookeeper = None, None, settings.zookeeper
+        if zk is not None and zookeeper is not None:
             from gestalt.cluster.tree import Rights, Tree  # ZooKeeper's client: an appliance needs none
 
-            tree = Tree(zk, zookeeper.root, Rights(read_secret(zookeeper.secret_file)))
-        return cls(settings, ledger, load_authority(settings), tree)
+            from .admission import Bars
+
+            bars = Bars(zk, Paths(zookeeper.root))
+            if zookeeper.secret_file is not None:
+                tree = Tree(zk, zookeeper.root, Rights(read_secret(zookeeper.secret_file)))
+        return cls(settings, ledger, load_authority(settings), tree, bars, lambda: zk.hosts if zk is not None else ())
 
     async def begin(self) -> None:
         """After taking office: note ourselves, and the first node of a new cluster; sweep up what removed nodes left in ZooKeeper.
@@ -162,6 +179,8 @@ class Enrolment:
             names = coordinator_names(split_address("address", coordinator.address)[0])
             certificate = authority.sign(signing_request, identity, dns=names.dns, addresses=names.addresses)
             if not token.used_by:
+                if self.bars is not None:
+                    await self.bars.lift(coordinator.name)
                 draft.put(coordinator)
                 draft.tell("coordinator.joined", asked.name, f"coordinator {asked.name} at {asked.address} joined")
                 draft.put(_used(token, asked.id))
@@ -183,6 +202,17 @@ class Enrolment:
             raise not_a_member(node)
         identity = Identity(self.settings.cluster_id, Role.NODE, node)
         return agent_pb2.RenewReply(certificate=authority.sign(request.signing_request, identity, dns=(NODE_HOST,)))
+
+    def renew_user(self, name: str, signing_request: str) -> str:
+        """Return another certificate for a user, PEM.
+
+        Raises:
+            GestaltError: the request cannot be used, or we sign nothing.
+        """
+        if self.authority is None:
+            hint = "in an appliance `gestaltctl appliance init` renews it; in a cluster set authority in coordinator.yaml"
+            raise GestaltError(Kind.REFUSED, "this coordinator signs no certificates", hint=hint)
+        return self.authority.sign(signing_request, Identity(self.settings.cluster_id, Role.USER, name))
 
     async def expel(self, node: str) -> None:
         """Have nothing left of a removed node in ZooKeeper; what cannot be removed now is swept up by the next leader."""
@@ -217,7 +247,7 @@ class Enrolment:
         )
         zookeeper = settings.zookeeper
         if zookeeper is not None and zookeeper.secret_file is not None:
-            reply.zookeeper.hosts.extend(zookeeper.hosts)
+            reply.zookeeper.hosts.extend(self.servers() or zookeeper.hosts)
             reply.zookeeper.root, reply.zookeeper.tls = zookeeper.root, zookeeper.tls is not None
             secret, is_node = read_secret(zookeeper.secret_file), asked.purpose == "node"
             reply.zookeeper.identity = node_identity(asked.id) if is_node else COORDINATOR_IDENTITY

@@ -17,6 +17,7 @@ from gestalt.zk.paths import Paths
 from .api.agents import AgentsServicer
 from .api.apps import AppsServicer, change_reply
 from .api.control import ControlServicer
+from .api.control_plane import ControlPlaneServicer
 from .api.guard import OfficeGuard
 from .api.members import JoinsServicer, MembersServicer
 from .api.recovery import RecoveryServicer
@@ -177,12 +178,15 @@ class Leader:
         status = Status(cluster, settings.mode, seat.where, presenter, clock.monotonic(), seat.roster)
         api_pb2_grpc.add_AppsServicer_to_server(AppsServicer(cluster, requests, presenter, planner, streams), server)
         agents = self._agents()
+        self.ledger.on_commit(agents.committed)
         nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, agents.hang_up)
         api_pb2_grpc.add_NodesServicer_to_server(nodes, server)
         api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self.events), server)
         api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self.events), server)
         api_pb2_grpc.add_ClusterServicer_to_server(ControlServicer(cluster, status, seat.office), server)
         api_pb2_grpc.add_RecoveryServicer_to_server(RecoveryServicer(cluster, self.ledger, self.tracker), server)
+        control_plane = ControlPlaneServicer(cluster, settings.name, self.ledger, self._enrolment)
+        api_pb2_grpc.add_ControlPlaneServicer_to_server(control_plane, server)
         agent_pb2_grpc.add_AgentsServicer_to_server(agents, server)
 
     def _register_joins(self, server: Any) -> None:

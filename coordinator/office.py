@@ -89,16 +89,20 @@ class Office:
         return self._until != -math.inf
 
 
-def not_leader(leader: str = "", trouble: str = "") -> GestaltError:
+def not_leader(leader: str = "", trouble: str = "", handicap: str = "") -> GestaltError:
     """Return the refusal of a coordinator that does not lead.
 
     Args:
         leader: the address to ask instead, as far as it is known.
         trouble: why no leader is known, a sentence, if there is more to say than that.
+        handicap: why this coordinator may not lead itself, a sentence, if there is more to say than that.
     """
     if leader:
         return GestaltError(Kind.NOT_LEADER, f"this coordinator stands by, {leader} leads", hint=f"ask {leader}", leader=leader)
     if trouble:
         hint = "instances go on as they are; see to ZooKeeper's servers, more than half of them must run"
         return GestaltError(Kind.NOT_LEADER, f"nothing can be changed now: {trouble}", hint=hint)
-    return GestaltError(Kind.NOT_LEADER, "this coordinator does not lead, and knows of none that does", hint="try again in a moment")
+    alone = f"; it may not lead itself: {handicap}" if handicap else ""
+    return GestaltError(
+        Kind.NOT_LEADER, f"this coordinator does not lead, and knows of none that does{alone}", hint="try again in a moment"
+    )

@@ -33,7 +33,7 @@ class Referral:
         return grpc.stream_stream_rpc_method_handler(self._refuse)
 
     async def _refuse(self, _: Any, context: Context) -> AsyncIterator[bytes]:
-        await abort(context, not_leader(await self._sight.wait(HOLD), self._sight.trouble))
+        await abort(context, not_leader(await self._sight.wait(HOLD), self._sight.trouble, self._sight.handicap))
         yield b""  # never: but it makes this a stream
 
 

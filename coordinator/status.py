@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gestalt import __version__, clock
@@ -10,7 +10,7 @@ from gestalt.proto.v1 import api_pb2
 
 from .election import Candidate
 from .present import Presenter
-from .records import TaskState
+from .records import Coordinator, TaskState
 from .recovery import strangers, unknown_of
 
 AWAY = ("unreachable", "agent-down", "lost")
@@ -61,8 +61,22 @@ class Status:
             recovering=bool(switches.recovering),
             unknown=unknown_of(strangers(state, self.presenter.tracker)),
             held=held,
-            coordinators=[
-                api_pb2.Coordinator(name=item.name, address=item.address, leader=place == 0, version=item.version)
-                for place, item in enumerate(self.roster())
-            ],
+            coordinators=coordinators(self.roster(), state.coordinators),
         )
+
+
+def coordinators(roster: Sequence[Candidate], known: Mapping[str, Coordinator]) -> list[api_pb2.Coordinator]:
+    """Return those that run, the leader first, and then those that should."""
+    shown = [
+        api_pb2.Coordinator(
+            name=item.name,
+            address=item.address,
+            leader=place == 0,
+            version=item.version,
+            state="leads" if place == 0 else "stands by",
+        )
+        for place, item in enumerate(roster)
+    ]
+    here = {item.name for item in roster}
+    away = [api_pb2.Coordinator(name=item.name, address=item.address, state="away") for item in known.values() if item.name not in here]
+    return shown + (away if shown else [])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from gestalt.clock import boot_id, wall
 from gestalt.zk.acl import Perm, acl_for
 from gestalt.zk.client import Create, Delete, Op, SessionId, Set, Stat, Watch, Zk, ZkState, ZkUnavailable
 from gestalt.zk.grants import LeaseMark
+from gestalt.zk.known import KnownServers, kept_in
 from gestalt.zk.paths import Paths
 
 from .membership import Enter, Lease, Link, Member, Session, Tell
@@ -30,6 +32,7 @@ class Servers:
     def __init__(self, settings: FenceSettings, wake: Callable[[], None]) -> None:
         self._settings = settings
         self._wake = wake
+        self._known = KnownServers(settings.zookeeper.hosts, kept_in(settings.data_dir))
         self._paths = Paths(settings.zookeeper.root)
         self._zk: Zk | None = None
         self._watch: Watch | None = None
@@ -73,15 +76,21 @@ class Servers:
             ZkUnavailable: no server answered.
         """
         settings = self._settings
-        self._zk = await Zk.connect(
-            cast("ZooKeeperSettings", settings.zookeeper),  # the same fields, see `settings`
-            session=settings.timing.session,
-            name="fence",
-            resume=SessionId(resume.id, resume.password) if resume else None,
-            limit=CONNECT_LIMIT,
-            on_state=self._state_changed,
-            acl=_SHOWN,
-        )
+        now = replace(settings.zookeeper, hosts=self._known.hosts)
+        try:
+            self._zk = await Zk.connect(
+                cast("ZooKeeperSettings", now),  # the same fields, see `settings`
+                session=settings.timing.session,
+                name="fence",
+                resume=SessionId(resume.id, resume.password) if resume else None,
+                limit=CONNECT_LIMIT,
+                on_state=self._state_changed,
+                acl=_SHOWN,
+            )
+        except ZkUnavailable:
+            self._known.failed()
+            raise
+        self._known.follow(self._zk)
         self._watch = self._zk.watch(self._paths.member(settings.node_id), self._member_changed)
 
     async def close(self, *, keep_session: bool = False) -> None:

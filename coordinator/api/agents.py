@@ -24,6 +24,7 @@ from ..enrolment import Enrolment, coordinators_of, not_a_member
 from ..ledger import Ledger
 from ..nodes import NodeView, Tracker
 from ..records import Node, instance_id
+from ..state import Draft
 from ..transitions import transitions
 from .guard import Context, abort, caller, streaming, unary
 
@@ -134,6 +135,13 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         """End the session of a node at once; it is admitted again only if it is still known then."""
         if (link := self.sessions.get(node)) is not None:
             link.closed.set()
+
+    def committed(self, draft: Draft) -> None:
+        """Tell all agents where coordinators are, when that has changed."""
+        if any(kind == "coordinator" for kind, _ in draft.records):
+            beat = agent_pb2.CoordinatorMessage(heartbeat=agent_pb2.Heartbeat(coordinators=coordinators_of(self.ledger)))
+            for link in self.sessions.values():
+                link.send(beat)
 
     async def _join(self, hello: agent_pb2.Hello) -> None:
         """Let known nodes in. An appliance notes its one node; one after the other, however many knock at once.

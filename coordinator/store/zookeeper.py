@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gestalt.errors import Kind
-from gestalt.zk.client import Check, Create, Op, Set, Zk, ZkRefused, ZkState, ZkUnavailable, ZkUnknown
+from gestalt.zk.client import Check, Create, Delete, Op, Set, Zk, ZkRefused, ZkState, ZkUnavailable, ZkUnknown
 from gestalt.zk.paths import Paths
 
 from .base import (
@@ -44,10 +44,14 @@ _TRIES = 10
 
 @dataclass(frozen=True, slots=True)
 class Candidacy:
-    """What an office rests on: the election znode at `path`, which must exist. `leader`: what the leader's znode is to say."""
+    """What an office rests on: the election znode at `path`, which must exist. `leader`: what the leader's znode is to say.
+
+    `barred`: the znode that must not exist; empty = there is none that could.
+    """
 
     path: str
     leader: bytes
+    barred: str = ""
 
 
 class NotElected(StoreError):
@@ -55,6 +59,13 @@ class NotElected(StoreError):
 
     def __init__(self, path: str) -> None:
         super().__init__(f"the candidacy {path} is gone from ZooKeeper", kind=Kind.REFUSED, hint="stand for election again")
+
+
+class Barred(StoreError):
+    """Our candidacy is not admitted, so the office was not taken."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"this coordinator was removed: {path} in ZooKeeper says so", kind=Kind.REFUSED, hint="join it again")
 
 
 class _Connection:
@@ -84,6 +95,12 @@ class _Connection:
         zk, self._zk = self._zk, None
         if zk is not None and zk is not self._source:
             await zk.close()
+
+
+def _proofs(candidacy: Candidacy) -> list[Op]:
+    """Return what fails unless the candidacy stands: there is no check that something is absent, but making it fails when it is there."""
+    absent: list[Op] = [Create(candidacy.barred), Delete(candidacy.barred)] if candidacy.barred else []
+    return [Check(candidacy.path, -1), *absent]
 
 
 async def _leader_op(zk: Zk, path: str, leader: bytes) -> Op:
@@ -147,7 +164,7 @@ class _Log:
             candidacy = self._candidate()
             ops: list[Op] = [Set(self._paths.epoch, str(epoch.number + 1).encode(), epoch.version)]
             if candidacy is not None:
-                ops = [Check(candidacy.path, -1), *ops, await _leader_op(zk, self._paths.leader, candidacy.leader)]
+                ops = [*_proofs(candidacy), *ops, await _leader_op(zk, self._paths.leader, candidacy.leader)]
             try:
                 await zk.multi(ops)
             except ZkUnknown as error:
@@ -157,6 +174,8 @@ class _Log:
             except ZkRefused as refusal:
                 if candidacy is not None and refusal.path == candidacy.path:
                     raise NotElected(candidacy.path) from refusal
+                if candidacy is not None and refusal.path == candidacy.barred:
+                    raise Barred(candidacy.barred) from refusal
                 if refusal.reason not in ("version", "exists", "missing"):
                     raise
                 continue

@@ -46,6 +46,7 @@ ENTRIES = {
         "gestalt.ctl.appliance", "appliance", "Set up and run the appliance on this machine: one node that is a whole Gestalt.", _SETUP
     ),
     "cluster": Entry(f"{_HERE}.cluster", "cluster", "Set up a cluster of several machines, and steer it as a whole.", _SETUP),
+    "coordinator": Entry(f"{_HERE}.coordinator", "coordinator", "List the coordinators, and take one out.", _SETUP),
     "node": Entry(f"{_HERE}.node", "node", "Let machines join, and say how nodes are to be used.", _SETUP),
     "context": Entry(f"{_HERE}.context", "context", "Choose the cluster to talk to.", _SETUP),
     "completion": Entry(f"{_HERE}.completion", "completion", "Print the completion script of a shell.", _SETUP),

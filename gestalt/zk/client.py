@@ -84,6 +84,11 @@ _REASONS: dict[type[Exception], str] = {
     kz.SessionExpiredError: "expired",
     kz.SessionMovedError: "expired",
     kz.NoChildrenForEphemeralsError: "ephemeral_parent",
+    kz.NewConfigNoQuorumError: "no_quorum",
+    kz.ReconfigInProcessError: "busy",
+    kz.ReconfigDisabledError: "disabled",
+    kz.UnimplementedError: "disabled",
+    kz.BadArgumentsError: "arguments",
 }
 _BYSTANDERS = (kz.RolledBackError, kz.RuntimeInconsistency)
 _CUT = (kz.ConnectionLoss, kz.ConnectionClosedError, kz.OperationTimeoutError, kz.RequestTimeoutError)
@@ -92,7 +97,7 @@ _CUT = (kz.ConnectionLoss, kz.ConnectionClosedError, kz.OperationTimeoutError, k
 class Zk:
     """One session with ZooKeeper. All methods belong to the event loop that connected it.
 
-    `state`, `session`, `timeout` (negotiated, in seconds) and `default_acl` are for reading.
+    `state`, `session`, `timeout` (negotiated, in seconds), `hosts` and `default_acl` are for reading.
     Writes raise `ZkUnavailable`, `ZkUnknown` or `ZkRefused`; reads `ZkUnavailable` or `ZkRefused` ("denied", "expired").
     """
 
@@ -107,6 +112,8 @@ class Zk:
         self._watches = Watches(name, self._connected)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"zk-{name}")
         self._ended: asyncio.Future[None] | None = None
+        self._patience = 0.0
+        self.hosts: tuple[str, ...] = ()
         self.state = ZkState.SUSPENDED
         self.session = SessionId(0, b"")
         self.timeout = 0.0
@@ -151,6 +158,7 @@ class Zk:
             use_ssl=settings.tls is not None,
         )
         zk = cls(client, default_acl, name, on_state)
+        zk._patience, zk.hosts = session, tuple(settings.hosts)
         try:
             await zk._begin(limit)
         except BaseException as error:
@@ -240,6 +248,32 @@ class Zk:
     def watch_children(self, path: str, callback: Callable[[list[str]], None]) -> Watch:
         """Call back with the sorted names of the children, and again after each change; [] while there is no such znode."""
         return self._watches.start(path, partial(_look_at_children, self, path), callback)
+
+    def set_hosts(self, hosts: Sequence[str]) -> None:
+        """Look for a server at these addresses from now on. The present connection stays."""
+        self.hosts = tuple(hosts)
+        self._client.set_hosts(",".join(hosts))
+        self._client.handler.patience = self._patience / len(hosts)
+
+    async def reconfigure(self, *, joining: Sequence[str] = (), leaving: Sequence[str] = (), version: int = -1) -> bytes:
+        """Change which servers there are, and return their configuration as it is then.
+
+        Args:
+            joining: servers that come, or change, as lines "server.4=…". leaving: the numbers of those that go.
+            version: of the configuration that is to be changed; -1: whichever there is.
+
+        Raises:
+            ZkRefused: "denied", "disabled", "no_quorum" (too few of the new servers are up and in step), "busy", "version", "arguments".
+            ZkUnavailable, ZkUnknown: as for writes.
+        """
+        self._require_connection()
+        try:
+            value, _ = await self._result(self._client.reconfig_async(",".join(joining), ",".join(leaving), None, version))
+        except _CUT as error:
+            raise ZkUnknown(f"the connection was lost before the answer ({type(error).__name__})") from error
+        except kz.ZookeeperError as error:
+            raise ZkRefused(0, _reason(error), "/zookeeper/config") from error
+        return bytes(value)
 
     async def close(self, *, keep_session: bool = False) -> None:
         """End the session, and with it its ephemeral znodes; or leave it to expire, or to another process. Idempotent.
@@ -386,10 +420,10 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
     def __init__(self, tls: TlsSettings | None, patience: float) -> None:
         super().__init__()
         self._tls = tls
-        self._patience = patience
+        self.patience = patience
 
     def create_connection(self, address: tuple[str, int], hostname: str | None = None, **_: object) -> socket.socket:
-        connection = socket.create_connection(address, timeout=self._patience)
+        connection = socket.create_connection(address, timeout=self.patience)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:

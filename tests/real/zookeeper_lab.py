@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gestalt.config import TlsSettings, ZooKeeperSettings
+from gestalt.zk.acl import digest_id
 
 PATIENCE = 30.0
 _PREFIX = "gestalt-zookeeper-"
@@ -32,6 +33,10 @@ _JAVA = (  # a server keeps its last 500 writes on the heap, with three times th
     *("-Djava.net.preferIPv4Stack=true", "-Dzookeeper.root.logger=WARN,CONSOLE"),
 )
 _MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+SUPER_SECRET = "of the tests' administrator"
+"""With which the identity "super" may do everything, also change which servers there are."""
+
+_RECONFIGURABLE = f"-Dzookeeper.DigestAuthenticationProvider.superDigest={digest_id('super', SUPER_SECRET).removeprefix('digest:')}"
 _NETTY = (
     "-Dzookeeper.serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
     "-Dzookeeper.ssl.clientAuth=need",
@@ -99,6 +104,7 @@ class Ensemble:
         self.ports = ports[:servers]
         self._peers = list(zip(ports[servers : 2 * servers], ports[2 * servers :], strict=True))
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._grown = False
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -116,12 +122,22 @@ class Ensemble:
         """Start a server; `wait` tells when it serves."""
         folder = self._folder / str(index)
         folder.mkdir(exist_ok=True)
-        (folder / "myid").write_text(f"{index + 1}\n")
-        (folder / "zoo.cfg").write_text(self._configuration(index, folder))
+        if not (folder / "zoo.cfg").exists():  # once it has run, the servers that there are now are noted there
+            (folder / "myid").write_text(f"{index + 1}\n")
+            (folder / "zoo.cfg").write_text(self._configuration(index, folder))
         jars = (*_JARS, "/usr/share/java/*") if self._tls else _JARS
         with (folder / "log").open("ab") as log:
             self._processes[index] = subprocess.Popen(
-                [*_JAVA, *(_NETTY if self._tls else ()), f"{_MARK}{_owner()}", "-cp", ":".join(jars), _MAIN, str(folder / "zoo.cfg")],
+                [
+                    *_JAVA,
+                    _RECONFIGURABLE,
+                    *(_NETTY if self._tls else ()),
+                    f"{_MARK}{_owner()}",
+                    "-cp",
+                    ":".join(jars),
+                    _MAIN,
+                    str(folder / "zoo.cfg"),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -130,17 +146,41 @@ class Ensemble:
 
     def _configuration(self, index: int, folder: Path) -> str:
         port = "secureClientPort" if self._tls else "clientPort"
+        several = len(self._peers) > 1
         lines = [
-            *(f"tickTime={self._tick}", "initLimit=20", "syncLimit=4", f"dataDir={folder}"),
-            *(f"{port}={self.ports[index]}", f"{port}Address=127.0.0.1", "maxClientCnxns=0"),
+            *(f"tickTime={self._tick}", "initLimit=20", "syncLimit=4", f"dataDir={folder}", "maxClientCnxns=0"),
+            *((f"{port}={self.ports[index]}", f"{port}Address=127.0.0.1") if self._tls or not several else ("reconfigEnabled=true",)),
             *(f"minSessionTimeout={2 * self._tick}", "maxSessionTimeout=60000", "4lw.commands.whitelist=*", "admin.enableServer=false"),
         ]
         if self._tls:
             lines += [f"ssl.keyStore.location={self._tls.identity}", "ssl.keyStore.type=PEM", "ssl.keyStore.password="]
             lines += [f"ssl.trustStore.location={self._tls.ca}", "ssl.trustStore.type=PEM", "ssl.trustStore.password="]
-        if len(self._peers) > 1:
-            lines += [f"server.{n}=127.0.0.1:{peer}:{election}" for n, (peer, election) in enumerate(self._peers, 1)]
+        if several:
+            lines += [
+                self.line(number) for number in range(len(self._peers)) if number == index or number in self._processes or not self._grown
+            ]
         return "\n".join(lines) + "\n"
+
+    def line(self, index: int) -> str:
+        """Return how the servers note this one."""
+        peer, election = self._peers[index]
+        client = "" if self._tls else f";127.0.0.1:{self.ports[index]}"
+        return f"server.{index + 1}=127.0.0.1:{peer}:{election}:participant{client}"
+
+    def peers(self, index: int) -> tuple[int, int]:
+        """Return the ports at which the others reach a server, and elect."""
+        return self._peers[index]
+
+    def grow(self) -> int:
+        """Start one more server, which follows those that run; return its index. It has no vote before they are told to take it in."""
+        client, peer, election = free_ports(3)
+        self._grown = True
+        self.ports.append(client)
+        self._peers.append((peer, election))
+        index = len(self.ports) - 1
+        self.start(index)
+        self.wait(index)
+        return index
 
     def kill(self, index: int) -> None:
         """Kill -9; its data stay."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gestalt.ctl.commands import state
+from gestalt.ctl.commands import zookeeper as zookeeper_commands
 from gestalt.ctl.options import Duration, connected, examples, output_option
 from gestalt.ctl.output import emit
 from gestalt.ctl.session import converse
@@ -29,7 +30,7 @@ def cluster() -> None:
     """Set up a cluster of several machines, and steer it as a whole."""
 
 
-for _command in (state.export, state.import_, state.recover):
+for _command in (state.export, state.import_, state.recover, zookeeper_commands.zookeeper):
     cluster.add_command(_command)
 
 
