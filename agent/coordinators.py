@@ -30,6 +30,11 @@ class KnownCoordinators:
         """All that are known, the likeliest first."""
         return tuple(dict.fromkeys((*self.present, *self._settings.coordinators)))
 
+    @property
+    def configured(self) -> tuple[str, ...]:
+        """All that the cluster has: as a leader said last, else as the settings say."""
+        return self.present or tuple(self._settings.coordinators)
+
     def learn(self, addresses: Sequence[str]) -> None:
         """Take over what a leader says; a leader that says nothing changes nothing."""
         self.present = tuple(addresses) or self.present

@@ -7,14 +7,18 @@ import logging
 from collections.abc import Callable
 
 from gestalt.clock import boottime
-from gestalt.plugin.runtime import Launch, LaunchRefused, PortTaken, RuntimeDriver
+from gestalt.plugin.runtime import DriverUnavailable, Launch, LaunchRefused, PortTaken, RuntimeDriver
 
 from .attempts import describe_ending, read_tail
+from .confinement import is_confined, kill_attempt
 from .local import LocalInstance, Surroundings
-from .plan import Action, Adopt, Count, Forget, Goal, Remove, Settle, Start, Stop
+from .plan import Action, Adopt, Count, Forget, Goal, Remove, Settle, Start, Stop, Take
 from .records import Ending, ended, launching, running, settled
 
 log = logging.getLogger(__name__)
+
+TAKE_AGAIN = 0.5
+"""Seconds until a grant that could not be taken is asked for again."""
 
 
 class Hands:
@@ -46,10 +50,14 @@ class Hands:
         match action:
             case Start(attempt):
                 await self._start(attempt)
+            case Take(attempt):
+                await self._take(attempt)
             case Adopt(attempt):
                 self._adopt(attempt)
             case Count(attempt):
                 await self._count(attempt)
+            case Stop(attempt, why, at_once=True):
+                await self._kill(attempt, why)
             case Stop(attempt, why, drain):
                 await self._stop(attempt, why, drain=drain)
             case Remove(attempt):
@@ -68,12 +76,26 @@ class Hands:
             local.record = launching(local.record, attempt)
             await self._around.records.save(local.record)
         wanted = target.desired
-        launch = Launch(local.key(attempt), wanted.app, wanted.version, wanted.template, target.spec, wanted.ports)
+        confined = local.claim(self._around.exclusive).needed
+        launch = Launch(local.key(attempt), wanted.app, wanted.version, wanted.template, target.spec, wanted.ports, confined)
         try:
             if await self._prepared(launch):
                 await self._launch(launch)
         except LaunchRefused as error:
             self._refused(attempt, error)
+
+    async def _take(self, attempt: int) -> None:
+        local, grant = self._local, self._local.target.grant
+        assert grant is not None
+        try:
+            cgroups = await self.driver.cgroups(local.key(attempt))
+            problem = await self._around.exclusive.hold(local.record.instance, cgroups, grant)
+        except LaunchRefused as error:
+            problem = str(error)
+        if problem and problem != local.refusal:
+            log.warning("it cannot start: %s", problem, extra=self._extra)
+        local.taken, local.refusal = (0 if problem else attempt), problem
+        local.retry_at = boottime() + TAKE_AGAIN if problem else 0.0
 
     async def _prepared(self, launch: Launch) -> bool:
         """Have everything that the launch needs; False when the wish changed meanwhile."""
@@ -92,9 +114,12 @@ class Hands:
     async def _launch(self, launch: Launch) -> None:
         local, attempt = self._local, launch.key.attempt
         async with self._around.launch_slots:
-            if local.target.goal is not Goal.RUN or local.attempts is None:
+            if local.target.goal is not Goal.RUN or local.attempts is None or not local.claim(self._around.exclusive).covers(attempt):
                 return
             status = await self.driver.launch(launch)
+        if launch.confined and not await is_confined(self.driver, launch.key):
+            await self.driver.stop(launch.key, "SIGKILL", 0.0)
+            raise LaunchRefused("its processes are not in the cgroups that its runtime named, so the fence could not end it")
         local.attempts[attempt] = status
         local.restarting = ""
         log.info("attempt %d was launched", attempt, extra=self._extra)
@@ -114,6 +139,8 @@ class Hands:
         local = self._local
         status = (local.attempts or {}).get(attempt)
         tail = await read_tail(self.driver, status.key) if status else ()
+        if self._around.exclusive.standing(local.record.instance).closed:
+            local.restarting = local.restarting or "its lease or its grant was over, so it was killed"
         ending = describe_ending(status, local.restarting, tail, interrupted=local.record.interrupted)
         local.restarting = ""
         self._end(attempt, ending)
@@ -138,12 +165,26 @@ class Hands:
         local.unsure.add(attempt)
         await self.driver.stop(local.key(attempt), rules.signal, rules.grace)
 
+    async def _kill(self, attempt: int, why: str) -> None:
+        """End it now, without its runtime where that can be: somebody else may run it already."""
+        local = self._local
+        log.error("attempt %d is killed: %s", attempt, why, extra=self._extra)
+        self._around.traffic.set_local(local.record.instance, False)
+        if local.target.goal is Goal.RUN:
+            local.restarting = why
+        local.unsure.add(attempt)
+        await kill_attempt(self.driver, local.key(attempt))
+        await self.driver.stop(local.key(attempt), "SIGKILL", 0.0)
+
     async def _remove(self, attempt: int) -> None:
         self._local.unsure.add(attempt)
         await self.driver.remove(self._local.key(attempt))
 
     async def _forget(self) -> None:
         local = self._local
+        if problem := await self._around.exclusive.release(local.record.instance):
+            raise DriverUnavailable(f"its grant cannot be handed back: {problem}")
+        local.taken = 0
         await self._around.records.forget(local.record.instance)
         local.gone = True
         self._around.traffic.forget(local.record.instance)

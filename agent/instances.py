@@ -43,6 +43,8 @@ class Instances:
         self._closing: set[asyncio.Task[None]] = set()
         self._grace: asyncio.TimerHandle | None = None
         self._collected_at = monotonic()
+        self._isolated = False
+        around.exclusive.subscribe(self._fence_changed)
         for name, driver in around.drivers.items():
             driver.subscribe(self._listener(name))
 
@@ -63,6 +65,13 @@ class Instances:
             self._refuse(instance, why)
         self._judge_undesired()
 
+    def isolate(self, isolated: bool) -> None:
+        """The node is cut off from the cluster, or is not any more."""
+        log.warning("this node is cut off from the cluster" if isolated else "this node is back in the cluster")
+        self._isolated = isolated
+        for worker in self._workers.values():
+            worker.isolate(isolated)
+
     def locate(self, instance: str) -> tuple[RuntimeDriver, AttemptKey] | None:
         """Return where the logs of an instance are and where commands run in it."""
         worker = self._workers.get(instance)
@@ -75,6 +84,7 @@ class Instances:
         """Compare everything with what the runtimes list, and once in a while collect their garbage."""
         await asyncio.gather(*(self._resync(name) for name in self._around.drivers))
         self._judge_undesired()
+        await self._hand_back()
         if monotonic() - self._collected_at >= GARBAGE_EVERY:
             self._collected_at = monotonic()
             await self._collect_garbage()
@@ -158,6 +168,7 @@ class Instances:
 
     def _hire(self, record: InstanceRecord) -> Worker:
         worker = Worker(record, self._around)
+        worker.isolate(self._isolated)
         told = assume(record, remembered(record), "was found again" if record.attempt else "")
         self._around.board.put(told, since=since(record, told))
         self._workers[record.instance] = worker
@@ -171,6 +182,19 @@ class Instances:
         task = asyncio.create_task(self._workers.pop(instance).close(), name=f"dismiss {instance}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    # What the fence holds
+
+    def _fence_changed(self) -> None:
+        for worker in self._workers.values():
+            worker.nudge()
+
+    async def _hand_back(self) -> None:
+        """Hand back what is held for instances that nobody knows: an agent before us took it, and came no further."""
+        if self._listed >= self._around.drivers.keys():
+            for instance in set(self._around.exclusive.listed()) - self._workers.keys():
+                problem = await self._around.exclusive.release(instance)
+                log.info("the fence held %s, which is not here%s", instance, f": {problem}" if problem else "")
 
     # What is there
 

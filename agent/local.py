@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gestalt.config import AgentSettings
-from gestalt.model import DesiredInstance
+from gestalt.model import DesiredInstance, Grant
 from gestalt.plugin.runtime import AttemptKey, AttemptState, AttemptStatus, RuntimeDriver
 from gestalt.spec.schema import AppSpec, Restart
 from gestalt.spec.schema import Stop as StopRules
 
 from .board import Board
+from .exclusive import Claim, Exclusive, NoFence
 from .plan import Goal
 from .records import InstanceRecord, RecordStore
 
@@ -42,6 +43,7 @@ class Surroundings:
     traffic: Traffic
     launch_slots: asyncio.Semaphore
     exec_slots: asyncio.Semaphore
+    exclusive: Exclusive = field(default_factory=NoFence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,18 @@ class Target:
     desired: DesiredInstance | None = None
     spec: AppSpec | None = None
     why: str = ""
+
+    @property
+    def grant(self) -> Grant | None:
+        return self.desired.grant if self.desired else None
+
+    @property
+    def is_exclusive(self) -> bool:
+        return self.spec is not None and self.spec.placement.exclusive
+
+    @property
+    def stops_when_isolated(self) -> bool:
+        return self.spec is not None and self.spec.placement.on_isolation == "stop"
 
     @property
     def restart(self) -> Restart:
@@ -67,7 +81,8 @@ class LocalInstance:
     """One instance as its worker knows it.
 
     `attempts` is None until the runtime answered for the first time. `unsure`: attempts to look at again. `restarting`: why
-    the running attempt is being restarted. `gone`: nothing is left of it.
+    the running attempt is being restarted. `gone`: nothing is left of it. `taken`: for which attempt the fence took the grant; `refusal`:
+    why it did not the last time, and `retry_at`: when to ask again. `isolated`: the node is cut off.
     """
 
     record: InstanceRecord
@@ -76,6 +91,10 @@ class LocalInstance:
     unsure: set[int] = field(default_factory=set)
     restarting: str = ""
     gone: bool = False
+    taken: int = 0
+    refusal: str = ""
+    retry_at: float = 0.0
+    isolated: bool = False
 
     def key(self, attempt: int) -> AttemptKey:
         return AttemptKey(self.record.instance, attempt)
@@ -94,6 +113,13 @@ class LocalInstance:
     def last_attempt(self) -> int:
         """Return the attempt that runs, else the last of which something is left, or 0."""
         return self.running_attempt() or max(self.attempts or (), default=0)
+
+    def claim(self, exclusive: Exclusive) -> Claim:
+        """Return how it stands with the right to run."""
+        if not self.target.is_exclusive or not exclusive.needed():
+            return Claim()
+        grant = self.target.grant.generation if self.target.grant else 0
+        return Claim(True, grant, exclusive.standing(self.record.instance), self.taken, self.refusal, self.retry_at)
 
     def doubt(self) -> None:
         """Look at everything again before the next step."""

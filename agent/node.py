@@ -20,14 +20,13 @@ from .desired import Desired, DesiredStore
 from .disk import Disk
 from .engine import DriverKeeper, Engine, Manager
 from .facts import FactsKeeper
-from .fence_link import FenceLink
+from .fencing import Fencing
 from .firewall.refusing import Refusing
 from .hosts import Hosts
 from .instances import LAUNCHES_AT_ONCE, Instances
 from .local import Surroundings
 from .proxy import ProxyManager
 from .records import RecordStore
-from .renewal import Renewal
 from .session import Session
 
 log = logging.getLogger(__name__)
@@ -110,9 +109,9 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     disk, board = Disk(), Board()
     desired = DesiredStore(settings.data_dir, disk)
     records = RecordStore(settings.data_dir / "instances", disk, boot_id())
-    around = Surroundings(
-        settings, drivers, records, board, proxy, asyncio.Semaphore(LAUNCHES_AT_ONCE), asyncio.Semaphore(CHECK_COMMANDS_AT_ONCE)
-    )
+    fencing = Fencing(settings, board)
+    slots = asyncio.Semaphore(LAUNCHES_AT_ONCE), asyncio.Semaphore(CHECK_COMMANDS_AT_ONCE)
+    around = Surroundings(settings, drivers, records, board, proxy, *slots, fencing.exclusive)
     instances, proxy_keeper = Instances(around), ProxyKeeper(proxy, board)
     peers = _peers(settings, board, disk)
 
@@ -127,10 +126,9 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
 
     known = KnownCoordinators(settings, disk)
     session = Session(settings, desired, board, apply, Bulk(instances.locate), known=known)
-    fence = [FenceLink(settings.fence, settings.node_id, board)] if settings.fence is not None else []
     managers: list[Manager] = [
         DiskKeeper(disk),
-        *fence,
+        *fencing.first,
         *peers,
         *(DriverKeeper(name, driver) for name, driver in drivers.items()),
         proxy_keeper,
@@ -138,10 +136,10 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
         FactsKeeper(settings, drivers, board),
         session,
         known,
-        *((Renewal(settings, lambda: known.addresses),) if settings.fence is not None else ()),
+        *fencing.later(instances, session, known),
         HealthServer(settings),
     ]
-    engine = Engine(settings, managers, board, life, (instances.summary, session.summary, *(link.summary for link in fence)))
+    engine = Engine(settings, managers, board, life, (instances.summary, session.summary, *fencing.summaries))
     left = desired.load()
     for keeper in peers:
         keeper.set_desired(left)

@@ -8,7 +8,7 @@ from gestalt.model import CheckStatus, Health, Observed, Phase
 from gestalt.plugin.runtime import AttemptState, AttemptStatus
 from gestalt.units import show_duration
 
-from .plan import Action, Goal, Situation, Start, Stop, Wait, current_attempt, wants_restart
+from .plan import ISOLATED, Action, Goal, Situation, Start, Stop, Wait, current_attempt, wants_restart
 from .records import Ending, InstanceRecord
 
 
@@ -33,7 +33,7 @@ def observe(situation: Situation, action: Action, checks: CheckReport, activity:
         return _running(situation, action, current, checks, activity)
     if record.ending is not None and record.ended:
         return _ended(situation, record.ending)
-    return _observed(record, record.attempt, Phase.PLACED, activity or "waits to be started")
+    return _observed(record, record.attempt, Phase.PLACED, activity or _obstacle(situation) or "waits to be started")
 
 
 def assume(record: InstanceRecord, checks: CheckReport, why: str) -> Observed:
@@ -87,11 +87,18 @@ def _stopping(situation: Situation, current: AttemptStatus | None, checks: Check
 def _ended(situation: Situation, ending: Ending) -> Observed:
     record = situation.record
     reason = ending.reason
-    if not wants_restart(ending, situation.restart):
+    if obstacle := _obstacle(situation):
+        reason += f"; {obstacle}"
+    elif not wants_restart(ending, situation.restart):
         reason += f"; its restart policy is {situation.restart.policy}"
     elif record.crash_loop:
         reason += f"; it keeps crashing, next attempt every {show_duration(situation.restart.backoff_max)}"
     return _observed(record, record.ended, Phase.FAILED if ending.failed else Phase.STOPPED, reason)
+
+
+def _obstacle(situation: Situation) -> str:
+    """Return why nothing may be started, whatever its restart policy says."""
+    return ISOLATED if situation.isolated else situation.claim.obstacle()
 
 
 def _observed(

@@ -14,7 +14,10 @@ from gestalt.model import Health
 from gestalt.plugin.runtime import AttemptState, AttemptStatus
 from gestalt.spec.schema import Restart
 
+from .exclusive import Claim
 from .records import Ending, InstanceRecord, delay
+
+ISOLATED = "this node is cut off from the cluster"
 
 
 class Goal(StrEnum):
@@ -35,6 +38,7 @@ class Situation:
     """Everything that the decision depends on. `now` and `well_since` are seconds since boot.
 
     `complaint`: why liveness checks want the running attempt restarted. `well_since`: since when the running attempt is healthy.
+    `claim`: how it stands with the right to run, if it must not run twice. `isolated`: the node is cut off, and it is not to run there.
     """
 
     goal: Goal
@@ -46,11 +50,20 @@ class Situation:
     complaint: str = ""
     health: Health = Health.UNKNOWN
     well_since: float | None = None
+    claim: Claim = field(default_factory=Claim)
+    isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """Launch this attempt; right also when it exists but never ran."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Have the fence take the grant for this attempt, which is launched next."""
 
     attempt: int
 
@@ -71,11 +84,12 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End this running attempt. `drain`: its connections get time to end first."""
+    """End this running attempt. `drain`: its connections get time to end first; `at_once`: it is killed, and not asked."""
 
     attempt: int
     why: str
     drain: bool = False
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +116,14 @@ class Wait:
     until: float | None = None
 
 
-Action = Start | Adopt | Count | Stop | Remove | Forget | Settle | Wait
+Action = Start | Take | Adopt | Count | Stop | Remove | Forget | Settle | Wait
 
 
 def plan(situation: Situation) -> Action:
     """Return the one next step. Never two running attempts: a new one is started only when none runs."""
+    running = current_attempt(situation.attempts)
+    if running is not None and running.state is AttemptState.RUNNING and (why := situation.claim.void()):
+        return Stop(running.key.attempt, why, at_once=True)
     match situation.goal:
         case Goal.RUN:
             return _run(situation)
@@ -151,6 +168,10 @@ def _run(situation: Situation) -> Action:
 
 def _keep_up(situation: Situation, attempt: int) -> Action:
     record = situation.record
+    if situation.isolated:
+        return Stop(attempt, ISOLATED)
+    if situation.claim.needed and not situation.claim.grant:
+        return Stop(attempt, "it has no grant to run")
     status = next(item for item in situation.attempts if item.key.attempt == attempt)
     if status.template != situation.template:
         return Stop(attempt, "it runs another version")
@@ -172,11 +193,11 @@ def _bring_up(situation: Situation) -> Action:
     there = {item.key.attempt: item for item in situation.attempts}
     top = max(record.attempt, *there) if there else record.attempt
     if top == 0:
-        return Start(1)
+        return _start(situation, 1)
     if record.ended < top:
         found = there.get(top)
         never_ran = found.state is AttemptState.CREATED if found else not record.started
-        return Start(top) if never_ran else Count(top)
+        return _start(situation, top) if never_ran else Count(top)
     exited = [number for number, item in there.items() if item.state is AttemptState.EXITED]
     junk = [number for number in there if not exited or number != max(exited)]
     if junk:
@@ -184,4 +205,16 @@ def _bring_up(situation: Situation) -> Action:
     if not wants_restart(record.ending, situation.restart):
         return Wait()
     due = record.ended_at + delay(record, situation.restart)
-    return Wait(due) if situation.now < due else Start(top + 1)
+    return Wait(due) if situation.now < due else _start(situation, top + 1)
+
+
+def _start(situation: Situation, attempt: int) -> Action:
+    """Start it, as soon as it may run: what must not run twice is held by the fence first."""
+    claim = situation.claim
+    if situation.isolated:
+        return Wait()
+    if claim.covers(attempt):
+        return Start(attempt)
+    if not claim.grant or not claim.standing.answers:
+        return Wait()
+    return Wait(claim.retry_at) if situation.now < claim.retry_at else Take(attempt)

@@ -50,12 +50,25 @@ class Worker:
         """Take over what is wanted now."""
         if target == self.local.target:
             return
+        if target.grant != self.local.target.grant:
+            self.local.retry_at = 0.0
         self.local.target = target
         if target.goal is Goal.RUN:
             self.local.gone = False
         else:
             self._hands.interrupt()
         self._wake.set()
+
+    def isolate(self, isolated: bool) -> None:
+        """The node is cut off, or is not any more."""
+        if isolated != self.local.isolated:
+            self.local.isolated = isolated
+            self._wake.set()
+
+    def nudge(self) -> None:
+        """What the fence says may have changed."""
+        if self.local.target.is_exclusive:
+            self._wake.set()
 
     def touch(self, attempt: int) -> None:
         """An attempt may have changed."""
@@ -201,6 +214,8 @@ class Worker:
             restart=target.restart,
             complaint=self._checks.report.complaint,
             well_since=self._checks.well_since,
+            claim=self.local.claim(self._around.exclusive),
+            isolated=self.local.isolated and target.stops_when_isolated,
         )
 
     def _say(self, activity: str) -> None:

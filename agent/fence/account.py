@@ -23,7 +23,7 @@ class Account:
     def __init__(self, file: HeldFile, boot: str, kill: float, changed: Callable[[], None]) -> None:
         self._file = file
         self._kill_limit = kill
-        self._changed = changed
+        self.announce = changed
         self._changing = asyncio.Lock()
         self.boot = boot
         self.held = file.load()
@@ -52,7 +52,7 @@ class Account:
             if after != self.held:
                 await asyncio.to_thread(self._file.save, after)
                 self.held = after
-                self._changed()
+                self.announce()
             return after
 
     async def end(self, names: Iterable[str]) -> tuple[str, ...]:

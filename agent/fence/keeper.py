@@ -78,10 +78,14 @@ class LeaseKeeper:
             "until": held.until,
             "length": self._timing.lease,
             "kill": self._timing.kill,
+            "settled": self._timing.session + self._timing.margin,
             "connected": self.membership().connected,
-            "held": {name: {"generation": what.generation, "cgroups": list(what.cgroups)} for name, what in account.live.items()},
+            "held": {name: self._shown(name, what) for name, what in account.live.items()},
             "closed": sorted(account.closed),
         }
+
+    def _shown(self, name: str, what: Holding) -> dict[str, Any]:
+        return {"generation": what.generation, "cgroups": list(what.cgroups), "revoked": name in self._revoked}
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="lease")
@@ -125,6 +129,7 @@ class LeaseKeeper:
                 if modified is not None and modified > what.modified:
                     self._revoked.add(name)
                 self._told, self._tried = None, 0.0
+                self._account.announce()
                 self.wake()
 
     async def take(self, wanted: Wanted) -> str:
@@ -243,7 +248,9 @@ class LeaseKeeper:
         return self._told == mark_of(self._account.live, self.membership().incarnation, self._timing.lease)
 
     def _revoke(self, grant: str) -> None:
+        """A renewal for the others must not be one for this: whoever hears the state is told that it is over."""
         self._revoked |= {name for name, what in self._account.live.items() if what.grant == grant}
+        self._account.announce()
         self.wake()
 
     async def _end(self, names: tuple[str, ...]) -> None:

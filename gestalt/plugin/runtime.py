@@ -53,7 +53,7 @@ class AttemptStatus:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Everything that is needed to start one attempt."""
+    """Everything that is needed to start one attempt. `confined`: all of it is to be in the cgroups that `RuntimeDriver.cgroups` says."""
 
     key: AttemptKey
     app: str
@@ -61,6 +61,7 @@ class Launch:
     template: str
     spec: AppSpec
     ports: tuple[PortBinding, ...]
+    confined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,20 @@ class RuntimeDriver(ABC):
             LaunchRefused: it can never work so (absent image, wrong credentials); says what to do.
             DriverUnavailable: the product or the registry does not answer now.
         """
+
+    async def cgroups(self, key: AttemptKey) -> Sequence[str]:
+        """Return the folders of cgroups (/sys/fs/cgroup/…) that nothing is in but this attempt, and in each of which all of it is.
+
+        They are known before it is launched, so that whoever may have to end it without this driver can be told first. It counts for
+        launches that are `confined`. Makes nothing.
+
+        Raises:
+            LaunchRefused: this driver knows of none here, so that nothing exclusive can run with it.
+            DriverUnavailable: the product does not answer.
+        """
+        raise LaunchRefused(
+            f"the runtime {self.name} cannot say in which cgroups {key.instance} would be, so nothing exclusive runs with it"
+        )
 
     @abstractmethod
     async def launch(self, launch: Launch) -> AttemptStatus:

@@ -24,13 +24,14 @@ from gestalt.plugin.runtime import (
 )
 from gestalt.spec.schema import AppSpec
 
+from .docker_cgroups import ParentCgroups
 from .docker_containers import Container, OwnContainers, answered
 from .docker_engine import Engine
 from .docker_events import EngineEvents
 from .docker_exec import start_exec
 from .docker_images import NodeImages
 from .docker_logs import log_lines, logs_request
-from .docker_options import owner_labels
+from .docker_options import container_name, owner_labels
 from .docker_status import from_inspect, from_summary
 
 _LAUNCHES_AT_ONCE = 8
@@ -57,6 +58,7 @@ class DockerRuntime(RuntimeDriver):
         self._containers = OwnContainers(self._engine, self._events, settings)
         self._launching = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
         self._ended: dict[str, AttemptStatus] = {}
+        self._parents: ParentCgroups | None = None
 
     @classmethod
     def create(cls, settings: AgentSettings) -> Self:
@@ -99,10 +101,14 @@ class DockerRuntime(RuntimeDriver):
     async def prepare(self, spec: AppSpec, progress: Progress) -> None:
         await self._images.prepare(spec, progress)
 
+    async def cgroups(self, key: AttemptKey) -> Sequence[str]:
+        self._parents = self._parents or await self._parent_cgroups()
+        return self._parents.folders(container_name(self._settings, key))
+
     async def launch(self, launch: Launch) -> AttemptStatus:
         async with self._launching:
             try:
-                made = await self._containers.create(launch)
+                made = await self._containers.create(launch, await self._parent(launch))
             except LaunchRefused:
                 self._images.forget(launch.spec.image)  # it may have been the image that was missing
                 raise
@@ -116,7 +122,10 @@ class DockerRuntime(RuntimeDriver):
         await self._containers.stop(key, signal, grace)
 
     async def remove(self, key: AttemptKey) -> None:
-        await self._containers.remove(key)
+        removed = await self._containers.remove(key)
+        if removed and removed["HostConfig"].get("CgroupParent"):
+            self._parents = self._parents or await self._parent_cgroups()
+            await self._parents.remove(container_name(self._settings, key))
 
     async def logs(self, key: AttemptKey, options: LogOptions) -> AsyncIterator[LogLine]:
         container = await self._containers.find(key)
@@ -145,6 +154,16 @@ class DockerRuntime(RuntimeDriver):
     async def purge(self) -> None:
         for name in await answered(self._engine.volumes(self._owner)):
             await answered(self._engine.remove_volume(name))
+
+    async def _parent_cgroups(self) -> ParentCgroups:
+        return ParentCgroups.of(await answered(self._engine.info()))
+
+    async def _parent(self, launch: Launch) -> str:
+        """Return the cgroup above that of a launch; the Engine may be another one than before."""
+        if not launch.confined:
+            return ""
+        self._parents = await self._parent_cgroups()
+        return self._parents.parent(container_name(self._settings, launch.key))
 
     async def _in_detail(self, status: AttemptStatus) -> AttemptStatus | None:
         """Add what only an inspect tells: why an attempt ended, or did not start."""

@@ -56,7 +56,7 @@ class OwnContainers:
         container = await answered(self._engine.container(container_name(self._settings, key)))
         return container if container and self._is_own(container) else None
 
-    async def create(self, launch: Launch) -> Container | str:
+    async def create(self, launch: Launch, parent: str = "") -> Container | str:
         """Create the attempt's container and return its id; when there is one of that name, return what is known of it.
 
         Raises:
@@ -66,7 +66,7 @@ class OwnContainers:
         deadline = monotonic() + self._limit
         while True:
             try:
-                return await self._engine.create(name, container_document(self._settings, launch))
+                return await self._engine.create(name, container_document(self._settings, launch, parent))
             except ApiRefused as refused:
                 if refused.status != _CONFLICT or name not in refused.message:
                     raise refusal(refused.message) from refused
@@ -108,16 +108,18 @@ class OwnContainers:
                     f"{key.instance} has not ended within {self._limit:g} s after SIGKILL; a dead mount or disk can hold a process"
                 )
 
-    async def remove(self, key: AttemptKey) -> None:
-        """See `RuntimeDriver.remove`."""
-        deadline = monotonic() + self._limit
+    async def remove(self, key: AttemptKey) -> Container | None:
+        """See `RuntimeDriver.remove`; return what was known of the container, if there was one."""
+        deadline, removed = monotonic() + self._limit, None
         while container := await self.find(key):
+            removed = container
             try:
                 await self._engine.remove(container["Id"])
             except ApiRefused as refused:
                 if refused.status != _CONFLICT or monotonic() > deadline:
                     raise DriverUnavailable(f"Docker could not remove {key.instance}: {clean(refused.message)}") from refused
                 await asyncio.sleep(_SHORT_POLL)  # someone else removes it at this moment
+        return removed
 
     async def has_ended(self, container: str) -> bool:
         document = await answered(self._engine.container(container))

@@ -51,8 +51,8 @@ def owner_labels(settings: AgentSettings) -> dict[str, str]:
     return {LABEL_CLUSTER: settings.cluster_id, LABEL_NODE: settings.node_id}
 
 
-def container_document(settings: AgentSettings, launch: Launch) -> dict[str, Any]:
-    """Return the body of the Engine's create call."""
+def container_document(settings: AgentSettings, launch: Launch, parent: str = "") -> dict[str, Any]:
+    """Return the body of the Engine's create call. `parent`: the cgroup that the container's is to be in, empty = the Engine's own."""
     spec = launch.spec
     document: dict[str, Any] = {
         "Image": spec.image,
@@ -70,6 +70,8 @@ def container_document(settings: AgentSettings, launch: Launch) -> dict[str, Any
         document["Cmd"] = list(spec.args)
     if not any(check.kind == "docker" for check in spec.checks):
         document["Healthcheck"] = {"Test": ["NONE"]}
+    if parent:
+        document["HostConfig"]["CgroupParent"] = parent
     return document
 
 

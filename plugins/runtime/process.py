@@ -100,6 +100,14 @@ class ProcessRuntime(RuntimeDriver):
         self._supervisor.check(spec)
         await self._threads(check_spec, spec)
 
+    async def cgroups(self, key: AttemptKey) -> Sequence[str]:
+        attempt = await self._store.find(key)
+        supervisor = self._supervisors[attempt.records.labels.supervisor] if attempt is not None else self._supervisor
+        found = await supervisor.cgroups(self._store.folder(key).name)
+        if not found:
+            raise LaunchRefused("this node has no cgroups that could be used, so no process can be exclusive here")
+        return found
+
     async def launch(self, launch: Launch) -> AttemptStatus:
         async with self._locks[launch.key]:
             attempt = await self._store.find(launch.key)

@@ -7,7 +7,7 @@ import py_compile
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,6 +43,10 @@ class Supervisor(ABC):
     @abstractmethod
     async def fields(self, name: str) -> Fields:
         """Return the fields of the request by which the shim will find the cgroup of the attempt. Makes nothing yet."""
+
+    @abstractmethod
+    async def cgroups(self, name: str) -> Sequence[str]:
+        """Return the cgroups of an attempt, each of which will hold all of it; none where there are no cgroups. Makes nothing."""
 
     @abstractmethod
     async def start(self, folder: AttemptFolder, spec: AppSpec) -> None:
@@ -98,6 +102,9 @@ class ShimSupervisor(Supervisor):
 
     async def fields(self, name: str) -> Fields:
         return [("cgroup", folder) for folder in await self._threads(self._cgroups.folders, name)]
+
+    async def cgroups(self, name: str) -> Sequence[str]:
+        return await self._threads(self._cgroups.folders, name)
 
     async def start(self, folder: AttemptFolder, spec: AppSpec) -> None:
         await self._threads(self._cgroups.create, folder.name, spec.resources)

@@ -9,7 +9,7 @@ from gestalt import shell
 from gestalt.plugin.runtime import DriverUnavailable
 from gestalt.spec.schema import AppSpec
 
-from .process_cgroup import cpu_shares, cpu_weight
+from .process_cgroup import ROOT, cpu_shares, cpu_weight
 from .process_records import AttemptFolder, Fields
 from .process_supervisor import START_LIMIT, Supervisor, shim_command
 
@@ -17,6 +17,7 @@ SLICE = "gestalt.slice"
 _CALL_LIMIT = 10.0
 _NOT_LOADED = 5
 _OOM_POLICY_SINCE = 243
+_HIERARCHIES = ("systemd", "unified", "pids", "memory")
 
 
 def systemd_runs() -> bool:
@@ -45,6 +46,11 @@ class SystemdSupervisor(Supervisor):
 
     async def fields(self, name: str) -> Fields:
         return [("unit", unit_name(name))]
+
+    async def cgroups(self, name: str) -> Sequence[str]:
+        """systemd keeps the tree of units in one hierarchy always, and in those of controllers that it has accounting for."""
+        places = [ROOT] if (ROOT / "cgroup.controllers").exists() else [ROOT / hierarchy for hierarchy in _HIERARCHIES]
+        return [str(place / SLICE / unit_name(name)) for place in places if (place / "cgroup.procs").exists()]
 
     async def start(self, folder: AttemptFolder, spec: AppSpec) -> None:
         done = await self._run_unit(folder, spec)

@@ -1,0 +1,51 @@
+"""What an agent has because there is a fence: the link to it, and who acts when it, ZooKeeper or the whole cluster is out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gestalt.config import AgentSettings
+
+from .board import Board
+from .coordinators import KnownCoordinators
+from .engine import Manager
+from .exclusive import Exclusive, NoFence
+from .failsafe import Failsafe
+from .fence_link import FenceLink
+from .guard import Guard
+from .instances import Instances
+from .isolation import IsolationWatch
+from .renewal import Renewal
+from .session import Session
+
+
+class Fencing:
+    """Nothing at all in an appliance."""
+
+    def __init__(self, settings: AgentSettings, board: Board) -> None:
+        self._settings = settings
+        self._link: FenceLink | None = None
+        self._guard = Guard(settings.run_dir)
+        if settings.fence is not None:
+            self._link = FenceLink(settings.fence, settings.node_id, board, self._guard.take)
+
+    @property
+    def exclusive(self) -> Exclusive:
+        return self._link or NoFence()
+
+    @property
+    def first(self) -> Sequence[Manager]:
+        """Those that come before anything that runs is looked at."""
+        return (self._guard, self._link) if self._link is not None else ()
+
+    @property
+    def summaries(self) -> Sequence[Callable[[], str]]:
+        return (self._link.summary,) if self._link is not None else ()
+
+    def later(self, instances: Instances, session: Session, known: KnownCoordinators) -> Sequence[Manager]:
+        """Those that act on what the others know."""
+        if self._link is None:
+            return ()
+        isolation = IsolationWatch(self._link, lambda: session.connected, instances.isolate)
+        failsafe = (Failsafe(self._settings, self._link, lambda: known.configured),) if self._settings.failsafe else ()
+        return (isolation, *failsafe, Renewal(self._settings, lambda: known.addresses))

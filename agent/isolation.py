@@ -1,0 +1,60 @@
+"""Whether the node is cut off from the cluster: no member, and in session with no leader. Some apps are not to run there then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gestalt.clock import monotonic
+
+from .fence_link import FenceLink
+
+PERIOD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """`since`: when the node was seen alone first, None = it is not. `cut_off`: it has been so for long enough."""
+
+    since: float | None = None
+    cut_off: bool = False
+
+
+def judge(before: Isolation, *, member: bool, session: bool, now: float, settled: float) -> Isolation:
+    """Return how it is now. `settled`: seconds after which a node that nobody hears counts as cut off."""
+    if member or session:
+        return Isolation()
+    since = now if before.since is None else before.since
+    return Isolation(since, now - since >= settled)
+
+
+class IsolationWatch:
+    """The manager that looks. `session`: whether there is a session with a leader; `tell` is called when the node is cut off, or is not."""
+
+    name = "isolation"
+
+    def __init__(self, link: FenceLink, session: Callable[[], bool], tell: Callable[[bool], None]) -> None:
+        self._link = link
+        self._session = session
+        self._tell = tell
+        self._task: asyncio.Task[None] | None = None
+        self._state = Isolation()
+
+    async def ensure(self) -> None:
+        """Have somebody look. Idempotent."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="isolation")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        while True:
+            before, settled = self._state, self._link.lease.settled
+            self._state = judge(before, member=self._link.member, session=self._session(), now=monotonic(), settled=settled)
+            if self._state.cut_off != before.cut_off:
+                self._tell(self._state.cut_off)
+            await asyncio.sleep(PERIOD)

@@ -1,0 +1,79 @@
+"""Where the processes of a container are, known before there is a container: in a parent cgroup that no other attempt has.
+
+The Engine makes its own cgroup below the parent, whichever driver (cgroupfs or systemd) and version it uses, so that whoever knows the
+parent can end everything in it without the Engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gestalt import shell
+from gestalt.plugin.runtime import LaunchRefused
+
+ROOT = Path("/sys/fs/cgroup")
+_HIERARCHIES = ("pids", "memory", "systemd")
+"""Of version 1: those that hold every process of a container. One would do, if it could not fail to be mounted."""
+
+_FOLDER = "gestalt-docker"
+_STOP_LIMIT = 5.0
+
+
+class ParentCgroups:
+    """`driver` and `version` are the Engine's, as its info says."""
+
+    def __init__(self, driver: str, version: str, root: Path = ROOT) -> None:
+        self._driver, self._unified, self._root = driver, version == "2", root
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> ParentCgroups:
+        """Return those of an Engine.
+
+        Raises:
+            LaunchRefused: it has no cgroups that we could find.
+        """
+        driver, version = str(info.get("CgroupDriver", "")), str(info.get("CgroupVersion", "1"))
+        if driver not in ("cgroupfs", "systemd"):
+            raise LaunchRefused(
+                f"the Docker Engine has the cgroup driver {driver or 'none'!r}, so nothing exclusive can be fenced: use cgroupfs or systemd"
+            )
+        return cls(driver, version)
+
+    def parent(self, container: str) -> str:
+        """Return what the Engine is told."""
+        return self._slice(container) if self._driver == "systemd" else f"/{_FOLDER}/{container}"
+
+    def folders(self, container: str) -> tuple[str, ...]:
+        """Return where that is, in each hierarchy that tells of all processes."""
+        return tuple(str(place / self._relative(container)) for place in self._places())
+
+    async def remove(self, container: str) -> None:
+        """Remove what is empty of it. What cannot be removed is an empty folder."""
+        if self._driver == "systemd":
+            with contextlib.suppress(OSError, shell.CommandTimedOut):
+                await shell.run(("systemctl", "stop", self._slice(container)), limit=_STOP_LIMIT, cwd="/")
+        else:
+            await asyncio.to_thread(self._remove_folders, container)
+
+    def _remove_folders(self, container: str) -> None:
+        for place in [self._root] if self._unified else [path for path in self._root.iterdir() if path.is_dir()]:
+            with contextlib.suppress(OSError):
+                (place / self._relative(container)).rmdir()
+
+    def _places(self) -> list[Path]:
+        if self._unified:
+            return [self._root]
+        return [self._root / name for name in _HIERARCHIES if (self._root / name / "cgroup.procs").exists()]
+
+    def _relative(self, container: str) -> str:
+        return f"gestalt.slice/{self._slice(container)}" if self._driver == "systemd" else f"{_FOLDER}/{container}"
+
+    @staticmethod
+    def _slice(container: str) -> str:
+        """Return the name of a slice right below gestalt.slice: in such a name each dash would be a level."""
+        return f"gestalt-{re.sub('[^A-Za-z0-9_.]', '_', container.removeprefix('gestalt-'))}.slice"
