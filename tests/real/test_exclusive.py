@@ -1,0 +1,173 @@
+"""Exclusive apps under a real leader, with ZooKeeper, fences and processes that are real: who may be at work, and from when on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gestalt.clock import monotonic
+from gestalt.coordinator.grants import mark_of
+from gestalt.coordinator.store.zookeeper import ZookeeperStore
+from gestalt.proto.v1 import api_pb2, api_pb2_grpc
+from gestalt.zk.grants import GrantMark
+from tests.real.exclusive_rig import TIMING, WAIT, Exclusive, Guard, guarded
+from tests.real.zookeeper_lab import Ensemble, running
+from tests.unit.coordinator.world import PATH
+
+pytestmark = pytest.mark.real
+
+SLACK = 4.0
+"""What a busy machine, and the way to the new copy, may add."""
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Iterator[Ensemble]:
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+async def two(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Exclusive]:
+    """Nodes a and b, and an exclusive app at work on one of them."""
+    settings = {"timing": TIMING, "unreachable_after": 1.0, "hands_off_share": 1.0}
+    async with guarded(Exclusive(tmp_path, ensemble=ensemble, settings=settings), "a", "b") as rig:
+        await applied(rig, "web:1")
+        yield rig
+
+
+async def applied(rig: Exclusive, image: str) -> None:
+    """Launch or update the app, and wait until it is at work."""
+    placement = {"exclusive": True, "failover_after": 1}
+    reply = await rig.launch(1, image, ports=[], checks=[], placement=placement, update={"min_healthy_time": 0.1})
+    task = await rig.outcome(reply)
+    assert task.state == "succeeded", task.message
+
+
+def generation(rig: Exclusive) -> int:
+    assert rig.leader is not None
+    (grant,) = rig.leader.ledger.state.grants.values()
+    return grant.generation
+
+
+async def until_at(rig: Exclusive, guard: Guard, after: float) -> float:
+    """Return when something was first at work on a node after a moment."""
+    await rig.until(lambda: rig.watcher.first(guard, after), f"it is at work on {guard.name}")
+    return rig.watcher.first(guard, after)
+
+
+async def test_a_cut_off_holder_is_dead_before_the_next_begins_after_lease_kill_and_margin(two: Exclusive) -> None:
+    holder = await two.holder()
+    other, began = two.other(holder), monotonic()
+    assert generation(two) == 1
+    losing = asyncio.create_task(two.lost(holder))
+    await two.agent_of(holder.name).hang_up()
+    holder.wire.cut()
+    lost = await losing
+    await asyncio.sleep(0.5)
+    message = (await two.get()).app.message
+    assert f"waits for node {holder.name}: may still hold it for" in message
+    assert f"`gestaltctl node confirm-dead {holder.name}`" in message
+    at = await until_at(two, other, began)
+    assert at - lost >= WAIT
+    assert at - lost <= WAIT + SLACK
+    assert two.watcher.doubles() == []
+    assert generation(two) == 2
+    mark = await two.mark()
+    assert mark is not None
+    assert (mark.generation, mark.node) == (2, two.ids[other.name])
+
+
+async def test_a_confirmed_loss_is_replaced_at_once(two: Exclusive) -> None:
+    holder = await two.holder()
+    other, began = two.other(holder), monotonic()
+    await two.agent_of(holder.name).stop()
+    losing = asyncio.create_task(two.lost(holder))
+    holder.end()
+    for process in two.agent_of(holder.name).processes.values():
+        process.kill()
+    await losing
+    await two.until(lambda: two.record(holder.name).lost, "the loss is noted")
+    nodes, confirmed = api_pb2_grpc.NodesStub(two.channel()), monotonic()
+    await nodes.ConfirmDead(api_pb2.NodeRequest(node=holder.name), timeout=10)
+    at = await until_at(two, other, began)
+    assert at - confirmed < min(3.0, WAIT)
+    assert generation(two) == 2
+
+
+async def test_an_unreachable_holder_loses_its_right_and_ends_before_the_next_begins(two: Exclusive) -> None:
+    holder = await two.holder()
+    other, began = two.other(holder), monotonic()
+    await two.agent_of(holder.name).hang_up()
+    await until_at(two, other, began)
+    assert two.record(holder.name).lost == 0, "it is a member all the time"
+    assert two.watcher.doubles() == []
+    assert generation(two) == 2
+
+
+async def test_an_update_hands_it_over_without_waiting(two: Exclusive) -> None:
+    began = monotonic()
+    await applied(two, "web:2")
+    assert monotonic() - began < WAIT, "what was handed back is not waited for"
+    assert two.watcher.doubles() == []
+    assert generation(two) == 2
+
+
+async def test_a_new_leader_waits_anew_and_makes_right_what_zookeeper_says(two: Exclusive) -> None:
+    holder = await two.holder()
+    other, began = two.other(holder), monotonic()
+    losing = asyncio.create_task(two.lost(holder))
+    await two.agent_of(holder.name).hang_up()
+    holder.wire.cut()
+    await losing
+    await two.until(lambda: two.record(holder.name).lost, "the loss is noted")
+    (name,) = await two.fences.children(two.paths.grants)
+    await two.leave_office()
+    await two.fences.set(two.paths.grant(name), GrantMark(PATH, 1, "half", "done", 7).encode())
+    await two.fences.create(two.paths.grant("left-behind"), b"")
+    for agent in two.agents:
+        await agent.stop()
+    two.agents.clear()
+    await asyncio.sleep(WAIT / 2)
+    office = monotonic()
+    await two.up()
+    assert two.leader is not None
+    mark = await two.mark()
+    (grant,) = two.leader.ledger.state.grants.values()
+    assert mark in (mark_of(grant), GrantMark(PATH, 1)), "the one that is left says what is decided"
+    await two.link(other.name)
+    at = await until_at(two, other, began)
+    assert at - office >= WAIT
+    assert at - office <= WAIT + SLACK + 2
+    assert two.watcher.doubles() == []
+
+
+async def test_a_deposed_leader_cannot_write_a_grant(two: Exclusive) -> None:
+    assert two.leader is not None
+    before = await two.mark()
+    (grant,) = two.leader.ledger.state.grants.values()
+    rival = ZookeeperStore(two.fences, two.paths, two.cluster_id)
+    await rival.open()
+    await rival.take_office()
+    two.leader.ledger.state.grants[grant.name] = replace(grant, generation=9, node=two.ids[two.other(await two.holder()).name])
+    keeper = two.leader._grants
+    assert keeper is not None
+    assert not await keeper._step()
+    assert two.office.reason == "another coordinator has taken office"
+    assert await two.mark() == before
+    await rival.close()
+
+
+async def test_the_judge_finds_two_when_a_fence_does_not_kill(two: Exclusive) -> None:
+    """A fence that is frozen while what it guards goes on is what no fence survives: the watchdog of the machine is for that."""
+    holder = await two.holder()
+    other, began = two.other(holder), monotonic()
+    assert holder.process is not None
+    await two.agent_of(holder.name).stop()
+    holder.process.send_signal(signal.SIGSTOP)
+    await until_at(two, other, began)
+    assert two.watcher.doubles()

@@ -1,0 +1,52 @@
+"""Coordinators promise to leave holders alone unless they lead, with ZooKeeper and without; each a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+
+from gestalt.errors import GestaltError, Kind
+from gestalt.pki import Role
+from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc
+from tests.real.coordinator_rig import refused
+from tests.real.coordinators_rig import Coordinators
+from tests.real.zookeeper_lab import running, until
+
+pytestmark = pytest.mark.real
+
+NODE = str(uuid.uuid4())
+
+
+def call(cluster: Coordinators, index: int, role: Role = Role.NODE, name: str = NODE, number: int = 4) -> Awaitable[agent_pb2.PromiseReply]:
+    stub = agent_pb2_grpc.PromisesStub(cluster.channel(index, role, name))
+    answer: Awaitable[agent_pb2.PromiseReply] = stub.Promise(agent_pb2.PromiseRequest(node_id=NODE, incarnation=number), timeout=10)
+    return answer
+
+
+async def test_who_stands_by_promises_and_who_leads_does_not_until_its_office_is_over(tmp_path: Path) -> None:
+    with running() as ensemble:
+        cluster = Coordinators(tmp_path, ensemble, count=2)
+        try:
+            leader = await cluster.up()
+            standby = 1 - leader
+            reply = await call(cluster, standby)
+            assert (reply.promised, reply.seconds, reply.reason) == (True, 11.0, "")
+            reply = await call(cluster, leader)
+            assert (reply.promised, reply.seconds) == (False, 0.0)
+            assert "leads" in reply.reason
+            for wrong in (call(cluster, standby, Role.USER), call(cluster, standby, name="other"), call(cluster, standby, number=0)):
+                error: GestaltError = await refused(wrong)
+                assert error.kind is Kind.UNAUTHENTICATED
+            await asyncio.to_thread(ensemble.kill, 0)
+
+            async def all_promise() -> bool:
+                replies = await asyncio.gather(*(call(cluster, index) for index in (leader, standby)))
+                return all(item.promised and item.seconds == 11.0 for item in replies)
+
+            await until("all to promise, as nobody leads", all_promise)
+        finally:
+            await cluster.down()
