@@ -33,7 +33,8 @@ NODE_HOST = "node.gestalt"
 
 AUTHORITY_CERTIFICATE, AUTHORITY_KEY = "ca.crt", "ca.key"
 
-_CLOCK_SKEW = timedelta(minutes=5)
+_CLOCK_SKEW = timedelta(days=1)
+"""So much earlier than now is a certificate valid: a machine whose clock is behind, or is put back, still believes in it."""
 
 
 @dataclass(frozen=True, slots=True)

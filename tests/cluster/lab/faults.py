@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 
 from gestalt import shell
@@ -27,6 +28,7 @@ PARTS = {
 """The units of a node by the name of the part. HAProxy has none: the agent starts it."""
 
 _RECOVER = """
+systemctl --quiet stop lab-slow-disk 2>/dev/null
 pkill --signal CONT --exact haproxy
 for unit in "$@"; do
   ! systemctl --quiet is-enabled "$unit" 2>/dev/null || units="$units $unit"
@@ -35,6 +37,10 @@ done
 kill -s CONT $(systemctl show --property=MainPID --value $units | grep -vx 0) 2>/dev/null
 systemctl reset-failed $units
 systemctl start $units
+"""
+_SLOW_DISK = """
+exec systemd-run --quiet --collect --unit=lab-slow-disk strace -f -qq -o /dev/null -e trace=fsync,fdatasync \\
+  -e inject=fsync,fdatasync:delay_enter={delay} -p $(systemctl show --property=MainPID --value {unit})
 """
 _WAKERS = {"docker": ("docker.socket",)}
 _CHAINS = ("forward", "input", "output")
@@ -90,9 +96,25 @@ class Faults:
         both = ((one.address, other.address), (other.address, one.address))
         await self._drop(*(f"ip saddr {source} ip daddr {target} {chance}" for source, target in both))
 
+    async def cut_ports(self, node: Node, *ports: int) -> None:
+        """Lose all TCP between a node and the others to and from these ports; everything else passes."""
+        mine, theirs = node.address, _addresses([other for other in self.nodes if other != node])
+        ways = (f"ip saddr {mine} ip daddr {theirs}", f"ip saddr {theirs} ip daddr {mine}")
+        numbers = "{ " + ", ".join(map(str, ports)) + " }"
+        await self._drop(*(f"{way} tcp {end} {numbers}" for way in ways for end in ("dport", "sport")))
+
+    async def narrow(self, kbit: int, queue: str = "500ms") -> None:
+        """Have each node receive at most so many kbit a second; what comes faster waits in a queue of that length, then is lost."""
+        links = await asyncio.gather(*map(_link, self.nodes))
+        for link in filter(None, links):
+            await _tc("replace", link, "tbf", "rate", f"{kbit}kbit", "burst", "3kb", "latency", queue)
+
     async def heal(self) -> None:
-        """Have all links whole."""
+        """Have all links whole, and as fast as they are."""
         await _nft(f"table bridge {self._table} {{}}\ndelete table bridge {self._table}\n")
+        for link in filter(None, await asyncio.gather(*map(_link, self.nodes))):
+            if "tbf" in await _tc("show", link):
+                await _tc("del", link)
 
     async def freeze(self, node: Node, part: str) -> None:
         """Stop a part where it is: it holds its connections and answers nothing."""
@@ -117,6 +139,11 @@ class Faults:
     async def restart(self, node: Node, part: str) -> None:
         """Restart a part's unit; returns when it says that it is ready."""
         await node.do("systemctl", "restart", PARTS[part])
+
+    async def slow_disk(self, node: Node, seconds: float) -> None:
+        """Have each fsync of the node's ZooKeeper server take so much longer, until `heal_all` or until the server ends."""
+        script = _SLOW_DISK.format(unit=PARTS["zookeeper"], delay=round(seconds * 1e6))
+        await node.do("sh", "-c", script)
 
     async def heal_all(self) -> None:
         """Have all links whole, all nodes up and all their parts at work. Idempotent."""
@@ -152,6 +179,22 @@ class Faults:
 
 def _addresses(nodes: Sequence[Node]) -> str:
     return "{ " + ", ".join(node.address for node in nodes) + " }"
+
+
+async def _link(node: Node) -> str:
+    """Return the host's end of a node's link; empty while the node is down."""
+    pid = await node.pid()
+    if not pid:
+        return ""
+    index = Path(f"/proc/{pid}/root/sys/class/net/eth0/iflink").read_text(encoding="ascii").strip()
+    return next(each.name for each in Path("/sys/class/net").iterdir() if (each / "ifindex").read_text(encoding="ascii").strip() == index)
+
+
+async def _tc(verb: str, link: str, *kind: str) -> str:
+    done = await shell.run(("tc", "qdisc", verb, "dev", link, *(() if verb == "show" else ("root",)), *kind), limit=10)
+    if not done.ok:
+        raise LabError(f"tc qdisc {verb}: {done.complaint()}")
+    return done.stdout.decode()
 
 
 async def _nft(script: str) -> None:

@@ -106,6 +106,22 @@ def double_holders(samples: Iterable[Sample], exclusive: Collection[str]) -> lis
     return wrong
 
 
+def shortages(samples: Iterable[Sample], app: str, least: int) -> list[str]:
+    """Return where fewer than `least` copies of an app were at work. What is frozen is not at work."""
+    counts = [(sample.at, sum(copy.app == app and not copy.frozen for copy in sample.copies)) for sample in samples]
+    return [f"at {at:.2f} {app} is at work {count} times only, not {least}" for at, count in counts if count < least]
+
+
+def touched(samples: Sequence[Sample], app: str) -> list[str]:
+    """Return which copies of an app ended or began after the first sample."""
+    seen = [(sample.at, {copy.name for copy in sample.copies if copy.app == app}) for sample in samples]
+    wrong = []
+    for (_, before), (at, after) in pairwise(seen):
+        wrong += [f"at {at:.2f} {name} ended" for name in sorted(before - after)]
+        wrong += [f"at {at:.2f} {name} began" for name in sorted(after - before)]
+    return wrong
+
+
 def epochs_that_shrank(reigns: Sequence[Reign]) -> list[str]:
     """Return where an epoch was followed by a lower one, and epochs with two leaders."""
     wrong = [

@@ -17,6 +17,8 @@ from tests.cluster.lab.invariants import (
     epochs_that_shrank,
     failed_requests,
     lost_changes,
+    shortages,
+    touched,
     wrong_counts,
     wrong_servers,
 )
@@ -44,6 +46,27 @@ def test_two_attempts_on_one_node_are_two_holders() -> None:
 @pytest.mark.parametrize("copies", [(ONE,), (FROZEN, OTHER), WEB, ()])
 def test_one_holder_a_frozen_one_and_ordinary_apps_are_no_double_holders(copies: tuple[Copy, ...]) -> None:
     assert double_holders([Sample(1, copies)], {ONE.app}) == []
+
+
+def test_a_moment_with_too_few_copies_at_work_is_found() -> None:
+    samples = [
+        Sample(1, WEB),
+        Sample(2, WEB[:1]),
+        Sample(3, (WEB[0], Copy("n2", "/a/b/c/web", "web-2", 1, frozen=True), ONE)),
+        Sample(4, WEB),
+    ]
+    assert shortages(samples, "/a/b/c/web", 2) == [
+        "at 2.00 /a/b/c/web is at work 1 times only, not 2",
+        "at 3.00 /a/b/c/web is at work 1 times only, not 2",
+    ]
+    assert shortages(samples, "/a/b/c/web", 1) == []
+
+
+def test_copies_that_end_or_begin_are_found_and_those_that_freeze_are_none() -> None:
+    again = Copy("n2", "/a/b/c/web", "web-2", 2)
+    samples = [Sample(1, WEB), Sample(2, WEB[:1]), Sample(3, (WEB[0], again))]
+    assert touched(samples, "/a/b/c/web") == ["at 2.00 web-2 (attempt 1) on n2 ended", "at 3.00 web-2 (attempt 2) on n2 began"]
+    assert touched([Sample(1, (ONE,)), Sample(2, (FROZEN, *WEB))], ONE.app) == []
 
 
 def test_a_lower_epoch_and_two_leaders_of_one_are_found() -> None:
