@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sys
 import time
 from collections import Counter
@@ -29,12 +30,15 @@ from gestalt.clock import monotonic
 from gestalt.config import AgentSettings, ZooKeeperSettings
 from gestalt.model import Health, Observed, Phase
 from gestalt.proto.v1 import model_pb2
-from gestalt.zk.client import Zk, ZkState
+from gestalt.zk.client import Create, Delete, Op, Zk, ZkError, ZkState
 from gestalt.zk.paths import Paths
+
+log = logging.getLogger("bench.fleet")
 
 CHANGE_EVERY = 1.0
 TELL_EVERY = 0.25
 _AT_ONCE = 16
+_WHO = re.compile(r"^(coordinator \S+|node-\d+): |session 0x[0-9a-f]+ |127\.0\.0\.1:\d+ ?")
 
 
 class Complaints(logging.Handler):
@@ -45,8 +49,10 @@ class Complaints(logging.Handler):
         self.counts: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING or "goes on" in record.msg:
-            self.counts[record.getMessage().partition(": ")[2].partition(";")[0][:100] or record.getMessage()[:100]] += 1
+        """Count what tells of trouble, whoever of us it happened to."""
+        if record.levelno >= logging.WARNING or "goes on" in str(record.msg):
+            said = record.getMessage().partition(";")[0]
+            self.counts[_WHO.sub("", said)[:100]] += 1
 
 
 @dataclass
@@ -57,6 +63,7 @@ class Simulated:
     disk: Disk
     board: Board = field(default_factory=Board)
     zk: Zk | None = None
+    incarnation: int = 0
     changes: int = 0
 
     def __post_init__(self) -> None:
@@ -72,13 +79,32 @@ class Simulated:
     def told(self) -> int:
         return self.desired.epoch if self.desired.current.complete and self.session.connected else 0
 
-    async def start(self, zookeeper: ZooKeeperSettings, session: float) -> None:
-        """Become a member, then look for the leader."""
-        self.zk = await Zk.connect(zookeeper, session=session, name=self.settings.node_name, limit=60.0)
-        member = {"incarnation": 1, "boot": "simulated", "agent": "running", "since": time.time()}
-        await self.zk.create(Paths(zookeeper.root).member(self.settings.node_id), json.dumps(member).encode(), ephemeral=True)
-        self.board.set_incarnation(1)
-        await self.session.ensure()
+    async def live(self, zookeeper: ZooKeeperSettings, session: float, slots: asyncio.Semaphore) -> None:
+        """Be a member, again after each end of the session, and look for the leader."""
+        while True:
+            over = asyncio.Event()
+            try:
+                async with slots:
+                    await self._join(zookeeper, session, over)
+                self.board.set_incarnation(self.incarnation)
+                await self.session.ensure()
+                await over.wait()
+            except ZkError as error:
+                log.warning("ZooKeeper: %s", error)
+            if self.zk is not None:
+                await self.zk.close()
+
+    async def _join(self, zookeeper: ZooKeeperSettings, session: float, over: asyncio.Event) -> None:
+        def heard(state: ZkState) -> None:
+            if state is ZkState.LOST:
+                over.set()
+
+        self.incarnation += 1
+        self.zk = await Zk.connect(zookeeper, session=session, name=self.settings.node_name, limit=60.0, on_state=heard)
+        member = {"incarnation": self.incarnation, "boot": "simulated", "agent": "running", "since": time.time()}
+        path = Paths(zookeeper.root).member(self.settings.node_id)
+        leftover: list[Op] = [Delete(path)] if await self.zk.exists(path) else []
+        await self.zk.multi([*leftover, Create(path, json.dumps(member).encode(), ephemeral=True)])
 
     async def _apply(self, desired: Desired) -> None:
         """Run what is wanted, at once."""
@@ -113,12 +139,8 @@ class Fleet:
             group.create_task(self._tell())
             slots = asyncio.Semaphore(_AT_ONCE)
             for agent in self.agents:
-                group.create_task(self._start(agent, zookeeper, session, slots))
+                group.create_task(agent.live(zookeeper, session, slots))
             group.create_task(self._change())
-
-    async def _start(self, agent: Simulated, zookeeper: ZooKeeperSettings, session: float, slots: asyncio.Semaphore) -> None:
-        async with slots:
-            await agent.start(zookeeper, session)
 
     async def _change(self) -> None:
         due = monotonic()
@@ -150,10 +172,8 @@ def main() -> None:
     """Live until killed."""
     given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     complaints = Complaints()
-    logger = logging.getLogger("gestalt.agent.session")
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    logger.addHandler(complaints)
+    logging.getLogger().addHandler(complaints)
+    logging.getLogger("gestalt.agent.session").setLevel(logging.DEBUG)
     disk = Disk()
     agents = [Simulated(AgentSettings.model_validate(given["common"] | one), disk) for one in given["agents"]]
     asyncio.run(Fleet(agents, complaints).live(ZooKeeperSettings.model_validate(given["zookeeper"]), given["session"]))

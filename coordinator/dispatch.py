@@ -14,6 +14,7 @@ from gestalt.wire import to_wire
 from .grant_book import Terms
 from .neighbours import Neighbours
 from .nodes import Tracker
+from .pace import Pace
 from .records import App, Placed, bindings, instance_id
 from .routes import Routed, route
 from .state import State
@@ -40,9 +41,9 @@ def node_state(
     Of its own instances the agent knows best whether they are ready: the flag is left out, so that it costs no message.
     """
     result = NodeState(epoch, revision, recovering=bool(state.switches.recovering))
-    for path, placements in state.placements.items():
+    for path in sorted(set(state.placed_on(node).values())):
         app = state.apps.get(path)
-        for placed in placements.instances if app is not None else ():
+        for placed in state.placed(path).instances if app is not None else ():
             if placed.node == node and app is not None and not (on := terms(app, placed)).withheld:
                 _add(result, state, app, placed, on)
     result.routes.update({key: _for_node(item, result.instances) for key, item in routes.items()})
@@ -59,6 +60,8 @@ def _add(result: NodeState, state: State, app: App, placed: Placed, terms: Terms
 
 
 def _for_node(item: Route, own: Mapping[str, DesiredInstance]) -> Route:
+    if not any(server.instance in own for server in item.servers):
+        return item  # the same value, which is cheap to compare
     return replace(item, servers=tuple(replace(server, ready=False) if server.instance in own else server for server in item.servers))
 
 
@@ -117,7 +120,9 @@ class Dispatcher:
         self._links: dict[str, Link] = {}
         self._told: dict[str, NodeState] = {}
         self._routes: dict[str, dict[str, Route]] = {}
-        self._pending: asyncio.Handle | None = None
+        self._is_begun = False
+        self._pace = Pace(self._flush)
+        self._wires: dict[str, tuple[Route, agent_pb2.Route]] = {}
         self.terms: Callable[[App, Placed], Terms] = _free
         """How nodes are told of an instance."""
         self.neighbours = Neighbours(state.nodes, self._address)
@@ -131,26 +136,61 @@ class Dispatcher:
         """Take on an agent and tell it everything."""
         self._links[link.node] = link
         self._told.setdefault(link.node, NodeState(self._epoch(), 0))
-        self.refresh_routes(self._state.apps)
+        if not self._is_begun:
+            self._begin()
+        self.heard(set(self._state.placed_on(link.node).values()))
+        if self.neighbours.is_news(link.node):
+            self._pace.ask()
         full = self._next(link.node)
         self._told[link.node] = full
-        message = to_wire(replace(full, peers={}), agent_pb2.NodeState)
-        link.send(agent_pb2.CoordinatorMessage(full=self.neighbours.put_peers(message)))
+        link.send(agent_pb2.CoordinatorMessage(full=self._whole(full)))
+
+    def _begin(self) -> None:
+        """Know everything before anybody is told: what a first message does not name, an agent removes."""
+        self._is_begun = True
+        self.neighbours.look()
+        self.refresh_routes(self._state.apps)
+
+    def _whole(self, full: NodeState) -> agent_pb2.NodeState:
+        """Return the message of a state. That of a route is made once for all nodes: at a change of the leader all of them ask."""
+        message = to_wire(replace(full, routes={}, peers={}), agent_pb2.NodeState)
+        for key, item in full.routes.items():
+            known = self._wires.get(key)
+            if known is None or known[0] is not item:
+                known = (item, to_wire(item, agent_pb2.Route))
+                if self._routes.get(item.app, {}).get(key) is item:
+                    self._wires[key] = known
+            message.routes[key].CopyFrom(known[1])
+        return self.neighbours.put_peers(message)
 
     def detach(self, link: Link) -> None:
         if self._links.get(link.node) is link:
             del self._links[link.node]
 
     def refresh_routes(self, paths: Iterable[str]) -> None:
-        """Work out the routes of these apps anew and have all agents told at the end of this turn of the loop."""
+        """Work out the routes of these apps anew and have all agents told of whatever changed, soon."""
         for path in paths:
-            app = self._state.apps.get(path)
-            if app is None:
-                self._routes.pop(path, None)
-            else:
-                self._routes[path] = {item.key: item for item in self._route(app)}
-        if self._pending is None:
-            self._pending = asyncio.get_running_loop().call_soon(self._flush)
+            self._reroute(path)
+        self._pace.ask()
+
+    def heard(self, paths: Iterable[str]) -> None:
+        """More was observed of these apps: have agents told if their routes changed."""
+        changed = [path for path in paths if self._reroute(path)]
+        if changed:
+            self._pace.ask()
+
+    def _reroute(self, path: str) -> bool:
+        """Work out the routes of an app; return whether they changed. Those that did not stay the same value."""
+        app, before = self._state.apps.get(path), self._routes.get(path, {})
+        if app is None:
+            for key in before:
+                self._wires.pop(key, None)
+            return self._routes.pop(path, None) is not None
+        after = {item.key: item for item in self._route(app)}
+        if after == before and path in self._routes:
+            return False
+        self._routes[path] = after
+        return True
 
     def _route(self, app: App) -> tuple[Route, ...]:
         return route(app, self._state.version(app.path, app.version), [self._routed(app, item) for item in self._placed(app)])
@@ -174,10 +214,10 @@ class Dispatcher:
     def _next(self, node: str) -> NodeState:
         routes = {key: item for table in self._routes.values() for key, item in table.items()}
         own = node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1, terms=self.terms)
-        return replace(own, refused=self.neighbours.refused_by(node), peers=self.neighbours.peers())
+        return replace(own, refused=self.neighbours.refused_by(node), peers=self.neighbours.known)
 
     def _flush(self) -> None:
-        self._pending = None
+        self.neighbours.look()
         for node, link in self._links.items():
             after = self._next(node)
             delta = difference(self._told[node], after)

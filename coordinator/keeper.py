@@ -22,6 +22,7 @@ from .dispatch import Dispatcher
 from .ledger import Ledger
 from .membership import Life, Member, MemberWatcher, noted
 from .nodes import Tracker
+from .pace import Pace
 from .records import Node
 from .state import Draft
 
@@ -62,6 +63,8 @@ class NodeKeeper:
         self._zk, self._paths, self._give_up = zk, paths, give_up
         self._watcher = MemberWatcher(zk, paths, self._told)
         self._wake = asyncio.Event()
+        self._heard_of: set[str] = set()
+        self._pace = Pace(self._look_at_heard)
         self._lives: dict[str, Life] = {}
         self._began = clock.monotonic()
         self._started = False
@@ -107,8 +110,13 @@ class NodeKeeper:
         self._tracker.member(self._tracker.node(node, record.name if record else node), member)
         if self._started:
             log.info("node %s: %s", record.name if record else node, member or "has no membership any more")
-            self._look((node,))
-            self._wake.set()
+            self._heard_of.add(node)
+            self._pace.ask()
+
+    def _look_at_heard(self) -> None:
+        heard, self._heard_of = self._heard_of, set()
+        self._look(tuple(heard))
+        self._wake.set()
 
     def _look(self, told: tuple[str, ...]) -> None:
         """See how all nodes stand, put the brakes on or off, and have the apps looked at whose nodes changed."""

@@ -27,12 +27,21 @@ class Neighbours:
         self.refused: Callable[[], Mapping[str, Refused]] = dict
         """Returns whom all nodes but itself are to refuse, by node id."""
 
-    def peers(self) -> dict[str, Peer]:
-        """Return all nodes of the cluster; none where there is only one."""
+    @property
+    def known(self) -> dict[str, Peer]:
+        """All nodes of the cluster as of the last look; none where there is only one."""
+        return self._peers
+
+    def look(self) -> None:
+        """Work out anew what is known."""
         now = {item.id: self._peer(item) for item in self._nodes.values() if self._address(item.id)} if len(self._nodes) > 1 else {}
         if now != self._peers:
             self._peers, self._wire = now, to_wire(NodeState(0, 0, peers=now), agent_pb2.NodeState)
-        return self._peers
+
+    def is_news(self, node: str) -> bool:
+        """Return whether a look would find something else of a node than is known."""
+        record = self._nodes.get(node)
+        return len(self._nodes) > 1 and record is not None and self._peers.get(node) != Peer(record.name, self._address(node))
 
     def _peer(self, node: Node) -> Peer:
         before, address = self._peers.get(node.id), self._address(node.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gestalt.model import Observed, Reachability
 from gestalt.proto.v1 import model_pb2
@@ -184,7 +184,7 @@ class Tracker:
             sighting.ready_since = now
         elif not item.ready and sighting.ready_since is not None:
             sighting.ready_since, sighting.unready_since = None, now
-        return before != item
+        return before is None or _decisive(before) != _decisive(item)
 
     def views(self, app: App, placements: Placements) -> tuple[View, ...]:
         """Return all instances of an app as `reconcile` needs them."""
@@ -214,3 +214,8 @@ class Tracker:
             case Life.UNREACHABLE | Life.AGENT_DOWN:
                 return Reachability.UNREACHABLE
         return Reachability.REACHABLE
+
+
+def _decisive(item: Observed) -> Observed:
+    """Return what decisions rest on: how long it has been so, and in what words, changes none."""
+    return replace(item, age=0.0, reason="", log_tail=(), checks=())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -76,6 +76,8 @@ class State:
     switches_by_key: dict[str, Switches] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     """App path by instance id, derived from the placements."""
+    residents: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The same for each node: what is placed there."""
 
     def table(self, kind: str) -> dict[str, Any]:
         """Return the table of a document kind."""
@@ -92,24 +94,38 @@ class State:
             self.table(document.kind)[document.key] = decode(document)
         self.answers = dict(sorted(self.answers.items(), key=lambda item: item[1].at))  # the oldest are trimmed first
         for path in self.apps:
-            self.owners.update(dict.fromkeys(self._ids(path), path))
+            self._settle(path)
 
-    def _ids(self, path: str) -> list[str]:
+    def _settle(self, path: str) -> None:
+        """Have the instances of an app in what is derived."""
+        for instance, node in self._homes(path):
+            self.owners[instance] = path
+            self.residents.setdefault(node, {})[instance] = path
+
+    def _unsettle(self, path: str) -> None:
+        for instance, node in self._homes(path):
+            self.owners.pop(instance, None)
+            here = self.residents.get(node, {})
+            here.pop(instance, None)
+            if not here:
+                self.residents.pop(node, None)
+
+    def _homes(self, path: str) -> list[tuple[str, str]]:
         app = self.apps.get(path)
-        return [instance_id(app, placed.serial) for placed in self.placed(path).instances] if app is not None else []
+        return [(instance_id(app, placed.serial), placed.node) for placed in self.placed(path).instances] if app is not None else []
 
     def apply(self, draft: Draft) -> None:
         """Make a committed draft true."""
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
-        for instance in (instance for path in paths for instance in self._ids(path)):
-            self.owners.pop(instance, None)
+        for path in paths:
+            self._unsettle(path)
         for (kind, key), record in draft.records.items():
             if record is None:
                 self.table(kind).pop(key, None)
             else:
                 self.table(kind)[key] = record
         for path in paths:
-            self.owners.update(dict.fromkeys(self._ids(path), path))
+            self._settle(path)
 
     def version(self, path: str, number: int) -> Version:
         return self.versions[version_key(path, number)]
@@ -133,6 +149,10 @@ class State:
 
     def placed(self, path: str) -> Placements:
         return self.placements.get(path) or Placements(path)
+
+    def placed_on(self, node: str) -> Mapping[str, str]:
+        """Return the paths of the apps that have instances on a node, by instance id."""
+        return self.residents.get(node, {})
 
     def below(self, prefix: str) -> Iterator[App]:
         """Yield the app of this path, or all apps below it, sorted by path."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +23,7 @@ from ..dispatch import Dispatcher, Link
 from ..enrolment import Enrolment, coordinators_of, not_a_member
 from ..ledger import Ledger
 from ..nodes import NodeView, Tracker
-from ..records import Node, instance_id
+from ..records import Node
 from ..state import Draft
 from ..transitions import transitions
 from .guard import Context, abort, caller, streaming, unary
@@ -96,6 +96,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
     async def _cut_off(self, session: asyncio.Task[Any] | None, view: NodeView, link: Link) -> None:
         """End a session that is closed, also one that hangs in a message which the agent does not read."""
         await link.closed.wait()
+        if link.outbox.empty():
+            link.outbox.put_nowait(agent_pb2.CoordinatorMessage())  # wakes who waits for something to send
         self._leave(view, link)
         await asyncio.sleep(self.heartbeat)
         if session is not None:
@@ -198,7 +200,12 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         self.tracker.disconnected(view)
         self.ledger.tell("node.disconnected", view.name, f"the session of node {view.name} ended")
         log.warning("node %s: session ended", view.name)
-        self.decider.wake(self.ledger.state.apps)
+        self._wake_apps_on(link.node)
+
+    def _wake_apps_on(self, node: str) -> None:
+        """Have those apps looked at that a node's coming or going is something to."""
+        self.decider.wake(set(self.ledger.state.placed_on(node).values()))
+        self.decider.wake_unplaced()
 
     async def _read(self, messages: AsyncIterator[agent_pb2.AgentMessage], view: NodeView, link: Link) -> None:
         """Take in messages until the agent ends, breaks the contract or falls silent; then the whole session ends."""
@@ -213,6 +220,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             log.debug("node %s: nothing more to read", view.name)
         except GestaltError as error:
             log.warning("node %s: %s", view.name, error)
+        except Exception:  # whatever it is, it ends this session only
+            log.exception("node %s: the session failed", view.name)
         finally:
             link.closed.set()
 
@@ -241,7 +250,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         view.problems = reports.sentences(inventory.problems)
         self.dispatcher.attach(link)
         self.ledger.tell("node.ready", view.name, f"node {view.name} is ready with {len(observed)} instances")
-        self.decider.wake(self.ledger.state.apps)
+        self._wake_apps_on(view.id)
         self.reported(view)
 
     def _observed(self, change: agent_pb2.ObservedChange, view: NodeView) -> None:
@@ -255,7 +264,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         if change.problems_changed:
             view.problems = reports.sentences(change.problems)
         paths = {owners[instance] for instance in changed}
-        self.dispatcher.refresh_routes(paths)
+        self.dispatcher.heard(paths)
         self.decider.wake(paths)
         self.reported(view)
 
@@ -266,24 +275,18 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
                 self.ledger.tell(kind, report.instance, sentence, path)
 
     @staticmethod
-    def _own(messages: Iterable[model_pb2.Observed], placed: set[str]) -> list[Observed]:
+    def _own(messages: Iterable[model_pb2.Observed], placed: Set[str]) -> list[Observed]:
         """Return reports on instances that are placed on this node; an agent has no say in any other."""
         return [reports.observed(message) for message in messages if message.instance in placed]
 
     @staticmethod
-    def _strange(messages: Iterable[model_pb2.Observed], placed: set[str]) -> dict[str, Observed]:
+    def _strange(messages: Iterable[model_pb2.Observed], placed: Set[str]) -> dict[str, Observed]:
         """Return reports on what is not placed there: nothing is decided by them, they are only shown."""
         strange = (message for message in messages if message.instance not in placed)
         return {report.instance: report for report in map(reports.observed, islice(strange, STRANGE))}
 
-    def _placed_on(self, node: str) -> set[str]:
-        state = self.ledger.state
-        return {
-            instance_id(state.apps[path], placed.serial)
-            for path, placements in state.placements.items()
-            for placed in placements.instances
-            if placed.node == node and path in state.apps
-        }
+    def _placed_on(self, node: str) -> Set[str]:
+        return self.ledger.state.placed_on(node).keys()
 
     async def Bulk(self, request_iterator: AsyncIterator[agent_pb2.BulkUp], context: Context) -> AsyncIterator[agent_pb2.BulkDown]:
         try:
@@ -308,18 +311,20 @@ async def _outgoing(link: Link, period: float) -> AsyncGenerator[agent_pb2.Coord
     """Yield what is to be sent until the link is closed, and a heartbeat after `period` seconds without anything (0: never)."""
     beat = agent_pb2.CoordinatorMessage(heartbeat=agent_pb2.Heartbeat())
     while not link.closed.is_set():
-        message = await _next(link.outbox, link.closed, period or None)
-        if message is not None:
+        try:
+            async with asyncio.timeout(period or None):
+                message = await link.outbox.get()
+        except TimeoutError:
+            message = beat
+        if not link.closed.is_set():
             yield message
-        elif not link.closed.is_set():
-            yield beat
 
 
-async def _next(queue: asyncio.Queue[T], closed: asyncio.Event, limit: float | None = None) -> T | None:
-    """Return the next item of a queue, or None once `closed` is set or nothing came for `limit` seconds."""
+async def _next(queue: asyncio.Queue[T], closed: asyncio.Event) -> T | None:
+    """Return the next item of a queue, or None once `closed` is set."""
     item, end = asyncio.create_task(queue.get()), asyncio.create_task(closed.wait())
     try:
-        await asyncio.wait((item, end), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((item, end), return_when=asyncio.FIRST_COMPLETED)
         return item.result() if item.done() and not closed.is_set() else None
     finally:
         item.cancel()

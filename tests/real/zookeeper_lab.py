@@ -118,6 +118,10 @@ class Ensemble:
             secret_file.write_text(secret)
         return ZooKeeperSettings(hosts=self.hosts, root=root or new_root(), tls=tls, identity=identity, secret_file=secret_file)
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(process.pid for process in self._processes.values())
+
     def start(self, index: int) -> None:
         """Start a server; `wait` tells when it serves."""
         folder = self._folder / str(index)

@@ -12,11 +12,12 @@ from gestalt.coordinator.events import EventRing, parse_token
 from gestalt.coordinator.reconcile import share
 from gestalt.coordinator.records import Event, Placed, instance_id
 from gestalt.coordinator.routes import Routed, route
+from gestalt.coordinator.state import State
 from gestalt.errors import GestaltError
 from gestalt.model import NodeState, Server
 from gestalt.proto.v1 import agent_pb2
 from gestalt.wire import from_wire
-from tests.unit.coordinator.world import PATH, World, spec
+from tests.unit.coordinator.world import PATH, World, node, spec
 
 
 @pytest.mark.parametrize(("text", "whole", "up", "down"), [("1", 10, 1, 1), ("25%", 10, 3, 2), ("0", 10, 0, 0), ("100%", 3, 3, 3)])
@@ -119,3 +120,20 @@ async def test_a_watcher_gets_what_comes_and_misses_nothing() -> None:
     async with asyncio.timeout(5):
         await task
     assert got == list(range(1, 51))
+
+
+def test_the_instances_of_a_node_are_known_without_a_search() -> None:
+    world = World(capacities=(node("n1"), node("n2")))
+    for description in (spec(instances=3), spec("web:2", instances=1)):
+        world.apply(description)
+        world.settle()
+        _agree(world.state)
+    assert world.placed
+
+
+def _agree(state: State) -> None:
+    found: dict[str, dict[str, str]] = {}
+    for path, placements in state.placements.items():
+        for placed in placements.instances:
+            found.setdefault(placed.node, {})[instance_id(state.apps[path], placed.serial)] = path
+    assert {name: dict(state.placed_on(name)) for name in ("n1", "n2")} == {name: found.get(name, {}) for name in ("n1", "n2")}

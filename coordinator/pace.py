@@ -1,0 +1,47 @@
+"""Work that many events ask for and that may be done once for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+SHARE = 0.2
+
+
+class Pace:
+    """Calls `work` in the next turn of the loop after it was asked for, and never for more than a part of the time.
+
+    Work that takes a millisecond is done at once as good as always; what takes a hundred, in a large cluster, gathers more to do.
+    """
+
+    def __init__(self, work: Callable[[], None], share: float = SHARE) -> None:
+        self._work = work
+        self._share = share
+        self._asked = False
+        self._busy = False
+        self._rested = 0.0
+
+    def ask(self) -> None:
+        """Have the work done soon. Many calls before that count as one; one while it is being done counts as the next."""
+        if not self._asked:
+            self._asked = True
+            if not self._busy:
+                self._plan()
+
+    def _plan(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._rested <= loop.time():
+            loop.call_soon(self._do)
+        else:
+            loop.call_at(self._rested, self._do)
+
+    def _do(self) -> None:
+        time = asyncio.get_running_loop().time
+        self._asked, self._busy, begun = False, True, time()
+        try:
+            self._work()
+        finally:
+            self._busy, ended = False, time()
+            self._rested = ended + (ended - begun) * (1 / self._share - 1)
+            if self._asked:
+                self._plan()
