@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -29,7 +29,7 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 100),  # clients that wait for an answer ask every 0.7 s whether we live
     ("grpc.max_receive_message_length", 64 * 1024**2),
     ("grpc.max_send_message_length", 64 * 1024**2),
 )
@@ -119,7 +119,8 @@ def server_credentials(tls: TlsSettings, *, clients_known: bool = True) -> grpc.
         GestaltError: a file cannot be read.
     """
     files = _TlsFiles(tls)
-    return grpc.dynamic_ssl_server_credentials(files.first, files.renewed, require_client_authentication=clients_known)
+    renewed = cast("Callable[[], grpc.ServerCertificateConfiguration]", files.renewed)  # gRPC takes None, its types do not know it
+    return grpc.dynamic_ssl_server_credentials(files.first, renewed, require_client_authentication=clients_known)
 
 
 def channel_credentials(tls: TlsSettings) -> grpc.ChannelCredentials:
