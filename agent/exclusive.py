@@ -11,6 +11,7 @@ from gestalt.model import Grant
 NO_GRANT = "waits for its grant from the coordinator: it must never run twice"
 SILENT = "the fence does not answer: exclusive instances cannot start"
 NOT_HELD = "the fence holds no grant for it any more"
+OVER = "was killed: its lease or its grant was over"
 OUTDATED = "a newer grant than the one it runs under was given"
 
 

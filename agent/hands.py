@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from gestalt.clock import boottime
 from gestalt.plugin.runtime import DriverUnavailable, Launch, LaunchRefused, PortTaken, RuntimeDriver
 
 from .attempts import describe_ending, read_tail
 from .confinement import is_confined, kill_attempt
+from .exclusive import OVER
 from .local import LocalInstance, Surroundings
 from .plan import Action, Adopt, Count, Forget, Goal, Remove, Settle, Start, Stop, Take
 from .records import Ending, ended, launching, running, settled
@@ -139,9 +141,9 @@ class Hands:
         local = self._local
         status = (local.attempts or {}).get(attempt)
         tail = await read_tail(self.driver, status.key) if status else ()
-        if self._around.exclusive.standing(local.record.instance).closed:
-            local.restarting = local.restarting or "its lease or its grant was over, so it was killed"
         ending = describe_ending(status, local.restarting, tail, interrupted=local.record.interrupted)
+        if self._around.exclusive.standing(local.record.instance).closed:
+            ending = replace(ending, reason=OVER, failed=True)
         local.restarting = ""
         self._end(attempt, ending)
         verdict = ", and keeps doing so" if local.record.crash_loop else ""

@@ -71,6 +71,7 @@ class StubCoordinator(agent_pb2_grpc.AgentsServicer):
         self.acks: list[agent_pb2.Ack] = []
         self.facts = model_pb2.Facts()
         self.ended = 0
+        self.promises: agent_pb2_grpc.PromisesServicer | None = None
         self.streams: dict[str, BulkStream] = {}
         self._outbox: asyncio.Queue[agent_pb2.CoordinatorMessage | None] = asyncio.Queue()
         self._server: RpcServer | None = None
@@ -83,6 +84,8 @@ class StubCoordinator(agent_pb2_grpc.AgentsServicer):
     async def start(self) -> None:
         def register(server: Any) -> list[str]:
             agent_pb2_grpc.add_AgentsServicer_to_server(self, server)
+            if self.promises is not None:
+                agent_pb2_grpc.add_PromisesServicer_to_server(self.promises, server)
             return ["gestalt.v1.Agents"]
 
         self._server = await RpcServer.start(f"127.0.0.1:{self.port}", self.tls(Role.COORDINATOR, "stub"), register)
