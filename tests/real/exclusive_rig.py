@@ -1,136 +1,261 @@
-"""A node with all that exclusive instances need: ZooKeeper, a fence as a process, an agent in this one, a coordinator in miniature."""
+"""Nodes that run something exclusive: a real fence each, behind a wire of its own to ZooKeeper, and real processes in real cgroups.
+
+The agents alone are simulated. What is at work is seen from outside, by the processes.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import replace
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gestalt.agent.engine import Engine
 from gestalt.agent.fence.cgroups import pids_in
-from gestalt.agent.node import start_engine
-from gestalt.agent.proxy import ProxyManager
-from gestalt.agent.proxy_disabled import NoLoadBalancer
-from gestalt.clock import boottime
-from gestalt.config import AgentSettings, TimingSettings
-from gestalt.daemon import Life
-from gestalt.model import Grant
-from gestalt.plugin.registry import find_driver
-from gestalt.spec.schema import AppSpec
-from gestalt.zk.client import Zk
-from tests.real.agent_rig import StubCoordinator, desired, until
-from tests.real.fence_rig import NODE, Rig, machine
-from tests.real.zookeeper_lab import Ensemble
+from gestalt.clock import monotonic
+from gestalt.config import FenceSettings, TimingSettings
+from gestalt.model import DesiredInstance, Health, Observed, Phase
+from gestalt.pki import Role
+from gestalt.proto.v1 import agent_pb2, model_pb2
+from gestalt.settings_file import dump_settings
+from gestalt.wire import to_wire
+from gestalt.zk.grants import GrantMark, parse_grant
+from tests.real.cgroup_lab import hierarchies, new_cgroup, run_in
+from tests.real.fence_rig import PREFIX, Agent, end_leftovers
+from tests.real.members_rig import Members
+from tests.real.relay import Relay, relay
+from tests.real.simulated_agent import SimulatedAgent
 
-TIMING = TimingSettings(session=2.0, lease=3.0, kill=2.0, margin=1.0)
-STUBBORN = ("/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done")
-PATH = "/lab/agent/test/single"
-GRANT = "single"
-
-
-def single(**fields: Any) -> AppSpec:
-    """Return an app that must never run twice, and that does not end when it is asked to."""
-    values = {"path": PATH, "runtime": "process", "command": STUBBORN, "placement": {"exclusive": True}, "stop": {"grace": 0.5}}
-    return AppSpec.model_validate(values | fields)
+TIMING = TimingSettings(session=2.0, lease=3.0, kill=1.0, margin=1.0)
+WAIT = TIMING.lease + TIMING.kill + TIMING.margin
+PERIOD = 0.02
+_SECOND_TRY = 0.2
 
 
-class Node:
-    """The machine of a `Rig` with an agent."""
+@dataclass
+class GuardedAgent(SimulatedAgent):
+    """Starts what its fence lets it, goes on without a leader, and reports gone only what it has handed back."""
 
-    def __init__(self, rig: Rig, ensemble: Ensemble, coordinator: StubCoordinator, settings: AgentSettings) -> None:
-        self.rig = rig
-        self.ensemble = ensemble
-        self.coordinator = coordinator
-        self.settings = settings
-        self._engine: Engine | None = None
+    socket: Path = Path()
+    cgroup: Path = Path()
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    async def start_agent(self) -> None:
-        drivers = {name: find_driver("runtime", name).create(self.settings) for name in self.settings.runtimes}
-        self._engine = await start_engine(self.settings, Life(), drivers, ProxyManager(NoLoadBalancer()))
+    async def start(self) -> None:
+        await super().start()
+        self._work = asyncio.create_task(self._look_after())
 
-    async def stop_agent(self) -> None:
-        if self._engine is not None:
-            await self._engine.stop()
-            self._engine = None
+    async def stop(self) -> None:
+        self._work.cancel()
+        await asyncio.gather(self._work, return_exceptions=True)
+        await super().stop()
 
-    def want(self, spec: AppSpec, generation: int = 0, *, stop: bool = False) -> str:
-        """Have the coordinator want one instance, under a grant unless the generation is 0; return its id."""
-        item = replace(desired(spec, 1, stop=stop), grant=Grant(GRANT, generation) if generation else None)
-        self.coordinator.want([item], [spec])
-        return item.id
+    async def hang_up(self) -> None:
+        """Lose the leader, and go on."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
-    async def give(self, spec: AppSpec, generation: int, **whom: Any) -> str:
-        """Write the grant into ZooKeeper, as a leader does before it tells the node."""
-        instance = desired(spec, 1).id
-        await self.rig.grant(GRANT, generation, instance=instance, **whom)
-        return instance
+    def _obey(self) -> None:
+        """The work is done elsewhere: the fence has to be asked."""
 
-    async def run(self, spec: AppSpec, generation: int = 1) -> str:
-        """Have it run under a grant of this generation; return its id."""
-        await self.give(spec, generation)
-        instance = self.want(spec, generation)
-        await until("it runs", lambda: self.coordinator.phase(instance) == "running")
-        return instance
+    async def _look_after(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                fence = await Agent.connect(self.socket)
+                try:
+                    while True:
+                        await self._turn(fence)
+                        await asyncio.sleep(PERIOD)
+                except (AssertionError, TimeoutError):
+                    continue  # the fence hung up, or is frozen
+                finally:
+                    await fence.close()
+            await asyncio.sleep(_SECOND_TRY)
 
-    def reason(self, instance: str) -> str:
-        return self.coordinator.observed[instance].reason if instance in self.coordinator.observed else ""
+    async def _turn(self, fence: Agent) -> None:
+        for instance in list(self.state.instances.values()):
+            if not instance.stop and instance.grant is not None and not self._lives(instance.id):
+                await self._begin(fence, instance)
+        for identity in [item for item in self.running if item not in self.state.instances or self.state.instances[item].stop]:
+            await self._end(fence, identity)
+        gone = [item.id for item in self.state.instances.values() if item.stop and item.id not in self.running]
+        if gone:
+            self._outbox.put_nowait(agent_pb2.AgentMessage(observed=agent_pb2.ObservedChange(gone=gone)))
+            await asyncio.sleep(_SECOND_TRY)
 
-    def held(self) -> Mapping[str, Any]:
-        """Return what the fence has on disk for the one instance."""
-        return next(iter(self.rig.held()["holdings"].values()), {})
+    def _lives(self, identity: str) -> bool:
+        return identity in self.processes and self.processes[identity].poll() is None
 
-    def at_work(self) -> list[int]:
-        """Return the processes in the cgroups that the fence was told of, dead ones that nobody has waited for left out."""
-        return [pid for item in self.held().get("cgroups", ()) for pid in pids_in(Path(item)) if _lives(pid)]
+    async def _begin(self, fence: Agent, instance: DesiredInstance) -> None:
+        assert instance.grant is not None
+        folder = self.cgroup / instance.id
+        folder.mkdir(exist_ok=True)
+        if await fence.hold(instance.id, folder, instance.grant.generation, instance.grant.name):
+            await asyncio.sleep(_SECOND_TRY)
+            return
+        self.processes[instance.id] = run_in(folder, "exec sleep 1000")
+        self.running[instance.id] = seen = Observed(instance.id, 1, Phase.RUNNING, Health.HEALTHY, ready=True)
+        report = agent_pb2.ObservedChange(instances=[to_wire(seen, model_pb2.Observed)])
+        self._outbox.put_nowait(agent_pb2.AgentMessage(observed=report))
 
-    async def is_over_in_time(self) -> None:
-        """Watch until the lease on disk, and the time for killing, are over: then nothing may be at work."""
-        cgroups, over = self.held()["cgroups"], self.rig.held()["until"] + TIMING.kill
-        while any(_lives(pid) for item in cgroups for pid in pids_in(Path(item))):
-            assert boottime() < over, f"still at work {boottime() - over:g} s after its lease and the time for killing"
-            await asyncio.sleep(0.02)
+    async def _end(self, fence: Agent, identity: str) -> None:
+        self.processes[identity].kill()
+        await asyncio.to_thread(self.processes[identity].wait)
+        while await fence.ask(release=identity):  # noqa: ASYNC110 - the kernel tells nobody when a cgroup is empty
+            await asyncio.sleep(PERIOD)
+        del self.running[identity]
+
+
+@dataclass
+class Guard:
+    """The fence of one node. `wire`: its way to ZooKeeper."""
+
+    name: str
+    folder: Path
+    cgroup: Path
+    wire: Relay
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "fence.sock"
+
+    def start(self, node: str, settings: dict[str, Any]) -> None:
+        file = self.folder / "fence.yaml"
+        file.write_text(dump_settings(FenceSettings(node_id=node, node_name=self.name, socket=self.socket, **settings)))
+        with (self.folder / "log").open("ab") as log:
+            argv = [sys.executable, "-m", "gestalt.agent.fence.main", "--config", str(file)]
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-3000:]
+
+    def at_work(self) -> list[str]:
+        """Return the instances of which a process lives."""
+        return [folder.name for folder in self.cgroup.iterdir() if folder.is_dir() and pids_in(folder)]
+
+    def end(self) -> None:
+        """Kill the fence, and wait for that."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Watcher:
+    """What was at work on all nodes, sampled all the time: moments with what lived then."""
+
+    guards: list[Guard]
+    samples: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
+
+    async def watch(self) -> None:
+        while True:
+            found = itertools.chain.from_iterable([f"{item} on {guard.name}" for item in guard.at_work()] for guard in self.guards)
+            self.samples.append((monotonic(), tuple(found)))
+            await asyncio.sleep(PERIOD)
+
+    def doubles(self) -> list[tuple[float, tuple[str, ...]]]:
+        """Return the moments at which there was more than one."""
+        return [sample for sample in self.samples if len(sample[1]) > 1]
+
+    def first(self, guard: Guard, after: float) -> float:
+        """Return when something was first seen at work on a node after a moment; 0: not yet."""
+        return next((at for at, found in self.samples if at > after and any(item.endswith(f" on {guard.name}") for item in found)), 0.0)
+
+
+@dataclass
+class Exclusive(Members):
+    """A leader, and nodes that are guarded. `guarded` gives them."""
+
+    guards: dict[str, Guard] = field(default_factory=dict)
+    watcher: Watcher = field(default_factory=lambda: Watcher([]))
+
+    async def add(self, guard: Guard) -> None:
+        """A new node: admitted, its fence at work, its agent connected."""
+        assert self.ensemble is not None
+        node = await self.admit(guard.name)
+        await self.fences.ensure(self.paths.node(node))
+        self.guards[guard.name] = guard
+        self.watcher.guards.append(guard)
+        self.begin(guard.name)
+        await self.link(guard.name)
+        await self.until_state(guard.name, "ready")
+
+    def begin(self, name: str) -> None:
+        """Start the fence of a node."""
+        assert self.ensemble is not None
+        guard = self.guards[name]
+        servers = self.ensemble.settings(self.root).model_copy(update={"hosts": (f"127.0.0.1:{guard.wire.port}",)})
+        settings = {"cluster_id": self.cluster_id, "zookeeper": servers, "timing": TIMING, "data_dir": guard.folder / "data"}
+        guard.start(self.ids[name], settings)
+
+    async def link(self, name: str) -> None:
+        """Start the agent of a node."""
+        guard, node = self.guards[name], self.ids[name]
+        tls = self.tls(Role.NODE, node)
+        agent = GuardedAgent(self.port, tls, self.cluster_id, node, name, socket=guard.socket, cgroup=guard.cgroup)
+        await agent.start()
+        self.agents.append(agent)
+        self.by_name[name] = agent
+
+    def agent_of(self, name: str) -> GuardedAgent:
+        agent = self.by_name[name]
+        assert isinstance(agent, GuardedAgent)
+        return agent
+
+    async def holder(self) -> Guard:
+        """Return the node on which the app is at work, as soon as there is one."""
+        await self.until(lambda: any(guard.at_work() for guard in self.guards.values()), "the app is at work")
+        return next(guard for guard in self.guards.values() if guard.at_work())
+
+    def other(self, guard: Guard) -> Guard:
+        return next(item for item in self.guards.values() if item is not guard)
+
+    async def mark(self) -> GrantMark | None:
+        """Return what ZooKeeper says of the one grant."""
+        (name,) = await self.fences.children(self.paths.grants)
+        await self.fences.sync(self.paths.grant(name))
+        found = await self.fences.get(self.paths.grant(name))
+        return parse_grant(found[0]) if found else None
+
+    async def lost(self, guard: Guard) -> float:
+        """Return the last moment at which the membership of a node was certainly there: no leader saw its loss before."""
+        last = monotonic()
+        async with asyncio.timeout(20):
+            while True:
+                asked = monotonic()
+                if await self.fences.exists(self.paths.member(self.ids[guard.name])) is None:
+                    return last
+                last = asked
+                await asyncio.sleep(PERIOD)
 
 
 @asynccontextmanager
-async def exclusive_node(ensemble: Ensemble, folder: Path, *, fence: Mapping[str, Any] | None = None, **fields: Any) -> AsyncIterator[Node]:
-    """A node that is a member, in session with a coordinator. `fence` and `fields`: settings of the fence and of the agent."""
-    coordinator = StubCoordinator(folder, heartbeat=0.2)
-    coordinator.node_id = NODE
-    coordinator.promises = fields.pop("promises", None)
-    await coordinator.start()
-    servers = ensemble.settings()
-    zk = await Zk.connect(servers, session=10.0, name="test")
-    async with machine(servers, zk, **{"timing": TIMING, **(fence or {})}) as rig:
-        rig.start()
-        await rig.member()
-        settings = coordinator.agent_settings(folder, **{"runtimes": ("process",), "fence": rig.settings.socket, **fields})
-        node = Node(rig, ensemble, coordinator, settings)
-        await node.start_agent()
-        await rig.member(lambda value, _: value["agent"] == "running")
-        try:
-            yield node
-        finally:
-            await clean_up(node)
-    await zk.close()
-    await coordinator.stop()
+async def guarded(rig: Exclusive, *names: str) -> AsyncIterator[Exclusive]:
+    """Have a leader, these nodes and somebody who watches them for the length of a block."""
+    assert rig.ensemble is not None
+    end_leftovers()
+    async with AsyncExitStack() as stack:
+        parent = stack.enter_context(new_cgroup(hierarchies()[-1]))
+        await rig.up()
+        stack.push_async_callback(rig.down)
+        for name in names:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-")))
+            wire = await stack.enter_async_context(relay(rig.ensemble.hosts[0]))
+            (parent / name).mkdir()
+            guard = Guard(name, folder, parent / name, wire)
+            stack.callback(guard.end)
+            await rig.add(guard)
+        watching = asyncio.create_task(rig.watcher.watch())
+        stack.callback(watching.cancel)
+        yield rig
 
 
-async def clean_up(node: Node) -> None:
-    """Stop the agent, and end what ran."""
-    await node.stop_agent()
-    for name in node.settings.runtimes:
-        driver = find_driver("runtime", name).create(node.settings)
-        await driver.start()
-        for status in await driver.list():
-            await driver.remove(status.key)
-        await driver.close()
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
+__all__ = ["TIMING", "WAIT", "Exclusive", "Guard", "GuardedAgent", "guarded"]

@@ -21,7 +21,7 @@ from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc
 from gestalt.rpc_server import RpcServer
 from tests.real.agent_rig import until
 from tests.real.docker_lab import IMAGE, private_engine
-from tests.real.exclusive_rig import GRANT, TIMING, Node, exclusive_node, single
+from tests.real.exclusive_node import GRANT, TIMING, Node, exclusive_node, single
 from tests.real.zookeeper_lab import Ensemble, running
 
 pytestmark = pytest.mark.real
