@@ -83,7 +83,7 @@ def _validate(data: object) -> tuple[AppSpec | None, tuple[Mistake, ...]]:
     size = len(spec.model_dump_json())
     if size > SPEC_MAX:
         return None, (Mistake((), f"has {size} bytes", f"at most {SPEC_MAX}: put large things into files of the image or a volume"),)
-    if spec.placement.exclusive and spec.instances > 1:  # not a rule of the description: what was stored before it was refused stays readable
+    if spec.placement.exclusive and spec.instances > 1:  # no rule of the section: what was stored before must stay readable
         return None, (Mistake(("instances",), f"is {spec.instances}, but the app is exclusive", "0 or 1, or placement.exclusive: false"),)
     return spec, ()
 

@@ -15,7 +15,7 @@ from gestalt.coordinator.grants import mark_of
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc
 from gestalt.zk.grants import GrantMark
-from tests.real.exclusive_rig import TIMING, WAIT, Exclusive, Guard, guarded
+from tests.real.guarded_rig import TIMING, WAIT, Exclusive, Guard, guarded
 from tests.real.zookeeper_lab import Ensemble, running
 from tests.unit.coordinator.world import PATH
 
@@ -32,17 +32,17 @@ def ensemble() -> Iterator[Ensemble]:
 
 
 @pytest.fixture
-async def two(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Exclusive]:
-    """Nodes a and b, and an exclusive app at work on one of them."""
+async def two(ensemble: Ensemble, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Exclusive]:
+    """Nodes a and b, and an exclusive app at work on one of them. The parameter: its failover_after."""
     settings = {"timing": TIMING, "unreachable_after": 1.0, "hands_off_share": 1.0}
     async with guarded(Exclusive(tmp_path, ensemble=ensemble, settings=settings), "a", "b") as rig:
-        await applied(rig, "web:1")
+        await applied(rig, "web:1", getattr(request, "param", 60.0))
         yield rig
 
 
-async def applied(rig: Exclusive, image: str) -> None:
+async def applied(rig: Exclusive, image: str, failover_after: float = 60.0) -> None:
     """Launch or update the app, and wait until it is at work."""
-    placement = {"exclusive": True, "failover_after": 1}
+    placement = {"exclusive": True, "failover_after": failover_after}
     reply = await rig.launch(1, image, ports=[], checks=[], placement=placement, update={"min_healthy_time": 0.1})
     task = await rig.outcome(reply)
     assert task.state == "succeeded", task.message
@@ -99,6 +99,7 @@ async def test_a_confirmed_loss_is_replaced_at_once(two: Exclusive) -> None:
     assert generation(two) == 2
 
 
+@pytest.mark.parametrize("two", [1.0], indirect=True)
 async def test_an_unreachable_holder_loses_its_right_and_ends_before_the_next_begins(two: Exclusive) -> None:
     holder = await two.holder()
     other, began = two.other(holder), monotonic()
