@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from gestalt import clock
+from gestalt import __version__, clock
 from gestalt.cluster.init import read_founder
 from gestalt.cluster.issuing import coordinator_names, load_authority
 from gestalt.cluster.names import split_address
@@ -21,6 +21,7 @@ from gestalt.config import CoordinatorSettings
 from gestalt.errors import GestaltError, Kind
 from gestalt.pki import AUTHORITY_KEY, NODE_HOST, Authority, Identity, Role
 from gestalt.proto.v1 import agent_pb2, api_pb2
+from gestalt.versions import check_compatible
 from gestalt.zk.paths import Paths
 
 from .ledger import Ledger
@@ -155,6 +156,7 @@ class Enrolment:
         """
         authority, asked = self._require(), _asked(request)
         token = self._token(asked)
+        check_compatible(f"{asked.purpose} {asked.name}", request.version, "the coordinator", __version__)
         check_asked(asked)
         if asked.purpose == "coordinator":
             return await self._join_coordinator(authority, asked, request.signing_request)

@@ -185,7 +185,7 @@ class Leader:
         api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self.events), server)
         api_pb2_grpc.add_ClusterServicer_to_server(ControlServicer(cluster, status, seat.office), server)
         api_pb2_grpc.add_RecoveryServicer_to_server(RecoveryServicer(cluster, self.ledger, self.tracker), server)
-        control_plane = ControlPlaneServicer(cluster, settings.name, self.ledger, self._enrolment)
+        control_plane = ControlPlaneServicer(cluster, settings.name, self.ledger, self._enrolment, self.tracker, seat.roster)
         api_pb2_grpc.add_ControlPlaneServicer_to_server(control_plane, server)
         agent_pb2_grpc.add_AgentsServicer_to_server(agents, server)
 

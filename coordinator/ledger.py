@@ -48,6 +48,7 @@ class Ledger:
         self.state = State()
         self.events = events
         self.epoch = 0
+        self.format = 0
         self.office = office or Office.for_life()
         self._store = store
         self._retention = retention
@@ -88,6 +89,7 @@ class Ledger:
         """
         snapshot = await self._store.load()
         self.state.load(snapshot.documents)
+        self.format = snapshot.format
         for audit in self.state.audits.values():
             self.events.append(audit.events)
         log.info("took office: epoch %d, commit %d, %d documents", self.epoch, snapshot.commit, len(snapshot.documents))
@@ -99,6 +101,17 @@ class Ledger:
             StoreError: it cannot be read now.
         """
         return await self._store.load()
+
+    async def raise_format(self, number: int) -> bool:
+        """Write in this format from now on; return whether it was a lower one before. To be called while a draft is held.
+
+        Raises:
+            StoreError: the store does not do it, or we do not lead any more.
+        """
+        self.office.require()
+        is_new = await self._store.raise_format(number, self.epoch)
+        self.format = max(self.format, number)
+        return is_new
 
     @property
     def is_committing(self) -> bool:
@@ -170,7 +183,7 @@ class Ledger:
         self.office.require()
         sent = self.office.now()
         try:
-            await self._store.commit(draft.changes(), self.epoch)
+            await self._store.commit(draft.changes(self.format), self.epoch)
         except StaleEpoch as stale:
             self.office.end("another coordinator has taken office")
             raise not_leader() from stale

@@ -13,6 +13,7 @@ from gestalt.errors import GestaltError, Kind
 
 from .records import Answer, App, Audit, Coordinator, Event, Grant, Node, Placements, Switches, Task, Token, Version, instance_id
 from .store.base import Delete, Document, Put
+from .store.formats import later_fields
 
 Record = App | Version | Placements | Task | Node | Answer | Audit | Token | Coordinator | Switches | Grant
 
@@ -40,9 +41,11 @@ def _adapter(name: str) -> TypeAdapter[Any]:
     return TypeAdapter(KINDS[name])
 
 
-def encode(record: Record) -> bytes:
-    """Return a record as JSON."""
-    return _adapter(_NAMES[type(record)]).dump_json(record)
+def encode(record: Record, format_number: int | None = None) -> bytes:
+    """Return a record as JSON, without what a store of an older format must not hold. None: the newest format."""
+    kind: Any = type(record)
+    later = later_fields(kind, format_number) if format_number is not None else frozenset[str]()
+    return _adapter(_NAMES[kind]).dump_json(record, exclude=set(later) or None)
 
 
 def decode(document: Document) -> Record:
@@ -253,9 +256,12 @@ class Draft:
         """Have an event written with this commit."""
         self.events.append(lambda epoch, sequence, at: Event(epoch, sequence, kind, subject, message, at, app))
 
-    def changes(self) -> list[Put | Delete]:
-        """Return what the store has to do."""
-        return [Delete(kind, key) if record is None else Put(kind, key, encode(record)) for (kind, key), record in self.records.items()]
+    def changes(self, format_number: int | None = None) -> list[Put | Delete]:
+        """Return what a store of this format has to do; None: of the newest."""
+        return [
+            Delete(kind, key) if record is None else Put(kind, key, encode(record, format_number))
+            for (kind, key), record in self.records.items()
+        ]
 
     def __bool__(self) -> bool:
         return bool(self.records)

@@ -12,6 +12,8 @@ from .election import Candidate
 from .present import Presenter
 from .records import Coordinator, TaskState
 from .recovery import strangers, unknown_of
+from .store import formats
+from .upgrade import common_format
 
 AWAY = ("unreachable", "agent-down", "lost")
 
@@ -62,6 +64,8 @@ class Status:
             unknown=unknown_of(strangers(state, self.presenter.tracker)),
             held=held,
             coordinators=coordinators(self.roster(), state.coordinators),
+            format=self.presenter.ledger.format,
+            newest_format=common_format(formats.newest(), self.roster()),
         )
 
 

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import grpc
 from google.protobuf.message import Message
 
+from gestalt import __version__
 from gestalt.clock import monotonic
 from gestalt.dial import LASTING, Unreached, dial
 from gestalt.errors import GestaltError, Kind
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
-from gestalt.rpc import AGE_METADATA, ERROR_METADATA, decode_error
+from gestalt.rpc import AGE_METADATA, ERROR_METADATA, VERSION_METADATA, decode_error
+from gestalt.versions import are_compatible
 
 if TYPE_CHECKING:
     from gestalt.proto.v1.api_pb2_grpc import (
@@ -99,6 +101,7 @@ class Client:
         self._order = list(target.coordinators)
         """The addresses in the order in which they are tried: those at the end were tried last. A named leader comes first."""
         self._is_leader = False
+        self._leader_version = __version__
 
     async def __aenter__(self) -> Client:
         return self
@@ -124,7 +127,7 @@ class Client:
             try:
                 answering = pick(api)(request, timeout=search.bounded(limit))
                 reply = await answering
-                self._note_age(await answering.trailing_metadata())
+                self._note_source(await answering.trailing_metadata())
             except grpc.aio.AioRpcError as error:
                 await self._lost_or_raise(error, search)
             else:
@@ -207,10 +210,18 @@ class Client:
             except grpc.aio.AioRpcError as error:
                 await self._lost_or_raise(error, search)
 
-    def _note_age(self, metadata: object) -> None:
-        """An answer is the leader's, unless it is marked as what a coordinator remembers: then say so."""
-        age = dict(cast("Iterable[tuple[str, str]]", metadata or ())).get(AGE_METADATA)
+    def _note_source(self, metadata: object) -> None:
+        """Say so when an answer is what a coordinator remembers, and not the leader's; and when we are too old or too new for it."""
+        marks = dict(cast("Iterable[tuple[str, str]]", metadata or ()))
+        age, version = marks.get(AGE_METADATA), marks.get(VERSION_METADATA, __version__)
         self._is_leader = age is None
+        if version != self._leader_version:
+            self._leader_version = version
+            if not are_compatible(version, __version__):
+                self._notice(
+                    f"this is version {__version__}, the coordinator has {version}: only neighbouring minor versions work together, "
+                    f"install version {version} here"
+                )
         if age is not None:
             self._notice(f"no coordinator leads, because ZooKeeper does not answer: this is what was known {age} s ago")
 

@@ -15,6 +15,9 @@ from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.proto.v1 import api_pb2
 
 ERROR_METADATA = "gestalt-error-bin"
+VERSION_METADATA = "gestalt-version"
+"""With each answer of a leader: its version."""
+
 AGE_METADATA = "gestalt-age"
 """In the trailing metadata of an answer: for how many seconds what it says may be out of date."""
 

@@ -15,6 +15,7 @@ from gestalt.errors import GestaltError, Kind
 from gestalt.identity import Identity, Role
 from gestalt.model import Observed
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, model_pb2
+from gestalt.versions import check_compatible
 
 from .. import reports
 from ..bulk import Channel, Switchboard
@@ -112,6 +113,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         hello = first.hello
         if not first.HasField("hello") or hello.protocol != PROTOCOL:
             raise GestaltError(Kind.REFUSED, f"an agent of protocol {PROTOCOL} has to say hello first", hint="upgrade the older of the two")
+        check_compatible(f"the agent of node {hello.node_name}", hello.agent_version, "the coordinator", __version__)
         if hello.node_id != identity.name or hello.cluster_id != self.cluster_id:
             raise GestaltError(
                 Kind.UNAUTHENTICATED,

@@ -12,9 +12,10 @@ from typing import Any, NoReturn, TypeVar, cast
 import grpc
 from pydantic import ValidationError
 
+from gestalt import __version__
 from gestalt.errors import GestaltError, Kind
 from gestalt.identity import Identity, Role
-from gestalt.rpc import encode_error, status_message
+from gestalt.rpc import VERSION_METADATA, encode_error, status_message
 from gestalt.rpc_server import peer_identity
 
 from ..office import Office, not_leader
@@ -67,6 +68,7 @@ class OfficeGuard:
                 with self._working(call):
                     reply = await method(request, context)
                 await self._require(context)
+            context.set_trailing_metadata(((VERSION_METADATA, __version__),))
             return reply
 
         return guarded

@@ -237,6 +237,15 @@ class MetaStore(ABC):
         """
 
     @abstractmethod
+    async def raise_format(self, number: int, epoch: int) -> bool:
+        """Have the store be of this format from now on, durably; return whether it was of a lower one before. Idempotent.
+
+        Raises:
+            StaleEpoch: `epoch` is not the present one. Nothing changed.
+            StoreError: it may have taken place; the same call, repeated, settles it.
+        """
+
+    @abstractmethod
     async def restore(self, documents: Sequence[Document], *, commit: int, epoch: int, expected: int) -> Restored:
         """Replace all documents by these, durably, or change nothing at all: a crash anywhere leaves the old state or the new one.
 

@@ -64,6 +64,9 @@ class SqliteStore(MetaStore):
     async def take_office(self) -> int:
         return await self._call(self._file.take_office)
 
+    async def raise_format(self, number: int, epoch: int) -> bool:
+        return await self._call(self._file.raise_format, number, epoch)
+
     async def load(self) -> Snapshot:
         return await self._call(self._file.load)
 

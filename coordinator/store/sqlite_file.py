@@ -34,11 +34,10 @@ from .base import (
     Superseded,
     Unsettled,
     WrongCluster,
-    WrongFormat,
 )
+from .formats import check_format, newest
 from .lock import LockFile
 
-FORMAT = 1
 APPLICATION_ID = 0x47737430
 _LOG_PAGES = 1000  # checkpoint after 4 MB of log: a commit now and then pays a few milliseconds, and recovery stays short
 
@@ -112,6 +111,20 @@ class SqliteFile:
 
         return self._transaction(raise_epoch)
 
+    def raise_format(self, number: int, epoch: int) -> bool:
+        """As `MetaStore.raise_format`."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            (current,) = connection.execute("SELECT epoch FROM head").fetchone()
+            if current != epoch:
+                raise StaleEpoch(epoch, current)
+            is_lower = _format_of(connection) < number
+            if is_lower:
+                connection.execute(f"PRAGMA user_version = {int(number)}")
+            return is_lower
+
+        return self._transaction(work)
+
     def load(self) -> Snapshot:
         """As `MetaStore.load`."""
         try:
@@ -119,7 +132,7 @@ class SqliteFile:
             rows = self._db.execute("SELECT kind, key, value, revision FROM document ORDER BY kind, key")
             documents = tuple(Document(*row) for row in rows)
             number, epoch, cluster_id, history_id = self._db.execute("SELECT number, epoch, cluster_id, history_id FROM head").fetchone()
-            return Snapshot(documents, number, epoch, cluster_id, history_id, FORMAT)
+            return Snapshot(documents, number, epoch, cluster_id, history_id, _format_of(self._db))
         except sqlite3.Error as error:
             raise _translated(error, self._path) from error
 
@@ -221,9 +234,7 @@ class SqliteFile:
             return
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise StoreCorrupt(f"{self._path} is a database, but not a store of Gestalt")
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found != FORMAT:
-            raise WrongFormat(f"{self._path} has format {found}; this version of Gestalt reads format {FORMAT}")
+        check_format(_format_of(connection), str(self._path))
 
     @staticmethod
     def _is_made(connection: sqlite3.Connection) -> bool:
@@ -234,7 +245,7 @@ class SqliteFile:
             connection.execute(statement)
         connection.execute("INSERT INTO head VALUES (1, ?, ?, 0, 0, 0)", (self._cluster_id, uuid.uuid4().hex))
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        connection.execute(f"PRAGMA user_version = {newest()}")
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do the work in one transaction. What it raises undoes all of it; only the COMMIT itself can leave a doubt."""
@@ -267,6 +278,10 @@ class SqliteFile:
     @staticmethod
     def _number(connection: sqlite3.Connection) -> int:
         return int(connection.execute("SELECT number FROM head").fetchone()[0])
+
+
+def _format_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _apply_all(connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Committed | StoreError]:

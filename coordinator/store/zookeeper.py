@@ -32,9 +32,9 @@ from .base import (
 )
 from .zookeeper_contents import Contents
 from .zookeeper_fold import Folder
-from .zookeeper_format import FORMAT, SEGMENT, Entry, encode_entry, pack
+from .zookeeper_format import SEGMENT, Entry, encode_entry, pack
 from .zookeeper_restore import Replacement
-from .zookeeper_znodes import Epoch, Layout, Znodes, ensure_store, translated
+from .zookeeper_znodes import Epoch, Layout, Znodes, ensure_store, raise_format, translated
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,7 @@ class _Log:
         self._must_exist = must_exist
         self._is_open = False
         self._history_id = ""
+        self._format = 0
         self._office: Epoch | None = None
         self._contents: Contents | None = None
         self._is_doubtful = False
@@ -351,12 +352,11 @@ class ZookeeperStore(_Log, MetaStore):
             raise StoreError(f"{self._paths.root} in ZooKeeper is open already")
         with translated():
             try:
-                self._history_id = await ensure_store(
-                    await self._connection.live(), self._paths, self._cluster_id, must_exist=self._must_exist
-                )
+                identity = await ensure_store(await self._connection.live(), self._paths, self._cluster_id, must_exist=self._must_exist)
             except BaseException:
                 await self._connection.let_go()
                 raise
+        self._history_id, self._format = identity.history_id, identity.format
         self._is_open = True
 
     async def close(self) -> None:
@@ -394,7 +394,7 @@ class ZookeeperStore(_Log, MetaStore):
             if epoch == self._office and not self._is_doubtful:
                 self._contents = contents
             documents = tuple(document for _, document in sorted(contents.documents.items()))
-            return Snapshot(documents, contents.number, epoch.number, self._cluster_id, self._history_id, FORMAT)
+            return Snapshot(documents, contents.number, epoch.number, self._cluster_id, self._history_id, self._format)
 
     async def commit(self, changes: Sequence[Change], epoch: int) -> Committed:
         check_changes(changes)
@@ -415,6 +415,20 @@ class ZookeeperStore(_Log, MetaStore):
             with translated():
                 await self._connection.live()
                 return (await self._znodes().latest()).number
+
+    async def raise_format(self, number: int, epoch: int) -> bool:
+        self._require_open()
+        async with self._order:
+            with translated():
+                await self._contents_for(epoch)
+                try:
+                    is_new = await raise_format(self._connection.present(), self._paths, number, self.fence())
+                except ZkRefused as refusal:
+                    if refusal.path != self._paths.epoch:
+                        raise
+                    raise StaleEpoch(epoch, (await self._znodes().epoch()).number) from refusal
+        self._format = max(self._format, number)
+        return is_new
 
     async def restore(self, documents: Sequence[Document], *, commit: int, epoch: int, expected: int) -> Restored:
         check_documents(documents, commit)

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 
 from .base import Change, Document, Put, StoreCorrupt
 
-FORMAT = 1
-
 SEGMENT = 384 * 1024
 """Bytes that a segment has at most, unless a single record has more. An entry of the log with more records is written as segments."""
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from gestalt.errors import Kind
 from gestalt.zk.acl import Perm, acl_for
-from gestalt.zk.client import Create, Stat, Zk, ZkError, ZkRefused
+from gestalt.zk.client import Check, Create, Set, Stat, Zk, ZkError, ZkRefused
 from gestalt.zk.paths import Paths
 
-from .base import StoreCorrupt, StoreError, WrongCluster, WrongFormat
+from .base import StoreCorrupt, StoreError, WrongCluster
+from .formats import check_format, newest
 from .zookeeper_contents import Contents
-from .zookeeper_format import FORMAT, Base, Documents, Entry, decode_base, decode_entry, decode_number, encode_base, replay
+from .zookeeper_format import Base, Documents, Entry, decode_base, decode_entry, decode_number, encode_base, replay
 
 _READS = 64  # in flight at a time
 _TRIES = 10
@@ -152,8 +153,16 @@ async def _replayed(base: Base, entries: Sequence[Entry], segments: dict[str, by
     return documents
 
 
-async def ensure_store(zk: Zk, paths: Paths, cluster_id: str, *, must_exist: bool) -> str:
-    """Check whose store lies there and return the id of its history; make an empty one where there is none.
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a store says of itself, besides whose it is."""
+
+    history_id: str
+    format: int
+
+
+async def ensure_store(zk: Zk, paths: Paths, cluster_id: str, *, must_exist: bool) -> Identity:
+    """Check whose store lies there and return what it says of itself; make an empty one where there is none.
 
     Raises:
         StoreCorrupt, WrongCluster, WrongFormat: it must not be used.
@@ -176,15 +185,30 @@ async def ensure_store(zk: Zk, paths: Paths, cluster_id: str, *, must_exist: boo
         raise StoreCorrupt(f"{paths.cluster} in ZooKeeper is not readable") from error
     if owner != cluster_id:
         raise WrongCluster(f"{paths.root} in ZooKeeper belongs to cluster {owner}, not {cluster_id}")
-    if written != FORMAT:
-        raise WrongFormat(f"the store in ZooKeeper has format {written}; this version of Gestalt reads format {FORMAT}")
-    return history
+    check_format(written, "the store in ZooKeeper")
+    return Identity(history, written)
+
+
+async def raise_format(zk: Zk, paths: Paths, number: int, fence: Check) -> bool:
+    """Write a format into the store's own document, unless it is as high already; return whether it was not.
+
+    Raises:
+        ZkError: of index 0, when the fence has fallen.
+    """
+    found = await zk.get(paths.cluster)
+    if found is None:
+        raise StoreCorrupt(f"{paths.cluster} is missing in ZooKeeper: was it wiped?")
+    fields = json.loads(found[0])
+    if int(fields["format"]) >= number:
+        return False
+    await zk.multi([fence, Set(paths.cluster, json.dumps(fields | {"format": number}, sort_keys=True).encode(), found[1].version)])
+    return True
 
 
 async def _make(zk: Zk, paths: Paths, cluster_id: str) -> None:
     """Make an empty store in one transaction, unless somebody else just did."""
     layout = Layout(paths)
-    identity = {"cluster_id": cluster_id, "history_id": uuid.uuid4().hex, "format": FORMAT}
+    identity = {"cluster_id": cluster_id, "history_id": uuid.uuid4().hex, "format": newest()}
     shown = zk.default_acl + acl_for("world:anyone", perms=Perm.READ)  # fences check the epoch
     try:
         await zk.multi(

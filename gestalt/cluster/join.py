@@ -17,6 +17,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from gestalt import __version__
 from gestalt.appliance.init import Made
 from gestalt.clock import monotonic
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, Settings, TimingSettings
@@ -159,6 +160,7 @@ class _Applicant:
             name=self._member.name,
             address=self._member.address,
             signing_request=signing_request(self._key, self._member.name),
+            version=__version__,
             roles=options.node.roles,
             labels=options.node.labels,
         )

@@ -16,10 +16,11 @@ from gestalt.config import CoordinatorSettings, TlsSettings
 from gestalt.coordinator.leader import SERVICES, Leader, Seat
 from gestalt.coordinator.office import Office
 from gestalt.coordinator.reception import Reception
-from gestalt.coordinator.store.sqlite import SqliteStore
+from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.rpc_server import channel_credentials
 from gestalt.settings_file import load_settings
 from gestalt.zk.client import Zk
+from gestalt.zk.paths import Paths
 from tests.real.zookeeper_lab import Ensemble, free_ports, new_root
 
 LIMIT = 30.0
@@ -56,7 +57,7 @@ async def command(name: str, *arguments: str, stdin: str = "", env: Mapping[str,
 
 @dataclass
 class Cluster:
-    """The first machine below `folder`/one. The leader's store is SQLite: what is tested here does not depend on the store."""
+    """The first machine below `folder`/one."""
 
     folder: Path
     ensemble: Ensemble
@@ -91,7 +92,7 @@ class Cluster:
         settings = self.settings
         assert settings.zookeeper is not None
         self.zk = await Zk.connect(settings.zookeeper, session=4.0, name="leader")
-        store = SqliteStore(self.folder / "state.db", settings.cluster_id)
+        store = ZookeeperStore(self.zk, Paths(self.root), settings.cluster_id)
         self.leader = Leader(settings, Seat(store, Office.for_life(), "test", self.zk), self.failures.append)
         await self.leader.ledger.begin()
         await self.leader.prepare()

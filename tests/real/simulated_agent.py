@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from gestalt import __version__
 from gestalt.config import TlsSettings
 from gestalt.model import DesiredInstance, Health, NodeState, Observed, Phase, Route
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, model_pb2
@@ -33,6 +34,7 @@ class SimulatedAgent:
     address: str = "127.0.0.1"
     incarnation: int = 0
     refuses: bool = True
+    version: str = __version__
     state: NodeState = field(default_factory=lambda: NodeState(0, 0))
     running: dict[str, Observed] = field(default_factory=dict)
     received: list[str] = field(default_factory=list)
@@ -59,7 +61,7 @@ class SimulatedAgent:
         hello = agent_pb2.Hello(
             node_id=self.node_id,
             node_name=self.name,
-            agent_version="simulated",
+            agent_version=self.version,
             protocol=self.protocol,
             highest_epoch=self.highest_epoch,
             address=self.address,

@@ -122,6 +122,8 @@ def _next(picture: Picture) -> list[str]:
     commands = [_next_for(app) for app in picture.unwell[:2]]
     if not all(map(_node_is_well, picture.nodes)):
         commands.append("gestaltctl appliance status" if picture.status.mode == "appliance" else "gestaltctl nodes -o wide")
+    if picture.status.newest_format > picture.status.format > 0:
+        commands.append("gestaltctl cluster finalize-upgrade")
     if picture.status.state != "well":
         commands.append("gestaltctl events --after 0")
     elif not picture.status.apps:
