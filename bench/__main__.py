@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 ONE_MACHINE = ("store", "appliance", "kills")
-CLUSTER = ("failover", "leader")
+CLUSTER = ("failover", "leader", "handovers")
 
 chosen = [word for word in sys.argv[1:] if word in (*ONE_MACHINE, *CLUSTER)]
 rest = [word for word in sys.argv[1:] if word not in chosen]

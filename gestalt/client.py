@@ -13,33 +13,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
 
 from gestalt import __version__
 from gestalt.clock import monotonic
-from gestalt.dial import LASTING, Unreached, dial
 from gestalt.errors import GestaltError, Kind
-from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
+from gestalt.lookout import LedElsewhere, other_leader, unless_led_elsewhere
+from gestalt.proto.v1 import api_pb2, model_pb2
+from gestalt.reach import Api, Reach, Target
 from gestalt.rpc import AGE_METADATA, ERROR_METADATA, VERSION_METADATA, decode_error
 from gestalt.versions import are_compatible
 
-if TYPE_CHECKING:
-    from gestalt.proto.v1.api_pb2_grpc import (
-        AppsAsyncStub,
-        ClusterAsyncStub,
-        ControlPlaneAsyncStub,
-        EventsAsyncStub,
-        NodesAsyncStub,
-        RecoveryAsyncStub,
-        TasksAsyncStub,
-    )
+__all__ = ["Api", "Client", "Target"]
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
@@ -52,32 +43,6 @@ _ELECTION_PAUSE = 0.1  # seconds; a coordinator that knows of no leader keeps us
 _ACCEPTANCE = 0.3  # seconds
 _LAST_ATTEMPT = 3.0
 """Seconds that an attempt has at least, also when the time for trying is almost over."""
-_TLS_WORDS = ("handshake", "certificate", "ssl_error", "tls")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where the coordinators are and with which PEM files to speak to them."""
-
-    coordinators: Sequence[str]
-    ca: Path
-    certificate: Path
-    key: Path
-
-
-class Api:
-    """The stubs of the public API on one channel to the coordinator at `address`."""
-
-    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
-        self.address = address
-        self.channel = channel
-        self.apps = cast("AppsAsyncStub", api_pb2_grpc.AppsStub(channel))
-        self.nodes = cast("NodesAsyncStub", api_pb2_grpc.NodesStub(channel))
-        self.tasks = cast("TasksAsyncStub", api_pb2_grpc.TasksStub(channel))
-        self.events = cast("EventsAsyncStub", api_pb2_grpc.EventsStub(channel))
-        self.cluster = cast("ClusterAsyncStub", api_pb2_grpc.ClusterStub(channel))
-        self.recovery = cast("RecoveryAsyncStub", api_pb2_grpc.RecoveryStub(channel))
-        self.control_plane = cast("ControlPlaneAsyncStub", api_pb2_grpc.ControlPlaneStub(channel))
 
 
 class Client:
@@ -90,16 +55,11 @@ class Client:
     def __init__(
         self, target: Target, *, patience: float = 10.0, connect_limit: float = 3.0, on_notice: Callable[[str], None] | None = None
     ) -> None:
-        self._target = target
+        self._reach = Reach(target, connect_limit)
         self._patience = patience
-        self._connect_limit = connect_limit
         self._notice = on_notice or (lambda _: None)
         self._api: Api | None = None
-        self._lasting_api: Api | None = None
-        self._credentials: grpc.ChannelCredentials | None = None
         self._contact = False
-        self._order = list(target.coordinators)
-        """The addresses in the order in which they are tried: those at the end were tried last. A named leader comes first."""
         self._is_leader = False
         self._leader_version = __version__
 
@@ -126,8 +86,10 @@ class Client:
             api = await self._connected(search)
             try:
                 answering = pick(api)(request, timeout=search.bounded(limit))
-                reply = await answering
+                reply = await unless_led_elsewhere(answering, partial(self._other_leader, api))
                 self._note_source(await answering.trailing_metadata())
+            except LedElsewhere as other:
+                await self._go_on_at(other.leader, api, search)
             except grpc.aio.AioRpcError as error:
                 await self._lost_or_raise(error, search)
             else:
@@ -139,7 +101,7 @@ class Client:
         Raises:
             GestaltError: what the coordinator answered, or UNAVAILABLE, UNAUTHENTICATED.
         """
-        api = await self._lasting()
+        api = await self._reach.lasting((await self._leading()).address)
         try:
             async for item in pick(api)(request):
                 yield item
@@ -175,7 +137,7 @@ class Client:
         Raises:
             GestaltError: what the coordinator answered, or UNAVAILABLE, UNAUTHENTICATED.
         """
-        api = await self._lasting()
+        api = await self._reach.lasting((await self._leading()).address)
         accepted = asyncio.Event()
         call = api.apps.Exec(_once_accepted(inputs, accepted))
         greeting = asyncio.create_task(_await_greeting(call, accepted))
@@ -199,7 +161,8 @@ class Client:
         while True:
             api = await self._connected(search)
             try:
-                async for item in pick(api)(request):
+                items = aiter(pick(api)(request))
+                while (item := await self._next(items, api)) is not None:
                     self._is_leader = True
                     if search.running:
                         self._notice("the coordinator answers again")
@@ -207,8 +170,24 @@ class Client:
                     seen(item)
                     yield item
                 return
+            except LedElsewhere as other:
+                await self._go_on_at(other.leader, api, search)
             except grpc.aio.AioRpcError as error:
                 await self._lost_or_raise(error, search)
+
+    async def _next(self, items: AsyncIterator[A], api: Api) -> A | None:
+        async def read() -> A | None:
+            return await anext(items, None)
+
+        return await unless_led_elsewhere(read(), partial(self._other_leader, api))
+
+    async def _other_leader(self, api: Api) -> str:
+        return await other_leader(api.address, self._reach.others(api.address), self._reach.credentials)
+
+    async def _go_on_at(self, leader: str, api: Api, search: _Search) -> None:
+        """Leave a coordinator that keeps silent for the one that leads now."""
+        self._notice(f"the coordinator {api.address} does not answer, {leader} leads")
+        await self._go_to(GestaltError(Kind.NOT_LEADER, f"{api.address} does not answer, {leader} does not lead", leader=leader), search)
 
     def _note_source(self, metadata: object) -> None:
         """Say so when an answer is what a coordinator remembers, and not the leader's; and when we are too old or too new for it."""
@@ -235,34 +214,12 @@ class Client:
         """Return the stubs of a coordinator that answers, looking for one as long as `search` lasts."""
         while self._api is None:
             try:
-                self._api = await self._connect()
+                self._api = await self._reach.connect()
             except GestaltError as error:
                 if not self._contact or error.kind is not Kind.UNAVAILABLE or not await search.again():
                     raise
         self._contact = True
         return self._api
-
-    async def _lasting(self) -> Api:
-        """Return the stubs of the leader on a connection that is not given up soon."""
-        leader = (await self._leading()).address
-        if self._lasting_api is None or self._lasting_api.address != leader:
-            await _close(self._lasting_api)
-            self._lasting_api = Api(leader, grpc.aio.secure_channel(leader, self._own_credentials(), options=LASTING))
-        return self._lasting_api
-
-    async def _connect(self) -> Api:
-        try:
-            return Api(*await dial(list(self._order), self._own_credentials(), self._connect_limit, self._try_last))
-        except Unreached as unreached:
-            error = _unreachable(unreached.problems, self._target)
-            if error.kind is Kind.UNAVAILABLE:
-                self._check_certificate()
-            raise error from unreached
-
-    def _own_credentials(self) -> grpc.ChannelCredentials:
-        if self._credentials is None:
-            self._credentials = _credentials(self._target)
-        return self._credentials
 
     async def _lost_or_raise(self, error: grpc.aio.AioRpcError, search: _Search) -> None:
         """Return to try again after a pause; raise what is an answer, or when the time for trying is over."""
@@ -277,15 +234,13 @@ class Client:
             self._notice("the connection to the coordinator is lost, looking for it again")
         await self._drop()
         if not await search.again():
-            raise _given_up(error, self._target) from error
+            raise self._given_up(error) from error
 
     async def _go_to(self, refusal: GestaltError, search: _Search) -> None:
         """Leave a coordinator that does not lead for the one that it names, at once the first time; raise when the time is over."""
         await self._drop()
         if refusal.leader:
-            if refusal.leader in self._order:
-                self._order.remove(refusal.leader)
-            self._order.insert(0, refusal.leader)
+            self._reach.prefer(refusal.leader)
             if search.follow(refusal.leader):
                 return
         if not search.running:
@@ -293,28 +248,26 @@ class Client:
         if not await search.again(_ELECTION_PAUSE):
             raise refusal
 
-    def _try_last(self, address: str) -> None:
-        """Move an address to the end; one that we only heard of is forgotten, until it is named again."""
-        self._order.remove(address)
-        if address in self._target.coordinators:
-            self._order.append(address)
-
     def _explain(self, error: grpc.aio.AioRpcError) -> None:
         """Raise when our own certificate explains why the coordinator hung up: TLS 1.3 tells only after the handshake."""
         if error.code() is grpc.StatusCode.UNAVAILABLE and not _is_ours(error):
-            self._check_certificate()
+            self._reach.check_certificate()
 
-    def _check_certificate(self) -> None:
-        from gestalt.client_certificate import check_certificate  # heavy, and only for this message
-
-        check_certificate(self._target.certificate, self._target.key, self._target.ca)
+    def _given_up(self, error: grpc.aio.AioRpcError) -> GestaltError:
+        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._reach.unreachable([error.details() or error.code().name])
+        return GestaltError(
+            Kind.TIMED_OUT,
+            "the coordinator can be reached, but did not answer in time: what was asked for may have been done or not",
+            hint="look with gestaltctl ps and gestaltctl tasks; the same --request-id does a thing once, however often it is sent",
+        )
 
     async def _drop(self) -> None:
-        apis = (self._api, self._lasting_api)
-        self._api = self._lasting_api = None
+        api, self._api = self._api, None
         self._is_leader = False
-        for api in apis:
-            await _close(api)
+        await self._reach.close()
+        if api is not None:
+            await api.channel.close(None)
 
 
 class _Search:
@@ -379,47 +332,3 @@ def _fill_request_id(request: Message) -> None:
 def _is_ours(error: grpc.aio.AioRpcError) -> bool:
     """Whether a coordinator answered this, rather than the network."""
     return ERROR_METADATA in dict(cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ()))
-
-
-def _credentials(target: Target) -> grpc.ChannelCredentials:
-    contents = []
-    for file in (target.ca, target.key, target.certificate):
-        try:
-            contents.append(file.read_bytes())
-        except PermissionError as error:
-            hint = "run this as the owner of the file, for example with sudo, or use a context of your own"
-            raise GestaltError(Kind.UNAUTHENTICATED, f"{file} may not be read by this user", hint=hint) from error
-        except OSError as error:
-            hint = "correct the path in the context: gestaltctl context show"
-            raise GestaltError(Kind.INVALID, f"{file} cannot be read: {error.strerror}", hint=hint) from error
-    return grpc.ssl_channel_credentials(*contents)
-
-
-async def _close(api: Api | None) -> None:
-    if api is not None:
-        await api.channel.close(None)
-
-
-def _given_up(error: grpc.aio.AioRpcError, target: Target) -> GestaltError:
-    if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-        return _unreachable([error.details() or error.code().name], target)
-    return GestaltError(
-        Kind.TIMED_OUT,
-        "the coordinator can be reached, but did not answer in time: what was asked for may have been done or not",
-        hint="look with gestaltctl ps and gestaltctl tasks; the same --request-id does a thing once, however often it is sent",
-    )
-
-
-def _unreachable(problems: Sequence[str], target: Target) -> GestaltError:
-    text = "; ".join(problems)
-    if any(word in text.lower() for word in _TLS_WORDS):
-        return GestaltError(
-            Kind.UNAUTHENTICATED,
-            f"no coordinator proved to be of the cluster whose CA is {target.ca}: {text}",
-            hint="use the ca, certificate and key of this cluster: gestaltctl context show",
-        )
-    return GestaltError(
-        Kind.UNAVAILABLE,
-        f"no coordinator answers: {text}",
-        hint="is the coordinator running? gestaltctl appliance status; is the address right? gestaltctl context show",
-    )

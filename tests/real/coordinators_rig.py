@@ -23,10 +23,10 @@ from gestalt.coordinator.records import Node
 from gestalt.coordinator.state import encode
 from gestalt.coordinator.store.base import Put
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
-from gestalt.errors import GestaltError
+from gestalt.errors import GestaltError, Kind
 from gestalt.pki import NODE_HOST, Authority, Identity, Role
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc
-from gestalt.rpc import decode_error
+from gestalt.rpc import AGE_METADATA, decode_error
 from gestalt.rpc_server import channel_credentials
 from gestalt.zk.client import Zk
 from gestalt.zk.paths import Paths
@@ -109,13 +109,13 @@ class Coordinators:
         process.terminate()
         return await asyncio.to_thread(process.wait, 30)
 
-    async def know_node(self, node: str) -> None:
-        """Make a node a member, before anybody leads."""
+    async def know_node(self, *nodes: str) -> None:
+        """Make nodes members, before anybody leads."""
         zk = await Zk.connect(self.ensemble.settings(self.root), session=5.0, name="rig")
         store = ZookeeperStore(zk, Paths(self.root), self.cluster_id)
         try:
             await store.open()
-            await store.commit([Put("node", node, encode(Node(node, "lab")))], await store.take_office())
+            await store.commit([Put("node", node, encode(Node(node, "lab"))) for node in nodes], await store.take_office())
         finally:
             await store.close()
             await zk.close()
@@ -139,14 +139,16 @@ class Coordinators:
         return channel
 
     async def ask(self, index: int) -> api_pb2.StatusReply | GestaltError:
-        """Return what one coordinator says of the cluster, or how it refuses; nothing is followed."""
+        """Return what one coordinator says of the cluster, or how it refuses; nothing is followed, and what is remembered is no answer."""
         channel = self.channel(index)
+        answering = api_pb2_grpc.ClusterStub(channel).Status(api_pb2.StatusRequest(), timeout=5)
         try:
-            reply: api_pb2.StatusReply = await api_pb2_grpc.ClusterStub(channel).Status(api_pb2.StatusRequest(), timeout=5)
+            reply: api_pb2.StatusReply = await answering
+            remembers = AGE_METADATA in dict(await answering.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             return decode_error(error)
         else:
-            return reply
+            return GestaltError(Kind.NOT_LEADER, "it remembers") if remembers else reply
         finally:
             self.channels.remove(channel)
             await channel.close()

@@ -198,10 +198,24 @@ async def test_input_is_not_held_back_once_the_coordinator_accepted(server: CtlS
 
 async def test_a_call_has_a_deadline(server: CtlServer) -> None:
     server.world.hang = True
-    async with Client(_target(server)) as client:
-        with pytest.raises(GestaltError) as caught:
+    async with Client(_target(server), patience=0) as client:
+        with pytest.raises(GestaltError, match="did not answer in time") as caught:
             await client.call(lambda api: api.apps.Stop, api_pb2.AppRequest(app=WEB), limit=0.3)
     assert caught.value.kind is Kind.TIMED_OUT
+
+
+async def test_a_call_that_is_not_answered_is_made_again_with_the_same_request_id(server: CtlServer) -> None:
+    server.world.hang = True
+
+    def answer_from_now_on(_: str) -> None:
+        server.world.hang = False
+
+    async with Client(_target(server), on_notice=answer_from_now_on) as client:
+        reply = await client.call(lambda api: api.apps.Stop, api_pb2.AppRequest(app=WEB), limit=1.0)
+    assert reply.tasks
+    first, second = (request.request.id for request in server.world.requests)
+    assert first
+    assert first == second
 
 
 async def test_the_largest_error_passes_a_client_with_default_limits(server: CtlServer, monkeypatch: pytest.MonkeyPatch) -> None:

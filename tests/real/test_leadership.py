@@ -30,6 +30,7 @@ from gestalt.zk.client import Zk
 from gestalt.zk.paths import Paths
 from tests.real.agent_rig import until
 from tests.real.coordinators_rig import Coordinators
+from tests.real.knocking import knocking
 from tests.real.zookeeper_lab import Ensemble, running
 from tests.unit.agent.memory_runtime import MemoryRuntime, World
 from tests.unit.coordinator.world import PATH, spec
@@ -185,6 +186,27 @@ async def test_an_operator_has_the_leader_step_down_at_once(slow: Coordinators) 
         reply = await client.call(lambda api: api.cluster.StepDown, api_pb2.StepDownRequest(epoch=before.epoch))
         assert reply.epoch == before.epoch
     assert await slow.settled() == new
+
+
+async def test_offices_end_and_begin_while_agents_come_and_go(slow: Coordinators) -> None:
+    async with knocking(slow, 10) as agents:
+        leader = await slow.up()
+        for _ in range(4):
+            await step_down(slow, leader)
+            leader = 1 - leader
+            agents.outcomes.clear()
+            await until("more agents", lambda: agents.outcomes["welcome"] > 10)
+    assert [process.poll() for process in slow.processes.values()] == [None, None]
+    by_one, by_other = agents.epochs.values()
+    assert not by_one & by_other, "two coordinators welcomed agents in one epoch"
+    assert all(slow.log(index).count("listening on") == 1 for index in range(2)), "an address was bound anew"
+
+
+async def step_down(cluster: Coordinators, leader: int) -> None:
+    """Have the leader of two step down; returns when the other one leads."""
+    async with cluster.client(leader) as client:
+        await client.call(lambda api: api.cluster.StepDown, api_pb2.StepDownRequest())
+    assert await cluster.settled() == 1 - leader
 
 
 async def test_a_leader_that_is_stopped_hands_over_at_once(slow: Coordinators) -> None:
