@@ -245,6 +245,7 @@ class Enrolment:
             certificate=certificate,
             ca=self.authority.certificate.read_text(encoding="ascii"),
             coordinators=coordinators_of(self.ledger),
+            storage_fence=settings.storage_fence,
             timing=agent_pb2.Timing(session=timing.session, lease=timing.lease, kill=timing.kill, margin=timing.margin),
         )
         zookeeper = settings.zookeeper

@@ -39,6 +39,7 @@ class InitOptions:
     api_port: int = API_PORT
     join_port: int = JOIN_PORT
     timing: TimingSettings = field(default_factory=TimingSettings)
+    storage_fence: str = "none"
     node: NodeChoices = field(default_factory=NodeChoices)
 
 
@@ -109,7 +110,9 @@ def _settings(layout: ClusterLayout, options: InitOptions) -> tuple[list[Made], 
     coordinator, first = have_settings(
         layout.coordinator_settings,
         CoordinatorSettings,
-        lambda: coordinator_document(layout, member, zookeeper, options.timing, (options.api_port, options.join_port)),
+        lambda: coordinator_document(
+            layout, member, zookeeper, options.timing, (options.api_port, options.join_port), storage_fence=options.storage_fence
+        ),
     )
     if coordinator.mode != "cluster" or coordinator.zookeeper is None:
         raise GestaltError(
@@ -144,6 +147,7 @@ def _noted(made: Made, options: InitOptions, coordinator: CoordinatorSettings) -
         "--zookeeper-root": (options.zookeeper_root, coordinator.zookeeper.root),
         "--address": (options.address, coordinator.advertise.rpartition(":")[0].strip("[]")),
         "--name": (options.name, coordinator.name),
+        "--storage-fence": (options.storage_fence, coordinator.storage_fence),
     }
     kept = [name for name, (asked, there) in pairs.items() if asked != there]
     return Made(made.path, made.made, f"keeps its own {', '.join(kept)}: edit it to change that" if kept else "")

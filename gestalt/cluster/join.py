@@ -209,7 +209,9 @@ class _Applicant:
         layout, member = self._layout, self._member
         access, timing, ports = self._zookeeper(reply), _timing(reply), (options.api_port, options.join_port)
         _, made = have_settings(
-            layout.coordinator_settings, CoordinatorSettings, lambda: coordinator_document(layout, member, access, timing, ports)
+            layout.coordinator_settings,
+            CoordinatorSettings,
+            lambda: coordinator_document(layout, member, access, timing, ports, storage_fence=reply.storage_fence or "none"),
         )
         return [made]
 

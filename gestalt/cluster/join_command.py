@@ -57,6 +57,7 @@ def _join(purpose: Purpose, options: argparse.Namespace) -> None:
             port_range=options.port_range,
             docker_socket=options.docker_socket,
             runtimes=tuple(options.runtime),
+            hosts_file=options.hosts_file,
         )
     chosen = JoinOptions(options.name, options.address, options.api_port, options.join_port, options.again, node=node)
     files = asyncio.run(join(layout, purpose, token, chosen))
@@ -111,6 +112,12 @@ def _add_node_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--docker-socket", type=Path, default=Path("/var/run/docker.sock"), metavar="FILE", help="Docker's socket")
     parser.add_argument(
         "--runtime", action="append", default=[], metavar="NAME", help="to offer; may be repeated (default: docker, process)"
+    )
+    parser.add_argument(
+        "--hosts-file",
+        type=Path,
+        metavar="FILE",
+        help="keep the nodes' names and addresses in a block of it: /etc/hosts (default: none)",
     )
 
 

@@ -41,6 +41,7 @@ class NodeChoices:
     port_range: tuple[int, int] = (3000, 4000)
     docker_socket: Path = Path("/var/run/docker.sock")
     runtimes: tuple[str, ...] = ()
+    hosts_file: Path | None = None
 
 
 def have_settings(path: Path, kind: type[S], new: Callable[[], Mapping[str, Any]]) -> tuple[S, Made]:
@@ -58,7 +59,13 @@ def have_settings(path: Path, kind: type[S], new: Callable[[], Mapping[str, Any]
 
 
 def coordinator_document(
-    layout: ClusterLayout, member: Member, zookeeper: Mapping[str, Any], timing: TimingSettings, ports: tuple[int, int]
+    layout: ClusterLayout,
+    member: Member,
+    zookeeper: Mapping[str, Any],
+    timing: TimingSettings,
+    ports: tuple[int, int],
+    *,
+    storage_fence: str = "none",
 ) -> dict[str, Any]:
     """Return coordinator.yaml. `ports`: of the API and of joining."""
     api, join = (at(member.address, port) for port in ports)
@@ -76,6 +83,7 @@ def coordinator_document(
         "store": {"kind": "zookeeper"},
         "zookeeper": {**zookeeper, "identity": COORDINATOR_IDENTITY, "secret_file": str(layout.coordinator_secret)},
         "timing": timing.model_dump(),
+        "storage_fence": storage_fence,
         "log_level": "info",
     }
 
@@ -99,6 +107,8 @@ def agent_document(layout: ClusterLayout, member: Member, node: str, coordinator
         "docker": {"socket": str(choices.docker_socket), "credentials_dir": str(layout.settings / "registry")},
         "log_level": "info",
     }
+    if choices.hosts_file is not None:
+        document["hosts_file"] = str(choices.hosts_file)
     if choices.runtimes:
         document["runtimes"] = list(choices.runtimes)
     return document

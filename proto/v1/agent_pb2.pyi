@@ -99,6 +99,7 @@ class JoinReply(google.protobuf.message.Message):
     TIMING_FIELD_NUMBER: builtins.int
     AUTHORITY_KEY_FIELD_NUMBER: builtins.int
     AUTHORITY_PASSPHRASE_FIELD_NUMBER: builtins.int
+    STORAGE_FENCE_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     id: builtins.str
     certificate: builtins.str
@@ -108,6 +109,8 @@ class JoinReply(google.protobuf.message.Message):
     authority_key: builtins.str
     """PEM, encrypted; for coordinators alone, as is the next one"""
     authority_passphrase: builtins.str
+    storage_fence: builtins.str
+    """a coordinator: its setting of this name, the same on all; empty = "none" """
     @property
     def coordinators(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """addresses of the API"""
@@ -128,9 +131,10 @@ class JoinReply(google.protobuf.message.Message):
         timing: global___Timing | None = ...,
         authority_key: builtins.str = ...,
         authority_passphrase: builtins.str = ...,
+        storage_fence: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timing", b"timing", "zookeeper", b"zookeeper"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["authority_key", b"authority_key", "authority_passphrase", b"authority_passphrase", "ca", b"ca", "certificate", b"certificate", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "id", b"id", "timing", b"timing", "zookeeper", b"zookeeper"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["authority_key", b"authority_key", "authority_passphrase", b"authority_passphrase", "ca", b"ca", "certificate", b"certificate", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "id", b"id", "storage_fence", b"storage_fence", "timing", b"timing", "zookeeper", b"zookeeper"]) -> None: ...
 
 global___JoinReply = JoinReply
 

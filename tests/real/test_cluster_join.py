@@ -249,6 +249,27 @@ async def test_a_coordinator_joins_and_can_open_the_authority(cluster: Cluster) 
     assert set(node_settings(cluster, "three")[0].coordinators) == {cluster.settings.listen, f"127.0.0.1:{api}"}
 
 
+async def test_the_storage_fence_and_the_hosts_file_are_chosen_when_a_cluster_is_made(tmp_path: Path, ensemble: Ensemble) -> None:
+    cluster = Cluster(tmp_path, ensemble)
+    made = await cluster.init("--storage-fence", "netfilter", "--hosts-file", "/run/hosts")
+    assert made.code == 0, made.err
+    await cluster.up()
+    try:
+        assert node_settings(cluster, "one")[0].hosts_file == Path("/run/hosts")
+        assert cluster.settings.storage_fence == "netfilter"
+        api, join = map(str, free_ports(2))
+        token = await cluster.token("--coordinator")
+        joined = await cluster.join(token, "two", "--api-port", api, "--join-port", join, program="gestalt-coordinator")
+        assert joined.code == 0, joined.err
+        settings = load_settings(ClusterLayout(cluster.folder / "two").coordinator_settings, CoordinatorSettings)
+        assert settings.storage_fence == "netfilter", "a coordinator that differs would let everybody in when it leads"
+        joined = await cluster.join(await cluster.token(), "three", "--hosts-file", "/etc/hosts")
+        assert joined.code == 0, joined.err
+        assert node_settings(cluster, "three")[0].hosts_file == Path("/etc/hosts")
+    finally:
+        await cluster.down()
+
+
 async def test_the_join_address_tells_strangers_nothing_else(cluster: Cluster) -> None:
     credentials = grpc.ssl_channel_credentials(cluster.settings.tls.ca.read_bytes())
     async with grpc.aio.secure_channel(cluster.settings.join_listen, credentials) as channel:

@@ -59,6 +59,12 @@ for _command in (state.export, state.import_, state.recover, zookeeper_commands.
     "--docker-socket", type=click.Path(path_type=Path), default=Path("/var/run/docker.sock"), metavar="FILE", help="Docker's socket."
 )
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Runtime to offer; may be repeated.  [default: docker, process]")
+@click.option(
+    "--hosts-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep the nodes' names and addresses in a block of it, /etc/hosts.  [default: nowhere]",
+)
 @click.option("--role", "roles", multiple=True, metavar="ROLE", help="Role of this node, such as edge; may be repeated.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of this node; may be repeated.")
 @click.option("--session", type=Duration(), default=2.0, metavar="TIME", show_default="2s", help="After which a silent node is lost.")
@@ -67,6 +73,13 @@ for _command in (state.export, state.import_, state.recover, zookeeper_commands.
 )
 @click.option("--kill", type=Duration(), default=2.0, metavar="TIME", show_default="2s", help="Within which they are stopped then.")
 @click.option("--margin", type=Duration(), default=1.0, metavar="TIME", show_default="1s", help="What clocks may be wrong by.")
+@click.option(
+    "--storage-fence",
+    type=click.Choice(["none", "netfilter"]),
+    default="none",
+    show_default=True,
+    help="What else keeps a lost node from what it held: with netfilter the others refuse its packets until it registers anew.",
+)
 @output_option
 def init(root: Path, output: str, **choices: Any) -> None:
     """Make this machine the first of a cluster.
@@ -110,7 +123,7 @@ def _init_options(choices: dict[str, Any]) -> Any:
     except ValidationError as error:
         problems = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
         raise GestaltError(Kind.INVALID, f"the times do not fit together: {problems}", hint="gestaltctl cluster init --help") from error
-    same = ("http_port", "stats_port", "health_port", "docker_socket", "runtimes", "roles")
+    same = ("http_port", "stats_port", "health_port", "docker_socket", "runtimes", "roles", "hosts_file")
     node = NodeChoices(
         labels=labels_of(choices["labels"]), port_range=_port_range(choices["port_range"]), **{name: choices[name] for name in same}
     )
@@ -122,6 +135,7 @@ def _init_options(choices: dict[str, Any]) -> Any:
         api_port=choices["api_port"],
         join_port=choices["join_port"],
         timing=timing,
+        storage_fence=choices["storage_fence"],
         node=node,
     )
 
