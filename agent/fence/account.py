@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gestalt.clock import boottime
 
-from .cgroups import kill_cgroup, pids_in, shut_cgroup
-from .lease import Held, Holding, closed
+from .cgroups import kill_cgroup, open_cgroup, pids_in, remove_cgroup, shut_cgroup
+from .lease import Held, Holding, closed, ended
 from .saved import HeldFile
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,17 @@ class Account:
             else:
                 log.critical("%s could not be ended within %g s", name, self._kill_limit)
         return tuple(name for name in doomed if not gone[name])
+
+    async def reopen(self, what: Holding) -> None:
+        """It is held anew: things may start again in its cgroups."""
+        await asyncio.to_thread(lambda: [open_cgroup(Path(item)) for item in what.cgroups])
+
+    async def release(self, name: str) -> None:
+        """Nothing of it is left, and nothing more is started: forget it, and remove the cgroups that were only made to shut them."""
+        what = self.held.holdings.get(name)
+        await self.change(lambda held: ended(held, name))
+        if what is not None and what.closed:
+            await asyncio.to_thread(lambda: [remove_cgroup(Path(item)) for item in what.cgroups])
 
     async def keep_closed(self) -> None:
         """What was killed must not come up again, whoever still has it in hand."""

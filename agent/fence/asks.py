@@ -20,7 +20,7 @@ from gestalt.clock import boottime
 from .account import Account, has_processes
 from .cgroups import NotOurs, check_path
 from .keeper import LeaseKeeper
-from .lease import Wanted, ended, extended
+from .lease import Wanted, extended
 from .settings import FenceSettings
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Asks:
         what = self._account.held.holdings.get(name)
         if what is not None and has_processes(what):
             return f"processes of {name} are left"
-        await self._account.change(lambda held: ended(held, name))
+        await self._account.release(name)
         try:
             async with asyncio.timeout(RELEASE_LIMIT):
                 await self._lease.tell()

@@ -67,6 +67,19 @@ def shut_cgroup(path: Path) -> None:
             (path / "pids.max").write_text("0", encoding="ascii")
 
 
+def open_cgroup(path: Path) -> None:
+    """Take back what `shut_cgroup` did. Idempotent."""
+    with contextlib.suppress(OSError):
+        if (path / "pids.max").read_text(encoding="ascii").strip() == "0":
+            (path / "pids.max").write_text("max", encoding="ascii")
+
+
+def remove_cgroup(path: Path) -> None:
+    """Remove a cgroup that nothing is in or below; one that is used stays."""
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
 def _kill_at_once(path: Path) -> bool:
     try:
         (path / "cgroup.kill").write_text("1", encoding="ascii")

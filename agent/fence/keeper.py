@@ -171,7 +171,10 @@ class LeaseKeeper:
 
         held = await self._account.change(taken)
         self.wake()
-        return "" if held.holdings.get(wanted.name) == what else NO_TIME
+        if held.holdings.get(wanted.name) != what:
+            return NO_TIME
+        await self._account.reopen(what)
+        return ""
 
     # The lease
 

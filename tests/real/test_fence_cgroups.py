@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gestalt.agent.fence.cgroups import ROOT, NotOurs, check_path, kill_cgroup, pids_in
+from gestalt.agent.fence.cgroups import ROOT, NotOurs, check_path, kill_cgroup, open_cgroup, pids_in, remove_cgroup, shut_cgroup
 from gestalt.clock import boottime
 from tests.real.cgroup_lab import hierarchies, new_cgroup, run_in, until_populated
 
@@ -53,6 +53,23 @@ def test_the_deadline_counts(cgroup: Path) -> None:
     assert process.poll() is None
     assert kill_cgroup(cgroup, boottime() + 10)
     process.wait(10)
+
+
+def test_in_one_that_is_shut_nothing_is_born_until_it_is_opened() -> None:
+    with new_cgroup(limiting()) as cgroup:
+        made = cgroup / "later" / "still"
+        shut_cgroup(made)
+        assert run_in(made, "/bin/true && /bin/true").wait(10) != 0
+        open_cgroup(made)
+        assert run_in(made, "/bin/true && /bin/true").wait(10) == 0
+        open_cgroup(cgroup / "never")
+        remove_cgroup(made)
+        assert not made.exists()
+
+
+def limiting() -> Path:
+    """Return the hierarchy that limits processes."""
+    return ROOT if (ROOT / "cgroup.procs").exists() else ROOT / "pids"
 
 
 @pytest.mark.parametrize("path", ["/", "/etc", str(ROOT), f"{ROOT}/pids", f"{ROOT}/pids/../../../etc", "pids/a", ""])

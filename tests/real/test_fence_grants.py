@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.agent.fence import settings
 from gestalt.agent.fence.cgroups import pids_in
 from gestalt.agent.fence.grants import GrantLost, Grants
 from gestalt.agent.fence.membership import Enter
 from gestalt.agent.fence.servers import Servers
-from gestalt.agent.fence.settings import FenceSettings
 from gestalt.clock import boottime, monotonic
 from gestalt.config import TimingSettings, ZooKeeperSettings
 from gestalt.zk.client import Zk, ZkRefused
@@ -109,7 +109,7 @@ async def test_what_is_taken_is_listed_and_what_is_handed_back_is_not(rig: Rig, 
     await taken(agent, "b", cgroups[1], 7)
     assert (await rig.lease()).grants == {"a": 4, "b": 7}
     state = await agent.until(lambda state: len(state["lease"]["held"]) == 2)
-    assert state["lease"]["held"]["a"] == {"generation": 4, "cgroups": [str(cgroups[0])]}
+    assert state["lease"]["held"]["a"] == {"generation": 4, "cgroups": [str(cgroups[0])], "revoked": False}
     assert boottime() < state["lease"]["until"] <= boottime() + TIMING.lease
     assert await agent.ask(release="a") == ""
     assert (await rig.lease()).grants == {"b": 7}
@@ -136,12 +136,13 @@ async def test_what_was_not_given_so_is_not_taken(rig: Rig, cgroups: tuple[Path,
     await agent.close()
 
 
-async def test_a_transaction_fails_with_the_epoch_the_grant_and_the_membership(servers: ZooKeeperSettings, zk: Zk) -> None:
+async def test_a_transaction_fails_with_the_epoch_the_grant_and_the_membership(servers: ZooKeeperSettings, zk: Zk, tmp_path: Path) -> None:
     """The three checks, each by itself, at the servers."""
     async with machine(servers, zk) as rig:
         await rig.grant("a")
         paths = Paths(servers.root)
-        fence = Servers(FenceSettings(NODE, "one", "c", servers), lambda: None)  # type: ignore[arg-type]  # the same fields
+        places = settings.ZooKeeperSettings(servers.hosts, servers.root)
+        fence = Servers(settings.FenceSettings(NODE, "one", "c", places, data_dir=tmp_path), lambda: None)
         grants = Grants(fence, paths, NODE, lambda grant, modified: None)
         await fence.connect(None)
         await fence.enter(Enter(1, agent=True, replaces=None, lease=None))
