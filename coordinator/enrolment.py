@@ -252,6 +252,8 @@ class Enrolment:
         if zookeeper is not None and zookeeper.secret_file is not None:
             reply.zookeeper.hosts.extend(self.servers() or zookeeper.hosts)
             reply.zookeeper.root, reply.zookeeper.tls = zookeeper.root, zookeeper.tls is not None
+            if zookeeper.tls is not None and zookeeper.tls.ca != self.authority.certificate:
+                reply.zookeeper.ca = zookeeper.tls.ca.read_text(encoding="ascii")
             secret, is_node = read_secret(zookeeper.secret_file), asked.purpose == "node"
             reply.zookeeper.identity = node_identity(asked.id) if is_node else COORDINATOR_IDENTITY
             reply.zookeeper.secret = node_secret(secret, asked.id) if is_node else secret

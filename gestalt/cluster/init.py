@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from gestalt.appliance.init import USER_NAME, Made
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, TimingSettings, ZooKeeperSettings
 from gestalt.errors import GestaltError, Kind
@@ -30,12 +32,18 @@ CONNECT_LIMIT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class InitOptions:
-    """What the operator chooses for the first machine."""
+    """What the operator chooses for the first machine.
+
+    `zookeeper_ca`: the certificate by which ZooKeeper's servers are known: then they are spoken to by TLS. `zookeeper_secret`: what the
+    coordinators prove themselves to ZooKeeper with; by default a new one is made.
+    """
 
     zookeeper: tuple[str, ...]
     address: str
     name: str
     zookeeper_root: str = "/gestalt"
+    zookeeper_ca: Path | None = None
+    zookeeper_secret: Path | None = None
     api_port: int = API_PORT
     join_port: int = JOIN_PORT
     timing: TimingSettings = field(default_factory=TimingSettings)
@@ -66,17 +74,20 @@ async def found(layout: ClusterLayout, options: InitOptions) -> list[Made]:
     for folder in (layout.settings, layout.data):
         folder.mkdir(parents=True, exist_ok=True)
     files, coordinator, agent = _settings(layout, options)
-    files += _secrets(layout, agent.node_id)
+    files += _authority_of_zookeeper(layout, options)
+    files += _secrets(layout, agent.node_id, options.zookeeper_secret)
     files += _certificates(layout, coordinator, agent, options.address)
     files.append(_founder(layout, agent, options))
     files.append(_client(layout, coordinator))
     assert coordinator.zookeeper is not None
-    made = await make_tree(coordinator.zookeeper, coordinator.cluster_id, agent.node_id)
+    made = await make_tree(coordinator.zookeeper, coordinator.cluster_id, agent.node_id, coordinator.tls.ca)
     return [*files, Made(Path(coordinator.zookeeper.root), made, "in ZooKeeper")]
 
 
-async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str) -> bool:
+async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str, authority: Path) -> bool:
     """Have the znodes that are there first, and that of the first node; return whether the root was made.
+
+    `authority`: whose certificates we prove ourselves with by TLS.
 
     Raises:
         GestaltError: ZooKeeper cannot be reached, or the root belongs to something else.
@@ -89,10 +100,11 @@ async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str) ->
     try:
         zk = await Zk.connect(zookeeper, session=CONNECT_LIMIT, name="init", limit=CONNECT_LIMIT)
     except ZkUnavailable as error:
+        trust = f"; its servers must trust {authority} (ssl.trustStore.location)" if zookeeper.tls is not None else ""
         raise GestaltError(
             Kind.UNAVAILABLE,
             f"ZooKeeper cannot be reached: {error}",
-            hint="start it, or correct --zookeeper; run this again then: what was made is kept",
+            hint=f"start it, or correct --zookeeper{trust}; run this again then: what was made is kept",
         ) from error
     try:
         tree = Tree(zk, zookeeper.root, Rights(read_secret(zookeeper.secret_file)))
@@ -105,7 +117,9 @@ async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str) ->
 
 def _settings(layout: ClusterLayout, options: InitOptions) -> tuple[list[Made], CoordinatorSettings, AgentSettings]:
     member = Member(str(uuid.uuid4()), options.name, options.address)
-    zookeeper = {"hosts": list(options.zookeeper), "root": options.zookeeper_root}
+    zookeeper: dict[str, Any] = {"hosts": list(options.zookeeper), "root": options.zookeeper_root}
+    if options.zookeeper_ca is not None:
+        zookeeper["tls"] = tls_of(layout, "coordinator", layout.zookeeper_ca)
 
     coordinator, first = have_settings(
         layout.coordinator_settings,
@@ -121,6 +135,8 @@ def _settings(layout: ClusterLayout, options: InitOptions) -> tuple[list[Made], 
             hint="`gestaltctl cluster export` there and `import` into a cluster, or choose another --root",
         )
     listed = coordinator.zookeeper.model_dump(mode="json", include={"hosts", "root"})
+    if coordinator.zookeeper.tls is not None:
+        listed["tls"] = tls_of(layout, "node", coordinator.zookeeper.tls.ca)
     ours = Member(coordinator.cluster_id, options.name, options.address)
     agent, second = have_settings(
         layout.agent_settings,
@@ -153,7 +169,25 @@ def _noted(made: Made, options: InitOptions, coordinator: CoordinatorSettings) -
     return Made(made.path, made.made, f"keeps its own {', '.join(kept)}: edit it to change that" if kept else "")
 
 
-def _secrets(layout: ClusterLayout, node: str) -> list[Made]:
+def _authority_of_zookeeper(layout: ClusterLayout, options: InitOptions) -> list[Made]:
+    """Have the certificate by which ZooKeeper's servers are known beside ours."""
+    if options.zookeeper_ca is None or layout.zookeeper_ca.exists():
+        return []
+    try:
+        content = options.zookeeper_ca.read_bytes()
+        x509.load_pem_x509_certificates(content)
+    except (OSError, ValueError) as error:
+        raise GestaltError(
+            Kind.INVALID, f"--zookeeper-ca: {options.zookeeper_ca} holds no certificate: {error}", hint="a PEM file is needed"
+        ) from error
+    layout.pki.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(layout.zookeeper_ca, content)
+    return [Made(layout.zookeeper_ca, made=True)]
+
+
+def _secrets(layout: ClusterLayout, node: str, given: Path | None) -> list[Made]:
+    if given is not None and not layout.coordinator_secret.exists():
+        write_secret(layout.coordinator_secret, read_secret(given))
     files = [Made(path, ensure_secret(path)) for path in (layout.coordinator_secret, layout.passphrase)]
     made = not layout.node_secret.exists()
     if made:

@@ -189,6 +189,9 @@ class _Applicant:
         secret = layout.node_secret if is_node else layout.coordinator_secret
         write_secret(secret, reply.zookeeper.secret)
         files = [layout.pki / AUTHORITY_CERTIFICATE, certificate, secret]
+        if reply.zookeeper.ca:
+            write_atomic(layout.zookeeper_ca, reply.zookeeper.ca)
+            files.append(layout.zookeeper_ca)
         if not is_node:
             write_secret(layout.passphrase, reply.authority_passphrase)
             write_atomic(layout.pki / AUTHORITY_KEY, reply.authority_key, mode=0o600)
@@ -217,7 +220,8 @@ class _Applicant:
 
     def _zookeeper(self, reply: agent_pb2.JoinReply) -> dict[str, Any]:
         access: dict[str, Any] = {"hosts": list(reply.zookeeper.hosts), "root": reply.zookeeper.root}
-        return access | ({"tls": tls_of(self._layout, self._purpose)} if reply.zookeeper.tls else {})
+        ca = self._layout.zookeeper_ca if reply.zookeeper.ca else None
+        return access | ({"tls": tls_of(self._layout, self._purpose, ca)} if reply.zookeeper.tls else {})
 
 
 def _timing(reply: agent_pb2.JoinReply) -> TimingSettings:

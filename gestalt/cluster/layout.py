@@ -32,6 +32,11 @@ class ClusterLayout(Layout):
         return self.settings / "authority.passphrase"
 
     @property
+    def zookeeper_ca(self) -> Path:
+        """By which ZooKeeper's servers are known, where they are spoken to by TLS."""
+        return self.pki / "zookeeper-ca.crt"
+
+    @property
     def founder(self) -> Path:
         """The first node, for the first leader to note."""
         return self.pki / "founder.json"

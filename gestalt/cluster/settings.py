@@ -135,10 +135,10 @@ def at(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def tls_of(layout: ClusterLayout, stem: str) -> dict[str, str]:
-    """Return the section `tls` for a certificate of the member."""
+def tls_of(layout: ClusterLayout, stem: str, ca: Path | None = None) -> dict[str, str]:
+    """Return the section `tls` for a certificate of the member. `ca`: whose certificates the others have; None: the cluster's own."""
     return {
-        "ca": str(layout.pki / "ca.crt"),
+        "ca": str(ca or layout.pki / "ca.crt"),
         "certificate": str(layout.pki / f"{stem}.crt"),
         "key": str(layout.pki / f"{stem}.key"),
     }

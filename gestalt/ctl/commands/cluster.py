@@ -47,6 +47,18 @@ for _command in (state.export, state.import_, state.recover, zookeeper_commands.
     "--root", type=click.Path(file_okay=False, path_type=Path), default=Path("/"), show_default=True, help="Folder of etc, var and run."
 )
 @click.option("--zookeeper-root", default="/gestalt", metavar="PATH", show_default=True, help="Where in ZooKeeper the cluster lies.")
+@click.option(
+    "--zookeeper-ca",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    metavar="FILE",
+    help="Speak TLS to ZooKeeper; its servers' certificates are of this authority.  [default: no TLS]",
+)
+@click.option(
+    "--zookeeper-secret-file",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    metavar="FILE",
+    help="The secret with which coordinators prove themselves to ZooKeeper.  [default: a new one]",
+)
 @click.option("--api-port", type=_PORT, default=7400, metavar="PORT", show_default=True, help="Port of the API.")
 @click.option("--join-port", type=_PORT, default=7401, metavar="PORT", show_default=True, help="Port at which machines join.")
 @click.option("--http-port", type=_PORT, default=80, metavar="PORT", show_default=True, help="Port on which HAProxy serves http.")
@@ -132,6 +144,8 @@ def _init_options(choices: dict[str, Any]) -> Any:
         address=choices["address"],
         name=choices["name"] or socket.gethostname().partition(".")[0] or "node",
         zookeeper_root=choices["zookeeper_root"],
+        zookeeper_ca=choices["zookeeper_ca"],
+        zookeeper_secret=choices["zookeeper_secret_file"],
         api_port=choices["api_port"],
         join_port=choices["join_port"],
         timing=timing,
