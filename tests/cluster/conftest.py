@@ -20,7 +20,8 @@ async def shared_lab() -> AsyncIterator[Lab]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared_cluster(shared_lab: Lab) -> Cluster:
-    return await install(shared_lab)
+    names = ("--hosts-file", "/etc/hosts")
+    return await install(shared_lab, init=("--storage-fence", "netfilter", *names), join=names)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -20,12 +20,13 @@ _PROGRAMS = ("gestaltctl", "gestalt-agent", "gestalt-coordinator", "gestalt-fenc
 _TOKEN_LIMIT = 60.0
 
 
-async def install(lab: Lab, *, init: Sequence[str] = (), coordinators: int = 3) -> Cluster:
+async def install(lab: Lab, *, init: Sequence[str] = (), join: Sequence[str] = (), coordinators: int = 3) -> Cluster:
     """Make a cluster of all nodes of a lab; returns when every node is ready.
 
     Args:
         lab: it has no cluster yet.
         init: more options of `gestaltctl cluster init`, such as `--session 1s`.
+        join: more options of `gestalt-agent join` on the other nodes.
         coordinators: on how many of the first nodes; on one where there are fewer nodes than that.
 
     Raises:
@@ -39,7 +40,7 @@ async def install(lab: Lab, *, init: Sequence[str] = (), coordinators: int = 3) 
     deciding = lab.nodes[:coordinators] if len(lab.nodes) >= coordinators else lab.nodes[:1]
     cluster = Cluster(lab, await _client(lab, deciding), deciding)
     await cluster.until_answering(PATIENCE)
-    await asyncio.gather(*(_join(cluster, node, is_coordinator=node in deciding) for node in lab.nodes[1:]))
+    await asyncio.gather(*(_join(cluster, node, join, is_coordinator=node in deciding) for node in lab.nodes[1:]))
     await cluster.until_ready(PATIENCE)
     return cluster
 
@@ -70,13 +71,13 @@ async def _enable(node: Node, *parts: str) -> None:
         raise LabError(f"{node.name}: {', '.join(units)}: {done.complaint()}\n{journal.stdout.decode()}")
 
 
-async def _join(cluster: Cluster, node: Node, *, is_coordinator: bool) -> None:
+async def _join(cluster: Cluster, node: Node, more: Sequence[str], *, is_coordinator: bool) -> None:
     if is_coordinator:
         token = await _token(cluster, "--coordinator")
         await node.do("gestalt-coordinator", "join", "--token-file", "-", "--address", node.address, stdin=token.encode())
         await _enable(node, "coordinator")
     token = await _token(cluster)
-    await node.do("gestalt-agent", "join", "--token-file", "-", "--address", node.address, stdin=token.encode())
+    await node.do("gestalt-agent", "join", "--token-file", "-", "--address", node.address, *more, stdin=token.encode())
     await _enable(node, "fence", "agent")
 
 
