@@ -98,12 +98,16 @@ async def test_containers_are_refused_and_judged_by_their_published_ports() -> N
         published = chain % ("prerouting", "dstnat", f"tcp dport {PUBLISHED} dnat to {inner.address}:{ZOOKEEPER}")
         masked = chain.replace("p {", "q {") % ("postrouting", "srcnat", f"ip saddr {inner.address} masquerade")
         await node.run("nft", f"table ip docker {{ {published} {masked} }}")
+        await inner.run("nft", "table ip seen { chain c { type filter hook input priority 0; counter; }; }")
         async with keeper(node, board) as refusing:
             inward, outward = await lost.talk(node, PUBLISHED), await inner.talk(lost, STORAGE)
             assert [await inward.answered(), await outward.answered()] == [True, True]
             await refuse(refusing, board, lost)
+            before = await inner.run("nft", "list", "table", "ip", "seen")
+            assert "packets 0" not in before
             assert [await inward.answered(), await outward.answered()] == [False, False]
             assert [await lost.reaches(node, PUBLISHED), await inner.reaches(lost, STORAGE)] == [False, False]
+            assert await inner.run("nft", "list", "table", "ip", "seen") == before, "a packet came in, though no answer went out"
 
 
 async def test_the_rules_stay_while_the_agent_is_away() -> None:

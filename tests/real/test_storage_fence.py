@@ -182,12 +182,14 @@ async def test_a_leader_without_the_fence_lets_everybody_in(rig: Members) -> Non
     await rig.until(lambda: rig.record("a").refused == 0, "the refusal is taken back")
 
 
-async def test_an_address_of_two_nodes_is_never_refused(rig: Members) -> None:
+async def test_an_address_of_two_nodes_is_never_refused(rig: Members, caplog: pytest.LogCaptureFixture) -> None:
     await rig.disconnect("b")
     await rig.connect("b", address=ADDRESSES["a"], incarnation=1)
     await rig.until(lambda: rig.record("b").address == ADDRESSES["a"], "its new address is noted")
     await lose(rig)
     assert not secured(rig)
+    await rig.until(lambda: "node b has its address" in caplog.text, "it is told why not")
+    assert rig.record("a").refused == 0
     await rig.disconnect("b")
     await rig.connect("b", address=ADDRESSES["b"], incarnation=1)
     await rig.until(lambda: secured(rig), "it is refused when that concerns nobody else")
