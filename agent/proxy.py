@@ -104,7 +104,7 @@ class ProxyManager:
             serving = [name for name, load in (await self._driver.load()).items() if load.serving]
             log.debug("found the load balancer with requests for %s; known here: %s", serving, self._local)
             self._local = {name: LocalServer(ready=True) for name in serving} | self._local
-        except DriverUnavailable as error:
+        except (DriverUnavailable, OSError) as error:
             self._fail(str(error))
         self._task = asyncio.create_task(self._run(), name="proxy")
 
@@ -203,6 +203,9 @@ class ProxyManager:
             return 0.0
         except LaunchRefused as error:
             self._fail(str(error))
+        except Exception:  # a fault of the driver must not end the only one who looks after the load balancer
+            log.exception("the load balancer's driver failed")
+            return self._put_off("the driver of the load balancer failed, see the log of the agent")
         else:
             self._succeed()
         self._failures = 0
@@ -210,6 +213,12 @@ class ProxyManager:
             self._applied = wanted
             self._progress.notify_all()
         return min(_UNFINISHED_PAUSE, self._resync) if self._driver.unfinished() else self._resync
+
+    def _put_off(self, sentence: str) -> float:
+        """Try again, after a pause that grows."""
+        self._fail(sentence)
+        self._failures += 1
+        return 0.0
 
     def _fail(self, sentence: str) -> None:
         if sentence != self._problem:

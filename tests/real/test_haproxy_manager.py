@@ -77,3 +77,24 @@ async def test_agent_down_leaves_traffic_and_node_leave_ends_it() -> None:
         await heir.end()
         with pytest.raises(ConnectionRefusedError):
             await made.get()
+
+
+async def test_a_folder_that_cannot_be_made_is_told_and_made_once_it_can() -> None:
+    async with lab() as made, backends(1) as (server,):
+        folder = made.settings.run_dir
+        aside = folder.rename(folder.with_name("aside"))
+        folder.write_text("in the way")
+        manager = ProxyManager(made.driver)
+        await manager.start()
+        try:
+            route = http_route([server.server()])
+            manager.set_routes({route.key: route})
+            assert not await manager.wait_applied(0.3)
+            assert str(folder) in " ".join(manager.problems)
+            folder.unlink()
+            aside.rename(folder)
+            assert await manager.wait_applied(10)
+            assert manager.problems == ()
+            assert await made.get() == (200, server.name)
+        finally:
+            await manager.close()

@@ -168,6 +168,23 @@ async def test_an_unavailable_driver_is_tried_again_and_told(manager: ProxyManag
     assert manager.problems == ()
 
 
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (FileNotFoundError(2, "No such file or directory"), "[Errno 2] No such file or directory"),
+        (KeyError("a fault of the driver"), "the driver of the load balancer failed, see the log of the agent"),
+    ],
+)
+async def test_whatever_goes_wrong_is_told_and_tried_again(manager: ProxyManager, driver: Recorder, failure: Exception, told: str) -> None:
+    driver.gate.clear()
+    driver.failures = [failure] * 3
+    manager.set_routes({"a": route()})
+    driver.gate.set()
+    await until(lambda: manager.problems == (told,))
+    assert await manager.wait_applied(5)
+    assert manager.problems == ()
+
+
 async def test_a_refusal_is_told_and_not_repeated_until_something_changes(manager: ProxyManager, driver: Recorder) -> None:
     driver.failures = [LaunchRefused("a bad line")]
     manager.set_routes({"a": route()})
