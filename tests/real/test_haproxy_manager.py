@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,8 +11,9 @@ from functools import partial
 import pytest
 
 from gestalt.agent.proxy import ProxyManager
+from gestalt.plugins.loadbalancer.haproxy import HaproxyLoadBalancer
 
-from .haproxy_lab import Lab, OpenLoop, backends, http_route, lab, until
+from .haproxy_lab import Lab, OpenLoop, backends, http_route, lab, new_folder, request, settings_for, until
 
 pytestmark = pytest.mark.real
 
@@ -80,21 +82,21 @@ async def test_agent_down_leaves_traffic_and_node_leave_ends_it() -> None:
 
 
 async def test_a_folder_that_cannot_be_made_is_told_and_made_once_it_can() -> None:
-    async with lab() as made, backends(1) as (server,):
-        folder = made.settings.run_dir
-        aside = folder.rename(folder.with_name("aside"))
-        folder.write_text("in the way")
-        manager = ProxyManager(made.driver)
-        await manager.start()
-        try:
+    folder = new_folder()
+    settings = settings_for(folder / "run")
+    settings.run_dir.write_text("in the way")
+    manager = ProxyManager(HaproxyLoadBalancer.create(settings))
+    await manager.start()
+    try:
+        async with backends(1) as (server,):
             route = http_route([server.server()])
             manager.set_routes({route.key: route})
             assert not await manager.wait_applied(0.3)
-            assert str(folder) in " ".join(manager.problems)
-            folder.unlink()
-            aside.rename(folder)
+            assert "run/haproxy cannot be made" in " ".join(manager.problems)
+            settings.run_dir.unlink()
             assert await manager.wait_applied(10)
             assert manager.problems == ()
-            assert await made.get() == (200, server.name)
-        finally:
-            await manager.close()
+            assert await request(settings.proxy.http_port) == (200, server.name)
+    finally:
+        await manager.end()
+        shutil.rmtree(folder)
