@@ -47,21 +47,18 @@ class DesiredStore:
 
     def __init__(self, folder: Path, disk: Disk) -> None:
         self._state_file = folder / "desired.pb"
+        self._kept_file = folder / "kept.pb"
         self._epoch_file = folder / "epoch"
         self._disk = disk
         self._message = agent_pb2.NodeState()
+        self._kept = agent_pb2.NodeState()
         self.epoch = 0
         self.current = Desired()
 
     def load(self) -> Desired:
         """Return what the last life of the agent was told. A file that cannot be read is reported; the next full state replaces it."""
         self.epoch = _read_epoch(self._epoch_file)
-        try:
-            self._message = agent_pb2.NodeState.FromString(self._state_file.read_bytes())
-        except FileNotFoundError:
-            log.info("there is no desired state yet")
-        except (OSError, DecodeError) as error:
-            log.error("%s cannot be read, waiting for the coordinator: %s", self._state_file, error)
+        self._message, self._kept = _read_state(self._state_file), _read_state(self._kept_file)
         self.current = self._understand(complete=False)
         return self.current
 
@@ -88,7 +85,18 @@ class DesiredStore:
             OSError: it cannot be made durable; the state before holds.
         """
         self._same_epoch(message.epoch)
+        await self._keep(message)
         return await self._take(message)
+
+    async def _keep(self, message: agent_pb2.NodeState) -> None:
+        """Remember the routes that a recovering leader does not know: what it does not know may run, and is to be reached."""
+        if not message.recovering:
+            return
+        before = dict(self._message.routes) | (dict(self._kept.routes) if self._message.recovering else {})
+        kept = agent_pb2.NodeState(routes={key: route for key, route in before.items() if key not in message.routes})
+        if kept != self._kept:
+            await self._disk.write(self._kept_file, kept.SerializeToString())
+            self._kept = kept
 
     async def delta(self, message: agent_pb2.NodeDelta) -> Desired:
         """Take over a change.
@@ -115,7 +123,8 @@ class DesiredStore:
         return self.current
 
     def _understand(self, *, complete: bool) -> Desired:
-        intake: Intake = take_in(self._message, self.current.state.templates)
+        message = _with_kept(self._message, self._kept) if self._message.recovering else self._message
+        intake: Intake = take_in(message, self.current.state.templates)
         for problem in set(intake.problems) - set(self.current.problems):
             log.error("%s", problem)
         return Desired(intake.state, intake.refused, intake.problems, complete)
@@ -133,6 +142,23 @@ def apply_delta(state: agent_pb2.NodeState, delta: agent_pb2.NodeDelta) -> agent
     _change(after.peers, delta.put.peers, delta.drop_peers)
     after.recovering = delta.put.recovering
     return after
+
+
+def _with_kept(state: agent_pb2.NodeState, kept: agent_pb2.NodeState) -> agent_pb2.NodeState:
+    both = agent_pb2.NodeState()
+    both.CopyFrom(state)
+    _change(both.routes, {key: route for key, route in kept.routes.items() if key not in state.routes}, ())
+    return both
+
+
+def _read_state(file: Path) -> agent_pb2.NodeState:
+    try:
+        return agent_pb2.NodeState.FromString(file.read_bytes())
+    except FileNotFoundError:
+        log.info("there is no %s yet", file)
+    except (OSError, DecodeError) as error:
+        log.error("%s cannot be read, waiting for the coordinator: %s", file, error)
+    return agent_pb2.NodeState()
 
 
 def _change(ours: MutableMapping[str, M], put: Mapping[str, M], drop: Iterable[str]) -> None:

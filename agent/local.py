@@ -27,6 +27,8 @@ class Traffic(Protocol):
 
     def set_local(self, instance: str, ready: bool, draining: bool = False) -> None: ...
 
+    def set_host(self, instance: str, host: str) -> None: ...
+
     def forget(self, instance: str) -> None: ...
 
     async def wait_drained(self, instance: str, deadline_seconds: float) -> bool: ...
@@ -103,6 +105,11 @@ class LocalInstance:
         """Return the path of its app, as it was told or as its labels say; empty when neither is known."""
         labelled = next((status.app for status in (self.attempts or {}).values()), "")
         return self.target.desired.app if self.target.desired else labelled
+
+    def host(self, attempt: int) -> str:
+        """Return where the ports of an attempt are published; empty: at the node's address, as far as is known."""
+        status = (self.attempts or {}).get(attempt)
+        return status.host if status else ""
 
     def running_attempt(self) -> int:
         """Return the attempt that runs, as far as is known, or 0."""

@@ -39,16 +39,27 @@ class LocalServer:
     draining: bool = False
 
 
-def effective_routes(routes: Mapping[str, Route], local: Mapping[str, LocalServer], stopping: Collection[str] = ()) -> tuple[Route, ...]:
+def effective_routes(
+    routes: Mapping[str, Route],
+    local: Mapping[str, LocalServer],
+    stopping: Collection[str] = (),
+    hosts: Mapping[str, str] | None = None,
+) -> tuple[Route, ...]:
     """Return the routes with the state that each server is to have now, by key.
 
     Args:
         routes: the coordinator's, by key.
         local: observations of this node, by instance.
         stopping: instances that are to stop (`DesiredInstance.stop`): they are drained.
+        hosts: where own instances are published, if not at the node's address, by instance.
     """
+    places = hosts or {}
+
+    def located(server: Server) -> Server:
+        return replace(server, address=places.get(server.instance, server.address))
+
     return tuple(
-        replace(route, servers=tuple(_effective(server, local.get(server.instance), stopping) for server in route.servers))
+        replace(route, servers=tuple(_effective(located(server), local.get(server.instance), stopping) for server in route.servers))
         for _, route in sorted(routes.items())
     )
 
@@ -71,6 +82,7 @@ class ProxyManager:
         self._resync = resync
         self._routes: Mapping[str, Route] | None = None
         self._local: dict[str, LocalServer] = {}
+        self._hosts: dict[str, str] = {}
         self._stopping: frozenset[str] = frozenset()
         self._wanted = 0
         self._applied = 0
@@ -131,6 +143,12 @@ class ProxyManager:
             self._local[instance] = seen
             self._changed()
 
+    def set_host(self, instance: str, host: str) -> None:
+        """Take where an own instance is published; empty: at the node's address."""
+        if self._hosts.get(instance, "") != host:
+            self._hosts = {name: place for name, place in (self._hosts | {instance: host}).items() if place}
+            self._changed()
+
     def set_all_local(self, local: Mapping[str, LocalServer]) -> None:
         """Take what was seen of all own instances; others are forgotten."""
         if dict(local) != self._local:
@@ -139,6 +157,7 @@ class ProxyManager:
 
     def forget(self, instance: str) -> None:
         """Drop what was seen of an instance that is gone."""
+        self._hosts.pop(instance, None)
         if self._local.pop(instance, None) is not None:
             self._changed()
 
@@ -196,7 +215,7 @@ class ProxyManager:
             return self._resync
         wanted = self._wanted
         try:
-            await self._driver.apply(effective_routes(self._routes, self._local, self._stopping))
+            await self._driver.apply(effective_routes(self._routes, self._local, self._stopping, self._hosts))
         except DriverUnavailable as error:
             self._fail(str(error))
             self._failures += 1

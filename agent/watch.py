@@ -23,7 +23,7 @@ class CheckWatch:
 
     def __init__(self, instance: str, host: str, exec_slots: asyncio.Semaphore, changed: Callable[[], None]) -> None:
         self._instance = instance
-        self._host = host
+        self._node = self._host = host
         self._exec_slots = exec_slots
         self._changed = changed
         self._runner: CheckRunner | None = None
@@ -31,15 +31,18 @@ class CheckWatch:
         self.report = _NOTHING
         self.well_since: float | None = None
 
-    async def watch(self, attempt: int, target: Target, driver: RuntimeDriver, age: float, known: Sequence[CheckStatus]) -> None:
-        """Run the checks of this attempt, and of no other. Idempotent."""
-        if self.attempt == attempt or target.spec is None or target.desired is None:
+    async def watch(
+        self, attempt: int, target: Target, driver: RuntimeDriver, age: float, known: Sequence[CheckStatus], *, host: str = ""
+    ) -> None:
+        """Run the checks of this attempt, and of no other. Idempotent. `host`: where its ports are, if not at the node's address."""
+        host = host or self._node
+        if (self.attempt == attempt and self._host == host) or target.spec is None or target.desired is None:
             return
         await self.stop()
         key = AttemptKey(self._instance, attempt)
         ports = {binding.name: binding.host_port for binding in target.desired.ports}
-        place = CheckTarget(self._host, ports, exec_runner(driver, key), lambda: driver.inspect(key))
-        self.attempt = attempt
+        place = CheckTarget(host, ports, exec_runner(driver, key), lambda: driver.inspect(key))
+        self.attempt, self._host = attempt, host
         self._runner = CheckRunner(
             self._instance, target.spec.checks, place, self._report, exec_slots=self._exec_slots, age=age, known=known
         )

@@ -191,7 +191,9 @@ class Worker:
         elif local.target.goal in (Goal.RUN, Goal.KEEP):
             known = local.record.started and local.record.attempt == attempt
             age = boottime() - local.record.started_at if known else 0.0
-            await self._checks.watch(attempt, local.target, self._hands.driver, age, local.record.checks if known else ())
+            checks, host = local.record.checks if known else (), local.host(attempt)
+            self._around.traffic.set_host(local.record.instance, host)
+            await self._checks.watch(attempt, local.target, self._hands.driver, age, checks, host=host)
 
     def _checks_changed(self) -> None:
         """Take note of what the checks say. As long as they say nothing yet, an adopted attempt gets requests or not as it did."""

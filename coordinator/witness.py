@@ -25,8 +25,8 @@ from .store.zookeeper_znodes import Layout
 log = logging.getLogger(__name__)
 
 FILE = "seen.json"
-PERIOD = 10.0
-"""Seconds between two looks; a change of the epoch is looked at at once."""
+PERIOD = 2.0
+"""Seconds between two looks, each a few small reads; a change of the epoch is looked at at once."""
 
 _HINT = "on one coordinator's machine: `gestaltctl cluster import BACKUP`, then `gestaltctl cluster recover --confirm`"
 

@@ -288,6 +288,17 @@ def _requested_key(request: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def encrypt_key(file: Path, passphrase: bytes) -> None:
+    """Have the private key in a file encrypted. Idempotent.
+
+    Raises:
+        GestaltError: CONFLICT, when it cannot be read, or is encrypted with another passphrase.
+    """
+    key = _read_key(file, passphrase)
+    if b"ENCRYPTED" not in file.read_bytes():
+        write_atomic(file, _key_bytes(key, passphrase), mode=0o600)
+
+
 def _key_bytes(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> bytes:
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:

@@ -32,7 +32,7 @@ CONNECT_LIMIT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class InitOptions:
-    """What the operator chooses for the first machine.
+    """What the operator chooses for the first machine. `from_appliance`: it is one, and keeps its ids, its authority and what it runs.
 
     `zookeeper_ca`: the certificate by which ZooKeeper's servers are known: then they are spoken to by TLS. `zookeeper_secret`: what the
     coordinators prove themselves to ZooKeeper with; by default a new one is made.
@@ -49,6 +49,8 @@ class InitOptions:
     timing: TimingSettings = field(default_factory=TimingSettings)
     storage_fence: str = "none"
     node: NodeChoices = field(default_factory=NodeChoices)
+    from_appliance: bool = False
+    cluster_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,13 @@ async def found(layout: ClusterLayout, options: InitOptions) -> list[Made]:
     check_address("--address", options.address)
     for folder in (layout.settings, layout.data):
         folder.mkdir(parents=True, exist_ok=True)
+    taken: list[Made] = []
+    if options.from_appliance:
+        from .takeover import take_over
+
+        taken, options = take_over(layout, options)
     files, coordinator, agent = _settings(layout, options)
+    changed = {made.path for made in taken}
     files += _authority_of_zookeeper(layout, options)
     files += _secrets(layout, agent.node_id, options.zookeeper_secret)
     files += _certificates(layout, coordinator, agent, options.address)
@@ -81,7 +89,8 @@ async def found(layout: ClusterLayout, options: InitOptions) -> list[Made]:
     files.append(_client(layout, coordinator))
     assert coordinator.zookeeper is not None
     made = await make_tree(coordinator.zookeeper, coordinator.cluster_id, agent.node_id, coordinator.tls.ca)
-    return [*files, Made(Path(coordinator.zookeeper.root), made, "in ZooKeeper")]
+    kept = [file for file in files if file.path not in changed]
+    return [*taken, *kept, Made(Path(coordinator.zookeeper.root), made, "in ZooKeeper")]
 
 
 async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str, authority: Path) -> bool:
@@ -116,7 +125,7 @@ async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str, au
 
 
 def _settings(layout: ClusterLayout, options: InitOptions) -> tuple[list[Made], CoordinatorSettings, AgentSettings]:
-    member = Member(str(uuid.uuid4()), options.name, options.address)
+    member = Member(options.cluster_id or str(uuid.uuid4()), options.name, options.address)
     zookeeper: dict[str, Any] = {"hosts": list(options.zookeeper), "root": options.zookeeper_root}
     if options.zookeeper_ca is not None:
         zookeeper["tls"] = tls_of(layout, "coordinator", layout.zookeeper_ca)
@@ -132,7 +141,7 @@ def _settings(layout: ClusterLayout, options: InitOptions) -> tuple[list[Made], 
         raise GestaltError(
             Kind.CONFLICT,
             f"{layout.coordinator_settings} is of an appliance",
-            hint="`gestaltctl cluster export` there and `import` into a cluster, or choose another --root",
+            hint="make it the first machine of a cluster with --from-appliance, or choose another --root",
         )
     listed = coordinator.zookeeper.model_dump(mode="json", include={"hosts", "root"})
     if coordinator.zookeeper.tls is not None:

@@ -35,7 +35,8 @@ class AttemptStatus:
 
     `exit_code` is 128 + signal for a death by signal. `error` is the product's own sentence when it could not start it.
     `health` is the product's own health check ("healthy", "unhealthy", "starting"), empty when it has none.
-    `address` is where container ports answer without going through a host port, empty when there is no such place.
+    `address` is where container ports answer without going through a host port, empty when there is no such place. `host` is the address
+    on which its host ports are published, empty when that is the node's: it differs when the node's has changed since the start.
     """
 
     key: AttemptKey
@@ -49,6 +50,7 @@ class AttemptStatus:
     health: str = ""
     address: str = ""
     pid: int = 0
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)

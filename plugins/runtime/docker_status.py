@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gestalt.plugin.runtime import AttemptKey, AttemptState, AttemptStatus
@@ -51,6 +51,7 @@ def from_summary(summary: Mapping[str, Any]) -> AttemptStatus | None:
         template=labels.get(LABEL_TEMPLATE, ""),
         health=health[1] if health else "",
         address=_address((summary.get("NetworkSettings") or {}).get("Networks")),
+        host=_one(port.get("IP") for port in summary.get("Ports") or ()),
     )
 
 
@@ -74,7 +75,17 @@ def from_inspect(container: Mapping[str, Any]) -> AttemptStatus | None:
         health=_health(raw.get("Health")),
         address=_address((container.get("NetworkSettings") or {}).get("Networks")),
         pid=raw.get("Pid") or 0,
+        host=_one(bound.get("HostIp") for item in _bindings(container).values() for bound in item or ()),
     )
+
+
+def _bindings(container: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (container.get("HostConfig") or {}).get("PortBindings") or {}
+
+
+def _one(addresses: Iterable[str | None]) -> str:
+    """Return the address on which ports are published, if there is one of its own: ours all have the same."""
+    return next((address for address in addresses if address and address not in ("0.0.0.0", "::")), "")
 
 
 def _health(health: Mapping[str, Any] | None) -> str:

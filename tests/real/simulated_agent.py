@@ -124,7 +124,8 @@ class SimulatedAgent:
             elif instance.id not in self.running:
                 self.running[instance.id] = self._started(instance)
                 change.instances.append(to_wire(self.running[instance.id], model_pb2.Observed))
-        for identity in [identity for identity in self.running if identity not in self.state.instances and not self.state.recovering]:
+        told = self.state.epoch > 0 and not self.state.recovering
+        for identity in [identity for identity in self.running if told and identity not in self.state.instances]:
             del self.running[identity]
         if change.instances or change.gone:
             self._outbox.put_nowait(agent_pb2.AgentMessage(observed=change))

@@ -29,7 +29,6 @@ from tests.real.coordinators_rig import Coordinators
 from tests.real.zookeeper_lab import Ensemble, new_root, running
 from tests.unit.coordinator.world import PATH
 
-
 LATER = "/org/ws/env/later"
 
 
@@ -120,7 +119,7 @@ async def test_an_export_is_whole_private_and_overwrites_nothing(rig: Rig) -> No
     assert (shown["documents"], shown["sha256"]) == (len(read_export(file).items), read_export(file).sha256)
     piped = await command("gestaltctl", "cluster", "export", "-", env=contexts(rig))
     assert piped.code == 0
-    assert [item for item in piped.out.splitlines()[1:-1]] == file.read_text().splitlines()[1:-1]
+    assert list(piped.out.splitlines()[1:-1]) == file.read_text().splitlines()[1:-1]
     nowhere = await command("gestaltctl", "cluster", "export", str(rig.folder / "none/x"), env=contexts(rig))
     assert nowhere.code == 3
 
@@ -191,9 +190,7 @@ async def test_what_must_not_be_imported_changes_nothing(rig: Rig, ensemble: Ens
     other = settings_file(rig, "other", cluster_id="00000000-1111-2222-3333-444444444444")
     refusal = await imported(file, other)
     assert (refusal.code, "the settings are of cluster" in refusal.err) == (5, True), refusal.err
-    gone = settings_file(
-        rig, "gone", mode="cluster", store={"kind": "zookeeper"}, zookeeper={"hosts": ["127.0.0.1:1"], "root": new_root()}
-    )
+    gone = settings_file(rig, "gone", mode="cluster", store={"kind": "zookeeper"}, zookeeper={"hosts": ["127.0.0.1:1"], "root": new_root()})
     with pytest.raises(GestaltError, match="ZooKeeper cannot be reached") as unreachable:
         await put_back(load_settings(gone, CoordinatorSettings), Choice(file, patience=1.0))
     assert unreachable.value.kind is Kind.UNAVAILABLE
@@ -249,5 +246,3 @@ async def test_two_imports_at_once_do_not_mix(rig: Rig, ensemble: Ensemble) -> N
     assert any(not isinstance(outcome, BaseException) for outcome in outcomes), outcomes
     assert all(isinstance(outcome, GestaltError) for outcome in outcomes if isinstance(outcome, BaseException))
     assert len({each.revision for each in (await held(rig.folder / "zookeeper.yaml")).documents if each.kind == "app"}) == 1
-
-

@@ -107,6 +107,11 @@ class Ensemble:
         self._grown = False
 
     @property
+    def folder(self) -> Path:
+        """Where each server has its data, in a folder of its number."""
+        return self._folder
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         return tuple(f"127.0.0.1:{port}" for port in self.ports)
 

@@ -84,6 +84,7 @@ for _command in (state.export, state.import_, state.recover, zookeeper_commands.
     "--lease", type=Duration(), default=8.0, metavar="TIME", show_default="8s", help="For which exclusive things go on unrenewed."
 )
 @click.option("--kill", type=Duration(), default=2.0, metavar="TIME", show_default="2s", help="Within which they are stopped then.")
+@click.option("--from-appliance", is_flag=True, help="Turn the appliance of this machine into it; what runs goes on.")
 @click.option("--margin", type=Duration(), default=1.0, metavar="TIME", show_default="1s", help="What clocks may be wrong by.")
 @click.option(
     "--storage-fence",
@@ -149,6 +150,7 @@ def _init_options(choices: dict[str, Any]) -> Any:
         api_port=choices["api_port"],
         join_port=choices["join_port"],
         timing=timing,
+        from_appliance=choices["from_appliance"],
         storage_fence=choices["storage_fence"],
         node=node,
     )

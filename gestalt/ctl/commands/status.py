@@ -74,6 +74,7 @@ def _print_picture(picture: Picture, *, wide: bool) -> None:
     print(paint(status.state, style_of(status.state)) + f"  {_summary(status)}")
     _print_list("Problems", [clean(problem) for problem in status.problems])
     _print_list("Apps that are not well", [_app_line(app) for app in (picture.apps if wide else picture.unwell)])
+    _print_list("Unknown since the state was restored", [f"{item.node}: {item.instance} of {item.app}" for item in status.unknown])
     _print_list("Nodes", [_node_line(node) for node in picture.nodes])
     _print_list("What to do", _next(picture))
     if wide:
@@ -120,6 +121,8 @@ def _node_is_well(node: model_pb2.Node) -> bool:
 def _next(picture: Picture) -> list[str]:
     """Return the commands that lead on from what is wrong."""
     commands = [_next_for(app) for app in picture.unwell[:2]]
+    if picture.status.recovering:
+        commands.append("gestaltctl cluster recover --confirm")
     if not all(map(_node_is_well, picture.nodes)):
         commands.append("gestaltctl appliance status" if picture.status.mode == "appliance" else "gestaltctl nodes -o wide")
     if picture.status.newest_format > picture.status.format > 0:

@@ -201,3 +201,18 @@ def test_bad_routes_are_left_out(host: str, prefix: str, address: str, port: int
     assert intake.state.routes == {}
     assert len(intake.problems) == 1
     assert set(intake.state.instances) == {ONE.id}
+
+
+async def test_routes_that_a_recovering_leader_does_not_know_stay_until_it_has_recovered(
+    store: DesiredStore, tmp_path: Path, disk: FullDisk
+) -> None:
+    await store.full(state(ONE))
+    await store.welcome(2)
+    told = await store.full(agent_pb2.NodeState(epoch=2, revision=1, recovering=True))
+    assert (set(told.state.routes), set(told.state.instances), told.state.recovering) == ({ROUTE.key}, set(), True)
+    again = DesiredStore(tmp_path, disk)
+    assert set(again.load().state.routes) == {ROUTE.key}, "a restart of the agent does not forget it"
+    await again.welcome(3)
+    assert set((await again.full(agent_pb2.NodeState(epoch=3, revision=1, recovering=True))).state.routes) == {ROUTE.key}
+    last = await again.delta(agent_pb2.NodeDelta(epoch=3, base=1, revision=2))
+    assert (last.state.routes, last.state.recovering) == ({}, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -370,6 +371,23 @@ async def test_no_grace_is_no_reason_to_remove_before_a_full_state(live: Live) -
     world.end(key(ONE), 1)
     await life.until("something else to be done meanwhile", lambda: life.at(ONE, Phase.RUNNING, 2))
     assert life.at(STRAY, Phase.RUNNING, 1)
+    life.instances.set_desired(wish(ONE))
+    await life.until("the orphan to be removed", lambda: not world.of(STRAY))
+
+
+async def test_what_a_recovering_leader_does_not_know_stays_and_is_told_with_its_app(live: Live) -> None:
+    world = World()
+    stray(world)
+    life = live(world, grace=0.0)
+    recovering = wish(ONE)
+    await life.begin(replace(recovering, state=replace(recovering.state, recovering=True)))
+    await life.until("the orphan to be told", lambda: life.at(STRAY, Phase.RUNNING, 1) and life.at(ONE, Phase.RUNNING, 1))
+    await life.instances.ensure()
+    world.end(key(ONE), 1)
+    await life.until("something else to be done meanwhile", lambda: life.at(ONE, Phase.RUNNING, 2))
+    assert world.running(STRAY) == [1]
+    assert life.saw(STRAY).app
+    assert not life.saw(ONE).app
     life.instances.set_desired(wish(ONE))
     await life.until("the orphan to be removed", lambda: not world.of(STRAY))
 
