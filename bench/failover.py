@@ -1,130 +1,179 @@
 """What the loss of a node costs: Gestalt and Docker Swarm on the same nodes, behind the same HAProxy.
 
-Each run takes the power of a node that has one of two instances of a service, while 100 GETs a second come in through the HAProxy of
-a node that lives. It measures the seconds until a replacement answers, and what became of the GETs until 15 seconds after the loss.
+    python -m bench.failover [--runs N] [SCENARIO ...]
+
+Each run takes the power of a node that has an instance of a service, while 100 GETs a second come in through the HAProxy of a node that
+lives, and measures the seconds until a replacement answers there. Then the node gets its power back, and all is to be as before. Nodes
+are made anew for each scenario, all of them alike. Scenarios:
+
+    gestalt, gestalt-fast        two instances on three nodes that only work; session of 2 s, or 1 s
+    swarm, swarm-fast            the same, as Docker Swarm; its default, or --dispatcher-heartbeat 1s
+    leader                       an instance on each node; the lost one also has the leader and the leader of ZooKeeper
+    exclusive                    one instance that must never run twice: no earlier than lease + kill + margin
+    exclusive-confirmed          the same, from the moment in which an operator confirms that the lost node is dead
+    requests, requests-fast      as gestalt, with 100 GETs and 100 POSTs a second until 15 s after the loss
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
-import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from bench.cluster import Gestalt
-from bench.harness import Measurement, machine_facts, options, report
+from bench.cluster import Confirmed, Gestalt, WithLeader
+from bench.harness import machine_facts
+from bench.load import Load, Sent, failed, slowest
+from bench.sheet import Sheet
 from bench.swarm import HTTP_PORT, Swarm
 from gestalt.clock import monotonic
 from tests.cluster.lab.lab import Lab, temporary_lab
 from tests.cluster.lab.nodes import Node
 from tests.real.docker_lab import docker
-from tests.real.haproxy_lab import OpenLoop
 
-NODES = 6
 RATE = 100
-WATCHED = 15.0
-HOST, INSTANCES = "bench", 2
-_GIVEN_UP = 90.0
-_REST = 3.0
+HOST = "bench"
+_SEEN = 60
+"""So many answers show who is there."""
+
+_REST = 1.0
+_EXCLUSIVE = {"placement": {"exclusive": True}}
 
 
 class System(Protocol):
-    """What runs services on the nodes of a lab. `front`: the node whose proxy is asked; nothing takes its power."""
+    """What runs services on the nodes of a lab."""
 
     @property
     def name(self) -> str: ...
-
-    @property
-    def front(self) -> Node: ...
 
     async def start(self) -> None:
         """Have it on all nodes."""
 
     async def deploy(self, host: str, instances: int) -> None:
-        """Run so many instances of a web application behind a host name; none of them on a node that decides."""
+        """Run so many instances of a web application behind a host name."""
+
+    async def victim(self, homes: Sequence[str]) -> Node:
+        """Return the node to be lost, of those that have instances."""
+
+    def front(self) -> Node:
+        """Return the node whose proxy is asked."""
+
+    async def lost(self, victim: Node) -> float:
+        """Do what is to be done once the power is gone; return from when on the time counts, 0 = from the loss."""
 
     async def until_whole(self) -> None:
         """Wait until every node takes part and every instance is up."""
 
 
 @dataclass(frozen=True, slots=True)
+class Scenario:
+    """`aim`: for people. `watch`: seconds after the loss for which requests count at least."""
+
+    make: Callable[[Lab], System]
+    aim: str = ""
+    nodes: int = 6
+    instances: int = 2
+    methods: tuple[str, ...] = ("GET",)
+    watch: float = 0.0
+
+
+SCENARIOS = {
+    "gestalt": Scenario(Gestalt, "median at most 4 s, worst 6 s"),
+    "gestalt-fast": Scenario(lambda lab: Gestalt(lab, "1s"), "median at most 2 s, worst 3 s"),
+    "swarm": Scenario(Swarm),
+    "swarm-fast": Scenario(lambda lab: Swarm(lab, "1s")),
+    "leader": Scenario(lambda lab: WithLeader(lab, label="node with both leaders lost"), "worst 9 s", nodes=5),
+    "exclusive": Scenario(lambda lab: Gestalt(lab, fields=_EXCLUSIVE, label="exclusive"), "at most 15 s", instances=1),
+    "exclusive-confirmed": Scenario(
+        lambda lab: Confirmed(lab, fields=_EXCLUSIVE, label="exclusive, confirmed dead"), "at most 3 s", instances=1
+    ),
+    "requests": Scenario(Gestalt, methods=("GET", "POST"), watch=15.0),
+    "requests-fast": Scenario(lambda lab: Gestalt(lab, "1s"), methods=("GET", "POST"), watch=15.0),
+}
+BY_DEFAULT = tuple(SCENARIOS)
+
+
+@dataclass(frozen=True, slots=True)
 class Loss:
-    """What one loss cost. `replaced`: seconds until the replacement answered. `slowest`: seconds of the slowest GET that was answered."""
+    """One loss. `dead`: when the power was gone for certain. `requests`: of each method, those that ended after the loss began."""
 
     replaced: float
-    sent: int
-    failed: int
-    slowest: float
+    begun: float
+    dead: float
+    requests: dict[str, list[Sent]]
 
 
-SYSTEMS: dict[str, Callable[[Lab], System]] = {
-    "gestalt": Gestalt,
-    "gestalt-fast": lambda lab: Gestalt(lab, "1s"),
-    "swarm": Swarm,
-    "swarm-fast": lambda lab: Swarm(lab, "1s"),
-}
-
-
-async def lose_a_node(lab: Lab, system: System) -> Loss:
+async def lose_a_node(lab: Lab, system: System, scenario: Scenario) -> Loss:
     """Take the power of a node that has an instance; give it back and wait until all is as before."""
-    async with OpenLoop(HTTP_PORT, RATE, HOST, "/cgi-bin/who", system.front.address) as client:
-        await client.answered(RATE)
-        homes = {answer.split()[-1] for answer in client.answers}
-        victim = random.choice([node for node in lab.nodes if node.name in homes])
-        known, before = set(client.answers), client.total
-        client.slowest = 0.0
+    async with AsyncExitStack() as stack:
+        loads = {
+            method: await stack.enter_async_context(Load(system.front().address, HTTP_PORT, HOST, "/cgi-bin/who", rate=RATE, method=method))
+            for method in scenario.methods
+        }
+        gets = loads["GET"]
+        await gets.until_answered(_SEEN)
+        known = gets.answers
+        victim = await system.victim(sorted({answer.split()[-1] for answer in known}))
         begun = monotonic()
         await lab.faults.kill(victim)
-        replaced = await _replaced(client, known) - begun
-        await asyncio.sleep(begun + WATCHED - monotonic())
-        sent = client.total - before
+        dead = monotonic()
+        counts_from = await system.lost(victim) or begun
+        replaced = await gets.until_news(known) - counts_from
+        await asyncio.sleep(max(begun + scenario.watch - monotonic(), _REST))
+    requests = {method: load.after(begun) for method, load in loads.items()}
     await lab.faults.boot(victim)
     await system.until_whole()
-    await asyncio.sleep(_REST)
-    return Loss(replaced, sent, len(client.failures), client.slowest)
+    return Loss(replaced, begun, dead, requests)
 
 
-async def _replaced(client: OpenLoop, known: Collection[str]) -> float:
-    """Wait until somebody new answers; return when."""
-    deadline = monotonic() + _GIVEN_UP
-    while client.answers.keys() <= known:
-        assert monotonic() < deadline, f"nobody took over within {_GIVEN_UP:g} s"
-        await asyncio.sleep(0.005)
-    return monotonic()
+def note(sheet: Sheet, system: System, scenario: Scenario, loss: Loss) -> None:
+    """Put a loss into the table."""
+    sheet.add(f"{system.name}: to the replacement's answer", loss.replaced, aim=scenario.aim)
+    if scenario.instances == 1:
+        return
+    for method, requests in loss.requests.items():
+        kept = [request for request in requests if not scenario.watch or request.begun <= loss.begun + scenario.watch]
+        open_then = sum(request.begun <= loss.dead and (request.ended or 0.0) > loss.dead for request in kept)
+        late = sum(bool(request.failure) and request.begun > loss.dead for request in kept)
+        sheet.add(f"{system.name}: {method}s sent", len(kept), "")
+        aim = "0" if method == "GET" else "at most those in flight"
+        why = "; ".join(sorted({request.failure for request in kept if request.failure}))
+        sheet.add(f"{system.name}: {method}s failed", failed(kept), "", aim=aim, note=why)
+        sheet.add(f"{system.name}: slowest {method}", slowest(kept))
+        if method != "GET":
+            sheet.add(f"{system.name}: {method}s open when the node was dead", open_then, "")
+            sheet.add(f"{system.name}: {method}s failed that were sent later", late, "")
 
 
-async def measure(name: str, runs: int) -> list[Measurement]:
-    """Measure one system on a lab of its own."""
-    async with temporary_lab(NODES, "bench") as lab:
-        system = SYSTEMS[name](lab)
+async def measure(sheet: Sheet, name: str, runs: int) -> None:
+    """Measure one scenario on a lab of its own."""
+    scenario = SCENARIOS[name]
+    async with temporary_lab(scenario.nodes, "bench") as lab:
+        system = scenario.make(lab)
         await system.start()
-        await system.deploy(HOST, INSTANCES)
+        await system.deploy(HOST, scenario.instances)
         await system.until_whole()
-        losses = []
-        for number in range(runs):
-            losses.append(await lose_a_node(lab, system))
-            print(f"{system.name}, run {number + 1}: {losses[-1]}", flush=True)
-    return [
-        Measurement(f"{system.name}: to the replacement's answer", "s", tuple(loss.replaced for loss in losses)),
-        Measurement(f"{system.name}: GETs sent", "", tuple(float(loss.sent) for loss in losses)),
-        Measurement(f"{system.name}: GETs failed", "", tuple(float(loss.failed) for loss in losses)),
-        Measurement(f"{system.name}: slowest GET", "s", tuple(loss.slowest for loss in losses)),
-    ]
+        for _ in range(runs):
+            begun = monotonic()
+            note(sheet, system, scenario, await lose_a_node(lab, system, scenario))
+            print(f"  (the run took {monotonic() - begun:.0f} s)", flush=True)
 
 
 def main() -> None:
     """Measure everything and print it."""
-    chosen = options(__doc__.splitlines()[0] if __doc__ else "")
-    chosen.set_defaults(runs=20)
-    chosen.add_argument("systems", nargs="*", choices=[*SYSTEMS, []], help="default: all")
+    chosen = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    chosen.add_argument("--runs", type=int, default=20)
+    chosen.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="default: all", default=BY_DEFAULT)
     arguments = chosen.parse_args()
-    facts = machine_facts() | {"docker": docker("version", "-f", "{{.Server.Version}}"), "nodes": str(NODES)}
-    measurements: list[Measurement] = []
-    for name in arguments.systems or SYSTEMS:
-        measurements += asyncio.run(measure(name, arguments.runs))
-    report(facts, measurements, [], arguments.output)
+    if unknown := set(arguments.scenarios) - set(SCENARIOS):
+        chosen.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    facts = machine_facts() | {"docker": docker("version", "-f", "{{.Server.Version}}")}
+    with Sheet("the loss of a node", facts) as sheet:
+        for name in arguments.scenarios:
+            asyncio.run(measure(sheet, name, arguments.runs))
 
 
 if __name__ == "__main__":

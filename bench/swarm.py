@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,23 @@ class Swarm:
 
     @property
     def name(self) -> str:
-        return f"Swarm, heartbeat {self.heartbeat}" if self.heartbeat else "Swarm, default"
+        return f"Docker Swarm, {f'heartbeat {self.heartbeat}' if self.heartbeat else 'default'}, node lost"
 
     @property
-    def front(self) -> Node:
+    def _first(self) -> Node:
         return self.lab.nodes[0]
+
+    def front(self) -> Node:
+        """Return the node with the proxy."""
+        return self._first
+
+    async def victim(self, homes: Sequence[str]) -> Node:
+        """Return the node to be lost: one of those that run tasks."""
+        return random.choice([node for node in self.lab.nodes if node.name in homes])
+
+    async def lost(self, victim: Node) -> float:
+        """Swarm needs nobody to tell it."""
+        return 0.0
 
     @property
     def workers(self) -> Sequence[Node]:
@@ -55,25 +68,25 @@ class Swarm:
             await node.do("systemctl", "--quiet", "disable", "--now", "zookeeper")
         await asyncio.gather(*(node.do("systemctl", "restart", "docker") for node in self.lab.nodes))
         pace = ("--dispatcher-heartbeat", self.heartbeat) if self.heartbeat else ()
-        await self.front.do("docker", "swarm", "init", "--advertise-addr", self.front.address, *pace)
+        await self._first.do("docker", "swarm", "init", "--advertise-addr", self._first.address, *pace)
         await self._join("manager", self.lab.nodes[1:MANAGERS])
         await self._join("worker", self.workers)
 
     async def _join(self, role: str, nodes: Sequence[Node]) -> None:
-        token = await self.front.do("docker", "swarm", "join-token", "--quiet", role)
+        token = await self._first.do("docker", "swarm", "join-token", "--quiet", role)
         for node in nodes:
-            await node.do("docker", "swarm", "join", "--token", token, f"{self.front.address}:2377")
+            await node.do("docker", "swarm", "join", "--token", token, f"{self._first.address}:2377")
 
     async def deploy(self, host: str, instances: int) -> None:
         """Run so many tasks behind a host name."""
-        await self.front.do(
+        await self._first.do(
             "docker", "service", "create", "--detach", "--quiet", "--no-resolve-image", "--name", host.partition(".")[0],
             "--replicas", str(instances), "--constraint", "node.role==worker",
             "--env", "GESTALT_NODE={{.Node.Hostname}}", "--env", "GESTALT_INSTANCE={{.Task.ID}}",
             "--publish", f"mode=host,target=80,published={_PORT}", WEB_IMAGE,
         )  # fmt: skip
-        await self.front.put({_CONFIGURATION: File(self._configuration(host).encode())})
-        await self.front.do("sh", "-c", f"mkdir -p /run/lab && exec haproxy -W -D -p /run/lab/haproxy.pid -f {_CONFIGURATION}")
+        await self._first.put({_CONFIGURATION: File(self._configuration(host).encode())})
+        await self._first.do("sh", "-c", f"mkdir -p /run/lab && exec haproxy -W -D -p /run/lab/haproxy.pid -f {_CONFIGURATION}")
 
     async def until_whole(self, limit: float = 60.0) -> None:
         """Wait until all nodes are back and every service has all its tasks.
@@ -84,12 +97,12 @@ class Swarm:
         deadline = monotonic() + limit
         while not await self._is_whole():
             if monotonic() > deadline:
-                raise LabError(await self.front.do("docker", "node", "ls"))
+                raise LabError(await self._first.do("docker", "node", "ls"))
             await asyncio.sleep(0.2)
 
     async def _is_whole(self) -> bool:
-        nodes = await self.front.do("docker", "node", "ls", "--format", "{{.Status}}")
-        there, wanted = (await self.front.do("docker", "service", "ls", "--format", "{{.Replicas}}")).split()[0].split("/")
+        nodes = await self._first.do("docker", "node", "ls", "--format", "{{.Status}}")
+        there, wanted = (await self._first.do("docker", "service", "ls", "--format", "{{.Replicas}}")).split()[0].split("/")
         return nodes.split() == ["Ready"] * len(self.lab.nodes) and there == wanted
 
     def _configuration(self, host: str) -> str:
