@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from gestalt.clock import monotonic
 from gestalt.model import Observed, Phase
@@ -14,6 +15,7 @@ from gestalt.plugin.runtime import AttemptKey, AttemptStatus, DriverUnavailable,
 from gestalt.spec.schema import AppSpec
 
 from .desired import Desired
+from .exclusive import Exclusive
 from .local import Surroundings, Target
 from .observe import assume, remembered, since
 from .plan import Goal
@@ -44,7 +46,7 @@ class Instances:
         self._grace: asyncio.TimerHandle | None = None
         self._collected_at = monotonic()
         self._isolated = False
-        around.exclusive.subscribe(self._fence_changed)
+        around.exclusive.subscribe(partial(_nudge, self._workers))
         for name, driver in around.drivers.items():
             driver.subscribe(self._listener(name))
 
@@ -84,7 +86,8 @@ class Instances:
         """Compare everything with what the runtimes list, and once in a while collect their garbage."""
         await asyncio.gather(*(self._resync(name) for name in self._around.drivers))
         self._judge_undesired()
-        await self._hand_back()
+        if self._listed >= self._around.drivers.keys():
+            await _hand_back(self._around.exclusive, self._workers.keys())
         if monotonic() - self._collected_at >= GARBAGE_EVERY:
             self._collected_at = monotonic()
             await self._collect_garbage()
@@ -183,19 +186,6 @@ class Instances:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    # What the fence holds
-
-    def _fence_changed(self) -> None:
-        for worker in self._workers.values():
-            worker.nudge()
-
-    async def _hand_back(self) -> None:
-        """Hand back what is held for instances that nobody knows: an agent before us took it, and came no further."""
-        if self._listed >= self._around.drivers.keys():
-            for instance in set(self._around.exclusive.listed()) - self._workers.keys():
-                problem = await self._around.exclusive.release(instance)
-                log.info("the fence held %s, which is not here%s", instance, f": {problem}" if problem else "")
-
     # What is there
 
     def _listener(self, name: str) -> Callable[[AttemptKey | None], None]:
@@ -239,16 +229,30 @@ class Instances:
 
     async def _collect_garbage(self) -> None:
         in_use: dict[str, list[AppSpec]] = defaultdict(list)
-        for spec in self._specs_in_use():
+        for spec in _specs_in_use(self._desired, self._workers):
             in_use[spec.runtime].append(spec)
         for name, driver in self._around.drivers.items():
             freed = await driver.collect_garbage(in_use[name])
             if freed:
                 log.info("collected the garbage of %s", name, extra={"bytes": freed})
 
-    def _specs_in_use(self) -> Iterable[AppSpec]:
-        yield from self._desired.state.templates.values()
-        yield from (worker.local.target.spec for worker in self._workers.values() if worker.local.target.spec is not None)
+
+def _specs_in_use(desired: Desired, workers: Mapping[str, Worker]) -> Iterable[AppSpec]:
+    yield from desired.state.templates.values()
+    yield from (worker.local.target.spec for worker in workers.values() if worker.local.target.spec is not None)
+
+
+def _nudge(workers: Mapping[str, Worker]) -> None:
+    """What the fence holds has changed."""
+    for worker in workers.values():
+        worker.nudge()
+
+
+async def _hand_back(exclusive: Exclusive, known: Collection[str]) -> None:
+    """Hand back what is held for instances that nobody knows: an agent before us took it, and came no further."""
+    for instance in set(exclusive.listed()) - set(known):
+        problem = await exclusive.release(instance)
+        log.info("the fence held %s, which is not here%s", instance, f": {problem}" if problem else "")
 
 
 def _by_instance(statuses: Sequence[AttemptStatus]) -> Listing:

@@ -69,14 +69,14 @@ class Account:
 
     async def reopen(self, what: Holding) -> None:
         """It is held anew: things may start again in its cgroups."""
-        await asyncio.to_thread(lambda: [open_cgroup(Path(item)) for item in what.cgroups])
+        await asyncio.to_thread(_for_each, open_cgroup, what)
 
     async def release(self, name: str) -> None:
         """Nothing of it is left, and nothing more is started: forget it, and remove the cgroups that were only made to shut them."""
         what = self.held.holdings.get(name)
         await self.change(lambda held: ended(held, name))
         if what is not None and what.closed:
-            await asyncio.to_thread(lambda: [remove_cgroup(Path(item)) for item in what.cgroups])
+            await asyncio.to_thread(_for_each, remove_cgroup, what)
 
     async def keep_closed(self) -> None:
         """What was killed must not come up again, whoever still has it in hand."""
@@ -88,6 +88,11 @@ class Account:
 
 def has_processes(what: Holding) -> bool:
     return any(pids_in(Path(item)) for item in what.cgroups)
+
+
+def _for_each(act: Callable[[Path], None], what: Holding) -> None:
+    for item in what.cgroups:
+        act(Path(item))
 
 
 def _close(held: Held, name: str, what: Holding) -> Held:

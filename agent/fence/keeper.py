@@ -80,12 +80,9 @@ class LeaseKeeper:
             "kill": self._timing.kill,
             "settled": self._timing.session + self._timing.margin,
             "connected": self.membership().connected,
-            "held": {name: self._shown(name, what) for name, what in account.live.items()},
+            "held": {name: _shown(what, name in self._revoked) for name, what in account.live.items()},
             "closed": sorted(account.closed),
         }
-
-    def _shown(self, name: str, what: Holding) -> dict[str, Any]:
-        return {"generation": what.generation, "cgroups": list(what.cgroups), "revoked": name in self._revoked}
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="lease")
@@ -200,7 +197,7 @@ class LeaseKeeper:
             await self._end(action.names)
         else:
             longest = GUARD if account.closed or self._revoked else NAPS
-            await self._rest(longest if action.until is None else min(max(action.until - now, 0.0), longest))
+            await _rest(self._woken, longest if action.until is None else min(max(action.until - now, 0.0), longest))
 
     async def _renew_within(self, limit: float) -> None:
         """Renew, but do not wait longer for the answer: it must not delay the end."""
@@ -211,13 +208,6 @@ class LeaseKeeper:
             problem = "ZooKeeper does not answer"
         if problem:
             log.log(logging.WARNING if self._account.live else logging.DEBUG, "the lease was not renewed: %s", problem)
-
-    async def _rest(self, pause: float) -> None:
-        try:
-            async with asyncio.timeout(pause):
-                await self._woken.wait()
-        except TimeoutError:
-            pass
 
     async def _renewal(self) -> str:
         """Renew; return why not, or nothing. A grant that is lost is noted as revoked."""
@@ -262,3 +252,15 @@ class LeaseKeeper:
         resisting = await self._account.end(names)
         self._resists = dict.fromkeys(resisting, boottime() + self._timing.kill)
         self._revoked &= self._account.live.keys()
+
+
+def _shown(what: Holding, revoked: bool) -> dict[str, Any]:
+    return {"generation": what.generation, "cgroups": list(what.cgroups), "revoked": revoked}
+
+
+async def _rest(woken: asyncio.Event, pause: float) -> None:
+    try:
+        async with asyncio.timeout(pause):
+            await woken.wait()
+    except TimeoutError:
+        pass

@@ -24,7 +24,7 @@ from gestalt.plugin.runtime import (
 )
 from gestalt.spec.schema import AppSpec
 
-from .docker_cgroups import ParentCgroups
+from .docker_cgroups import Confinement
 from .docker_containers import Container, OwnContainers, answered
 from .docker_engine import Engine
 from .docker_events import EngineEvents
@@ -58,7 +58,7 @@ class DockerRuntime(RuntimeDriver):
         self._containers = OwnContainers(self._engine, self._events, settings)
         self._launching = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
         self._ended: dict[str, AttemptStatus] = {}
-        self._parents: ParentCgroups | None = None
+        self._confinement = Confinement(lambda: answered(self._engine.info()))
 
     @classmethod
     def create(cls, settings: AgentSettings) -> Self:
@@ -102,17 +102,17 @@ class DockerRuntime(RuntimeDriver):
         await self._images.prepare(spec, progress)
 
     async def cgroups(self, key: AttemptKey) -> Sequence[str]:
-        self._parents = self._parents or await self._parent_cgroups()
-        return self._parents.folders(container_name(self._settings, key))
+        return await self._confinement.folders(container_name(self._settings, key))
 
     async def launch(self, launch: Launch) -> AttemptStatus:
         async with self._launching:
             try:
-                made = await self._containers.create(launch, await self._parent(launch))
+                parent = await self._confinement.parent(container_name(self._settings, launch.key)) if launch.confined else ""
+                made = await self._containers.create(launch, parent)
             except LaunchRefused:
                 self._images.forget(launch.spec.image)  # it may have been the image that was missing
                 raise
-            status = self._as_existing(made) if isinstance(made, dict) else self._as_new(made, launch)
+            status = self._as_existing(made) if isinstance(made, dict) else _as_new(made, launch)
             if status.state is AttemptState.CREATED:
                 await self._containers.start(status.runtime_id)
                 return replace(status, state=AttemptState.RUNNING, error="")
@@ -124,8 +124,7 @@ class DockerRuntime(RuntimeDriver):
     async def remove(self, key: AttemptKey) -> None:
         removed = await self._containers.remove(key)
         if removed and removed["HostConfig"].get("CgroupParent"):
-            self._parents = self._parents or await self._parent_cgroups()
-            await self._parents.remove(container_name(self._settings, key))
+            await self._confinement.remove(container_name(self._settings, key))
 
     async def logs(self, key: AttemptKey, options: LogOptions) -> AsyncIterator[LogLine]:
         container = await self._containers.find(key)
@@ -155,16 +154,6 @@ class DockerRuntime(RuntimeDriver):
         for name in await answered(self._engine.volumes(self._owner)):
             await answered(self._engine.remove_volume(name))
 
-    async def _parent_cgroups(self) -> ParentCgroups:
-        return ParentCgroups.of(await answered(self._engine.info()))
-
-    async def _parent(self, launch: Launch) -> str:
-        """Return the cgroup above that of a launch; the Engine may be another one than before."""
-        if not launch.confined:
-            return ""
-        self._parents = await self._parent_cgroups()
-        return self._parents.parent(container_name(self._settings, launch.key))
-
     async def _in_detail(self, status: AttemptStatus) -> AttemptStatus | None:
         """Add what only an inspect tells: why an attempt ended, or did not start."""
         if status.state is AttemptState.RUNNING:
@@ -181,12 +170,12 @@ class DockerRuntime(RuntimeDriver):
         self._ended = {name: status for name, status in self._ended.items() if key is not None and status.key != key}
 
     @staticmethod
-    def _as_new(container: str, launch: Launch) -> AttemptStatus:
-        return AttemptStatus(launch.key, AttemptState.CREATED, container, launch.app, launch.template)
-
-    @staticmethod
     def _as_existing(container: Container) -> AttemptStatus:
         status = from_inspect(container)
         if status is None:
             raise LaunchRefused(f"container {container['Name']} carries our labels, but not its instance and attempt; remove it")
         return status
+
+
+def _as_new(container: str, launch: Launch) -> AttemptStatus:
+    return AttemptStatus(launch.key, AttemptState.CREATED, container, launch.app, launch.template)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +77,29 @@ class ParentCgroups:
     def _slice(container: str) -> str:
         """Return the name of a slice right below gestalt.slice: in such a name each dash would be a level."""
         return f"gestalt-{re.sub('[^A-Za-z0-9_.]', '_', container.removeprefix('gestalt-'))}.slice"
+
+
+class Confinement:
+    """The parents of one Engine's containers. `info` asks the Engine what it uses: anew for each launch."""
+
+    def __init__(self, info: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        self._info = info
+        self._parents: ParentCgroups | None = None
+
+    async def _known(self) -> ParentCgroups:
+        if self._parents is None:
+            self._parents = ParentCgroups.of(await self._info())
+        return self._parents
+
+    async def parent(self, container: str) -> str:
+        """Return what the Engine is to be told of a new container."""
+        self._parents = None
+        return (await self._known()).parent(container)
+
+    async def folders(self, container: str) -> tuple[str, ...]:
+        """Return where all of a container is, or will be; without the Engine, once that is known."""
+        return (await self._known()).folders(container)
+
+    async def remove(self, container: str) -> None:
+        """Remove what a container leaves."""
+        await (await self._known()).remove(container)

@@ -17,11 +17,14 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pytest
 
+from gestalt.agent.fence.cgroups import kill_cgroup, pids_in
+from gestalt.clock import boottime
 from gestalt.config import AgentSettings, TlsSettings
 from gestalt.model import PortBinding
 from gestalt.plugin.runtime import (
@@ -313,6 +316,27 @@ class RuntimeContract:
         status = await ended(runtime, key)
         assert (status.exit_code, status.oom_killed) == (137, True)
         assert [s.oom_killed for s in await runtime.list()] == [True]
+
+    async def test_what_is_confined_is_all_in_the_cgroups_that_were_named_before(self, runtime: RuntimeDriver) -> None:
+        """And whoever knows them can end it without the driver, which then says so."""
+        spec = self.app("sleep 1000 & sleep 1000; :")
+        launch = replace(self.order(spec), confined=True)
+        await runtime.prepare(spec, lambda sentence: None)
+        named = [Path(item) for item in await runtime.cgroups(launch.key)]
+        assert not any(map(pids_in, named))
+        await runtime.launch(launch)
+
+        async def populated() -> bool:
+            return all(len(pids_in(item)) >= 3 for item in named if item.exists())
+
+        await until("all of it in each cgroup that is used", populated)
+        assert any(item.exists() for item in named)
+        assert [*await runtime.cgroups(launch.key)] == [*map(str, named)]
+        for item in named:
+            assert kill_cgroup(item, boottime() + PATIENCE)
+        assert (await ended(runtime, launch.key)).state is AttemptState.EXITED
+        await runtime.remove(launch.key)
+        assert not any(item.exists() for item in named)
 
     # --- logs ----------------------------------------------------------------------------------------------------------
 
