@@ -19,7 +19,7 @@ from .diff import compare
 from .ledger import Ledger
 from .nodes import Sighting, Tracker
 from .reconcile import View, is_current, is_given_up
-from .records import App, Event, Placed, Task, TaskState, Version, bindings, instance_id
+from .records import App, Event, Node, Placed, Task, TaskState, Version, bindings, instance_id
 
 
 def timestamp(text: str) -> Timestamp | None:
@@ -200,7 +200,7 @@ class Presenter:
             facts=view.facts,
             instances=instances,
             allocated=spec_pb2.Resources(cpu=cpu, memory=memory),
-            problems=view.problems,
+            problems=(*view.problems, *_refusal(record)),
             last_seen=clock.monotonic() - view.last_seen if view.last_seen else 0.0,
             labels=record.labels,
             roles=record.roles,
@@ -210,6 +210,13 @@ class Presenter:
     def node_state(self, node: str) -> str:
         """Return the state of a node in the words of the design."""
         return self.tracker.standing(node).life
+
+
+def _refusal(record: Node) -> tuple[str, ...]:
+    """Return what to say of a node that the others are to refuse."""
+    if not record.refused:
+        return ()
+    return (f"the other nodes refuse its packets until it is back with nothing of its membership {record.refused} at work",)
 
 
 def is_serving(view: View) -> bool:

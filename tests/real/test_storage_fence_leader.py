@@ -135,6 +135,8 @@ async def test_it_is_let_in_again_when_it_is_back_with_nothing_old_at_work(rig: 
     await rig.until(lambda: rig.leader and STRAY in rig.leader.tracker.nodes[rig.ids["a"]].unknown, "it still has something at work")
     assert told(rig, "b") == {"a": 1}
     assert told(rig, "a") == {}, "nobody refuses itself"
+    refused = "node a: the other nodes refuse its packets until it is back with nothing of its membership 1 at work"
+    assert refused in (await rig.status()).problems
     rig.by_name["a"].report(Observed(STRAY, 1, Phase.STOPPED, app="/never/heard/of/it"))
     await rig.until(lambda: told(rig, "b") == told(rig, "c") == {}, "it is let in again")
     assert rig.record("a").refused == 0
