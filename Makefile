@@ -38,8 +38,8 @@ test: packages setup docker  ## every test (PYTEST_ARGS='-k docker' for some)
 soak: packages setup docker  ## the long random runs (GESTALT_SOAK_SECONDS=1800 each; GESTALT_SOAK_SEED: the cluster's once more)
 	GESTALT_SOAK_SECONDS=$${GESTALT_SOAK_SECONDS:-1800} $(PYTHON) -m pytest -m soak -s --timeout=0 $(PYTEST_ARGS) </dev/null
 
-bench: packages setup docker  ## the figures of docs/performance.md, measured on this machine
-	$(PYTHON) -m bench
+bench: packages setup docker  ## the figures of docs/performance.md, measured on this machine (BENCH="failover --runs 3": one of them)
+	$(PYTHON) -m bench $(BENCH)
 
 proto: setup     ## the Python code of proto/, anew
 	@scripts/proto.sh

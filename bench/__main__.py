@@ -1,15 +1,43 @@
-"""`python -m bench [NAME ...] [options]`: these benchmarks, one after the other; without a name those of one machine (`make bench`)."""
+"""`python -m bench [NAME ...] [options]`: benchmarks one after the other, each in a process of its own; `--help` lists them."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-ONE_MACHINE = ("store", "appliance", "kills")
-CLUSTER = ("failover", "leader", "handovers")
+BENCHMARKS = {
+    "store": "the appliance's store beside bare SQLite",
+    "appliance": "launches beside bare docker run, and what an appliance costs at rest",
+    "kills": "what a death costs in an appliance: agent, coordinator, container, HAProxy",
+    "zookeeper": "the store in ZooKeeper: fenced commits beside bare transactions, what a new leader reads",
+    "agents": "1,000 simulated agents on one coordinator, at rest and when the leader is killed",
+    "handovers": "a coordinator that steps down a hundred times: how long it takes, and that nothing leaks",
+    "rest": "a cluster of three at rest: memory of all parts, the fence's processor",
+    "leader": "the leader killed, frozen, lost with its node, stepping down: to the next accepted launch",
+    "failover": "a node lost: to the replacement's answer, beside Docker Swarm; GETs and POSTs meanwhile",
+}
 
-chosen = [word for word in sys.argv[1:] if word in (*ONE_MACHINE, *CLUSTER)]
-rest = [word for word in sys.argv[1:] if word not in chosen]
-for name in chosen or ONE_MACHINE:
-    print(f"\n== {name}", flush=True)
-    subprocess.run([sys.executable, "-m", f"bench.{name}", *rest], check=True)
+
+def main() -> int:
+    """Run those that are named, or all; return the exit code of the first that failed, but run the others, too."""
+    words = sys.argv[1:]
+    chosen = [word for word in words if word in BENCHMARKS]
+    rest = [word for word in words if word not in chosen]
+    if not chosen and {"-h", "--help"} & set(rest):
+        print(f"{__doc__}\n")
+        print("\n".join(f"  {name:<11}{what}" for name, what in BENCHMARKS.items()))
+        print("\nOptions are handed on: `--runs N` is known to all, `python -m bench NAME --help` tells the others.")
+        return 0
+    if unknown := [word for word in rest[:1] if not chosen and not word.startswith("-")]:
+        print(f"there is no benchmark {unknown[0]}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    failures = 0
+    for name in chosen or BENCHMARKS:
+        print(f"\n== {name}: {BENCHMARKS[name]}", flush=True)
+        done = subprocess.run([sys.executable, "-m", f"bench.{name}", *rest], check=False)
+        failures = failures or done.returncode
+    return failures
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

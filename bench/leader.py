@@ -1,20 +1,26 @@
-"""What the loss of the leading coordinator costs: seconds until the next launch is accepted, and GETs through HAProxy meanwhile.
+"""What the loss of the leading coordinator costs: seconds until the next launch is accepted, GETs meanwhile, instances that were touched.
 
-Each run ends the leader in one of three ways: its process is killed (systemd starts it again), its process is frozen, or its node loses
-its power, with the ZooKeeper server on it. The launch is called at that moment, by a client that speaks to this leader and finds the
-next one.
+    python -m bench.leader [--runs N] [--session 1s] [WAY ...]
+
+Each run takes the lead away in one way after the other: the process is killed (systemd starts it again), the process is frozen, its node
+loses its power with the ZooKeeper server on it, or an operator has it step down. A launch is called at that moment, by a client that
+speaks to this leader and finds the next one. The first three nodes decide, instances run on the other two.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
-from bench.cluster import MANAGERS, cluster_of
-from bench.harness import Measurement, machine_facts, options, report
+from bench.cluster import Gestalt
+from bench.harness import machine_facts
+from bench.load import Load, failed, slowest
+from bench.sheet import Sheet
 from gestalt.client import Client, Target
 from gestalt.clock import monotonic
 from gestalt.ctl.contexts import choose
@@ -25,102 +31,114 @@ from tests.cluster.lab.cluster import Cluster, web
 from tests.cluster.lab.lab import temporary_lab
 from tests.cluster.lab.nodes import Node
 from tests.real.docker_lab import docker
-from tests.real.haproxy_lab import OpenLoop
 
 NODES = 5
 HOST = "bench"
+INSTANCES = 4
 RATE = 100
 _PATIENCE = 60.0
-_WATCHED = 5.0
+_WATCHED = 1.0
+_SEEN = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
-    """What one loss cost. `accepted`: seconds until a launch was. `slowest`: seconds of the slowest GET that was answered."""
+class Way:
+    """How the lead is taken. `aim`: for people."""
 
-    accepted: float
-    sent: int
-    failed: int
-    slowest: float
-
-
-async def lose_the_leader(cluster: Cluster, how: str) -> Loss:
-    """End the leader, launch something, and have all as before."""
-    leader, front = await cluster.leader(), cluster.lab.nodes[MANAGERS]
-    context = choose(str(cluster.client), None)
-    target = Target(context.coordinators, context.ca, context.certificate, context.key)
-    path = f"/bench/lab/test/new-{uuid.uuid4().hex[:8]}"
-    async with OpenLoop(80, RATE, HOST, "/index.html", front.address) as client, Client(target, patience=_PATIENCE) as api:
-        await api.call(lambda api: api.apps.List, api_pb2.ListRequest())
-        await client.answered(RATE)
-        before = client.total
-        client.slowest = 0.0
-        begun = monotonic()
-        await WAYS[how](cluster, leader)
-        request = api_pb2.LaunchRequest(apps=[spec_to_wire(validate_spec(web(path)))])
-        await api.call(lambda api: api.apps.Launch, request)
-        accepted = monotonic() - begun
-        await asyncio.sleep(_WATCHED)
-        loss = Loss(accepted, client.total - before, len(client.failures), client.slowest)
-    await _mend(cluster, path)
-    return loss
+    what: str
+    take: Callable[[Cluster, Node, Client], Awaitable[object]]
+    aim: str = "median at most 3 s"
 
 
-async def _mend(cluster: Cluster, path: str) -> None:
-    await cluster.lab.faults.heal_all()
-    for server in cluster.lab.ensemble.servers:
-        await cluster.lab.ensemble.until_serving(server)
-    await cluster.until_ready()
-    await cluster.delete(path)
-    await cluster.until_converged()
-
-
-async def _crash(cluster: Cluster, leader: Node) -> None:
+async def _crash(cluster: Cluster, leader: Node, _: Client) -> None:
     await cluster.lab.faults.crash(leader, "coordinator")
 
 
-async def _freeze(cluster: Cluster, leader: Node) -> None:
+async def _freeze(cluster: Cluster, leader: Node, _: Client) -> None:
     await cluster.lab.faults.freeze(leader, "coordinator")
 
 
-async def _kill(cluster: Cluster, leader: Node) -> None:
+async def _kill(cluster: Cluster, leader: Node, _: Client) -> None:
     await cluster.lab.faults.kill(leader)
 
 
-WAYS: dict[str, Callable[[Cluster, Node], Awaitable[None]]] = {"process killed": _crash, "process frozen": _freeze, "node lost": _kill}
+async def _step_down(_: Cluster, __: Node, client: Client) -> None:
+    await client.call(lambda api: api.cluster.StepDown, api_pb2.StepDownRequest(reason="benchmark"))
 
 
-async def measure(runs: int, session: str) -> list[Measurement]:
+WAYS = {
+    "killed": Way("leader's process killed", _crash),
+    "frozen": Way("leader's process frozen", _freeze),
+    "node-lost": Way("leader's node lost", _kill),
+    "step-down": Way("leader steps down", _step_down, "at most 0.5 s"),
+}
+
+
+async def take_the_lead(system: Gestalt, way: Way, sheet: Sheet) -> None:
+    """Take the lead away, launch something, and have all as before."""
+    cluster = system.cluster
+    leader, before = await cluster.leader(), await _instances(cluster)
+    context = choose(str(cluster.client), None)
+    target = Target(context.coordinators, context.ca, context.certificate, context.key)
+    path = f"/bench/lab/test/new-{uuid.uuid4().hex[:8]}"
+    request = api_pb2.LaunchRequest(apps=[spec_to_wire(validate_spec(web(path)))])
+    front = system.lab.nodes[-1]
+    async with Load(front.address, 80, HOST, "/index.html", rate=RATE) as load, Client(target, patience=_PATIENCE) as client:
+        await client.call(lambda api: api.nodes.List, api_pb2.ListNodesRequest())
+        await load.until_answered(_SEEN)
+        begun = monotonic()
+        await way.take(cluster, leader, client)
+        await client.call(lambda api: api.apps.Launch, request)
+        accepted = monotonic() - begun
+        await asyncio.sleep(_WATCHED)
+    requests = load.after(begun)
+    await _mend(system, path)
+    sheet.add(f"{way.what}: to the next accepted launch", accepted, aim=way.aim)
+    sheet.add(f"{way.what}: GETs sent", len(requests), "")
+    sheet.add(f"{way.what}: GETs failed", failed(requests), "", aim="0")
+    sheet.add(f"{way.what}: slowest GET", slowest(requests))
+    sheet.add(f"{way.what}: instances touched", len(before ^ await _instances(cluster)), "", aim="0")
+
+
+async def _instances(cluster: Cluster) -> set[tuple[str, int, str]]:
+    """Return the instances with their attempts and nodes."""
+    _, listed = await cluster.view()
+    return {(item.instance, item.attempt, item.node) for item in listed}
+
+
+async def _mend(system: Gestalt, path: str) -> None:
+    await system.lab.faults.heal_all()
+    await system.until_whole()
+    await system.cluster.delete(path)
+    await system.until_whole()
+
+
+async def measure(sheet: Sheet, runs: int, session: str, ways: list[str]) -> None:
     """Measure all ways in turn on one cluster."""
-    losses: dict[str, list[Loss]] = {way: [] for way in WAYS}
     async with temporary_lab(NODES, "bench") as lab:
-        cluster = await cluster_of(lab, session)
-        await cluster.launch(web(f"/bench/lab/test/{HOST}", instances=3))
-        for number in range(runs):
-            for way, seen in losses.items():
-                seen.append(await lose_the_leader(cluster, way))
-                print(f"{way}, run {number + 1}: {seen[-1]}", flush=True)
-    return [
-        measurement
-        for way, seen in losses.items()
-        for measurement in (
-            Measurement(f"leader, {way}: to the next accepted launch", "s", tuple(loss.accepted for loss in seen)),
-            Measurement(f"leader, {way}: GETs sent", "", tuple(float(loss.sent) for loss in seen)),
-            Measurement(f"leader, {way}: GETs failed", "", tuple(float(loss.failed) for loss in seen)),
-            Measurement(f"leader, {way}: slowest GET", "s", tuple(loss.slowest for loss in seen)),
-        )
-    ]
+        system = Gestalt(lab, session)
+        await system.start()
+        await system.deploy(HOST, INSTANCES)
+        await system.until_whole()
+        for _ in range(runs):
+            for run in [partial(take_the_lead, system, WAYS[way], sheet) for way in ways]:
+                begun = monotonic()
+                await run()
+                print(f"  (the run took {monotonic() - begun:.0f} s)", flush=True)
 
 
 def main() -> None:
     """Measure everything and print it."""
-    chosen = options(__doc__.splitlines()[0] if __doc__ else "")
-    chosen.set_defaults(runs=10)
-    chosen.add_argument("--session", default="", help="length of ZooKeeper's sessions; default: that of the product")
+    chosen = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    chosen.add_argument("--runs", type=int, default=20)
+    chosen.add_argument("--session", default="", help="length of ZooKeeper's sessions; default: that of the product, 2 s")
+    chosen.add_argument("ways", nargs="*", metavar="WAY", help=f"of {', '.join(WAYS)}; default: all", default=list(WAYS))
     arguments = chosen.parse_args()
-    facts = machine_facts() | {"docker": docker("version", "-f", "{{.Server.Version}}"), "nodes": str(NODES)}
-    facts["session"] = arguments.session or "default"
-    report(facts, asyncio.run(measure(arguments.runs, arguments.session)), [], arguments.output)
+    if unknown := set(arguments.ways) - set(WAYS):
+        chosen.error(f"there is no way {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
+    facts = machine_facts() | {"docker": docker("version", "-f", "{{.Server.Version}}"), "session": arguments.session or "default"}
+    with Sheet("the loss of the leader", facts) as sheet:
+        asyncio.run(measure(sheet, arguments.runs, arguments.session, arguments.ways))
 
 
 if __name__ == "__main__":
