@@ -16,11 +16,11 @@ from gestalt.cluster.tree import Rights
 from gestalt.config import ZooKeeperSettings
 from gestalt.errors import GestaltError, Kind
 from gestalt.zk.client import Acl, Check, Create, Delete, Op, Set, Zk, ZkError, ZkRefused
-from gestalt.zk.grants import parse_lease
+from gestalt.zk.grants import GrantMark, parse_grant, parse_lease
 from gestalt.zk.paths import Paths
 
 from .grant_book import GrantBook
-from .grants import mark_of
+from .grants import caught_up, mark_of
 from .ledger import Ledger
 from .records import Grant
 from .state import Draft
@@ -80,11 +80,32 @@ class GrantKeeper:
             await self._zk.sync(self._paths.grants)
             await self._zk.ensure(self._paths.grants)
             self._there = set(await self._zk.children(self._paths.grants))
+            await self._catch_up()
             await self._make_right()
         except ZkError as error:
             hint = "is a majority of ZooKeeper's servers up?"
             raise GestaltError(Kind.UNAVAILABLE, f"ZooKeeper does not say who may hold what: {error}", hint=hint) from error
         self._ledger.on_commit(self._committed)
+
+    async def _catch_up(self) -> None:
+        """Take over what ZooKeeper knows better than a state that was put back to an earlier one."""
+        found: dict[str, GrantMark] = {}
+
+        async def read(name: str) -> None:
+            seen = await self._zk.get(self._paths.grant(name))
+            if seen is not None and (mark := parse_grant(seen[0])) is not None:
+                found[name] = mark
+
+        grants = self._ledger.state.grants
+        await _all(map(read, self._there & grants.keys()))
+        ahead = [after for name, mark in found.items() if (after := caught_up(grants[name], mark)) != grants[name]]
+        if not ahead:
+            return
+        async with self._ledger.draft("leader", "grants") as draft:
+            for grant in ahead:
+                draft.put(grant)
+                why = f"{grant.app}: the state was put back, somebody may hold it since: the right to run it is taken back"
+                draft.tell("app.revoked", grant.app, why, grant.app)
 
     async def run(self) -> None:
         """Follow what is decided, for ever."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gestalt.config import TimingSettings
@@ -161,6 +161,21 @@ def mark_of(grant: Grant) -> GrantMark:
         return GrantMark(grant.app, grant.generation)
     instance = f"{grant.name}-{grant.serial}"
     return GrantMark(grant.app, grant.generation, instance, grant.node, grant.incarnation)
+
+
+def caught_up(grant: Grant, found: GrantMark) -> Grant:
+    """Return the record that follows from what an earlier leader wrote to ZooKeeper; mostly the one that there is.
+
+    A leader writes to ZooKeeper what is decided already. If that is ahead of what is decided, the state was put back to an earlier one:
+    whoever is named there may hold it, and numbers go on from there.
+    """
+    is_ahead = found.generation > grant.generation or (
+        found.generation == grant.generation and not grant.revoked and found != mark_of(grant)
+    )
+    if not is_ahead:
+        return grant
+    node, incarnation = (found.node, found.incarnation) if found.node else (grant.node, grant.incarnation)
+    return replace(grant, generation=found.generation, node=node, incarnation=incarnation, revoked=True)
 
 
 def next_grant(before: Grant | None, app: App, serial: int, node: str, incarnation: int) -> Grant:

@@ -223,10 +223,6 @@ class Draft:
         found: Node | None = self._get("node", node)
         return found
 
-    def token(self, token: str) -> Token | None:
-        found: Token | None = self._get("token", token)
-        return found
-
     def coordinator(self, name: str) -> Coordinator | None:
         found: Coordinator | None = self._get("coordinator", name)
         return found

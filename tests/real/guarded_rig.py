@@ -61,6 +61,12 @@ class GuardedAgent(SimulatedAgent):
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    async def call_again(self, port: int) -> None:
+        """Turn to another leader."""
+        await self._channel.close()
+        self.port = port
+        await SimulatedAgent.start(self)
+
     def _obey(self) -> None:
         """The work is done elsewhere: the fence has to be asked."""
 
@@ -204,6 +210,11 @@ class Exclusive(Members):
         await agent.start()
         self.agents.append(agent)
         self.by_name[name] = agent
+
+    async def relink(self, name: str) -> None:
+        """Have the agent of a node, which hung up and goes on, follow the present leader."""
+        agent = self.agent_of(name)
+        await agent.call_again(self.port)
 
     def agent_of(self, name: str) -> GuardedAgent:
         agent = self.by_name[name]

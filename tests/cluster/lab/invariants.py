@@ -92,6 +92,11 @@ class Ledger:
         self.possible.setdefault(app, {None}).add(count)
 
 
+def working(sample: Sample, app: str) -> set[str]:
+    """Return the nodes on which copies of an app are at work. What is frozen is not at work."""
+    return {copy.node for copy in sample.copies if copy.app == app and not copy.frozen}
+
+
 def double_holders(samples: Iterable[Sample], exclusive: Collection[str]) -> list[str]:
     """Return where two copies of an exclusive app were at work at once. What is frozen is not at work."""
     wrong = []

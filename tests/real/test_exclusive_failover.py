@@ -12,10 +12,11 @@ import pytest
 
 from gestalt.clock import monotonic
 from gestalt.coordinator.grants import mark_of
+from gestalt.coordinator.store.base import Document, Put
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc
 from gestalt.zk.grants import GrantMark
-from tests.real.guarded_rig import TIMING, WAIT, Exclusive, Guard, guarded
+from tests.real.guarded_rig import TIMING, WAIT, Exclusive, Guard, GuardedAgent, guarded
 from tests.real.zookeeper_lab import Ensemble, running
 from tests.unit.coordinator.world import PATH
 
@@ -128,7 +129,7 @@ async def test_a_new_leader_waits_anew_and_makes_right_what_zookeeper_says(two: 
     await two.until(lambda: two.record(holder.name).lost, "the loss is noted")
     (name,) = await two.fences.children(two.paths.grants)
     await two.leave_office()
-    await two.fences.set(two.paths.grant(name), GrantMark(PATH, 1, "half", "done", 7).encode())
+    await two.fences.set(two.paths.grant(name), GrantMark(PATH, 0, "before", "nobody", 7).encode())
     await two.fences.create(two.paths.grant("left-behind"), b"")
     for agent in two.agents:
         await agent.stop()
@@ -145,6 +146,39 @@ async def test_a_new_leader_waits_anew_and_makes_right_what_zookeeper_says(two: 
     assert at - office >= WAIT
     assert at - office <= WAIT + SLACK + 2
     assert two.watcher.doubles() == []
+
+
+async def test_a_state_that_was_put_back_gives_nothing_away_that_was_given_on_since(two: Exclusive) -> None:
+    """The app has moved on to another node after the moment to which the state is put back."""
+    holder = await two.holder()
+    other = two.other(holder)
+    before = await documents(two)
+    assert two.leader is not None
+    async with two.leader.ledger.draft("test", "cordon") as draft:
+        draft.put_node(replace(two.record(holder.name), admin="cordoned"))
+    await applied(two, "web:2")
+    assert (await two.holder()) is other
+    await two.leave_office()
+    store = ZookeeperStore(two.fences, two.paths, two.cluster_id)
+    await store.open()
+    await store.commit([Put(item.kind, item.key, item.value) for item in before], await store.take_office())
+    await store.close()
+    for agent in two.agents:
+        assert isinstance(agent, GuardedAgent)
+        await agent.hang_up()
+    began = monotonic()
+    await two.up()
+    await asyncio.gather(*map(two.relink, ("a", "b")))
+    await two.until(lambda: generation(two) == 3, "the right is given anew, under the next number")
+    await two.until(lambda: max(two.watcher.first(guard, began) for guard in (holder, other)), "it is at work")
+    assert two.watcher.doubles() == []
+
+
+async def documents(rig: Exclusive) -> list[Document]:
+    """Return what is durable of the app and its right."""
+    assert rig.leader is not None
+    found = (await rig.leader.ledger.snapshot()).documents
+    return [item for item in found if item.kind in ("app", "version", "placements", "grant", "node")]
 
 
 async def test_a_deposed_leader_cannot_write_a_grant(two: Exclusive) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gestalt.config import TimingSettings
-from gestalt.coordinator.grants import FREE, Holder, Rules, grant_name, judge, lists, mark_of, next_grant, wait_of
+from gestalt.coordinator.grants import FREE, Holder, Rules, caught_up, grant_name, judge, lists, mark_of, next_grant, wait_of
 from gestalt.coordinator.records import App, Grant
 from gestalt.zk.grants import GrantMark, LeaseMark
 
@@ -139,6 +139,37 @@ def test_what_zookeeper_says() -> None:
     assert mark_of(BACK) == GrantMark("/o/w/e/db", 7)
     assert lists(HELD, GRANT)
     assert not lists(EMPTY, GRANT)
+
+
+@pytest.mark.parametrize(
+    ("grant", "found"),
+    [
+        (GRANT, mark_of(GRANT)),
+        (GRANT, GrantMark("/o/w/e/db", 6, "db-ab12cd-2", "n2", 1)),
+        (GRANT, GrantMark("/o/w/e/db", 6)),
+        (BACK, mark_of(BACK)),
+        (BACK, mark_of(GRANT)),
+    ],
+    ids=["the same", "the former holder", "nobody", "revoked", "not revoked yet"],
+)
+def test_what_an_earlier_leader_left_half_done_is_what_is_decided(grant: Grant, found: GrantMark) -> None:
+    assert caught_up(grant, found) == grant
+
+
+@pytest.mark.parametrize(
+    ("grant", "found", "holder"),
+    [
+        (GRANT, GrantMark("/o/w/e/db", 9, "db-ab12cd-6", "n2", 4), (9, "n2", 4)),
+        (GRANT, GrantMark("/o/w/e/db", 9), (9, "n1", 5)),
+        (GRANT, GrantMark("/o/w/e/db", 7), (7, "n1", 5)),
+        (BACK, GrantMark("/o/w/e/db", 8, "db-ab12cd-4", "n2", 4), (8, "n2", 4)),
+    ],
+    ids=["another holds it", "somebody held it", "it was revoked", "it was given on"],
+)
+def test_what_zookeeper_knows_better_than_a_restored_state_counts(grant: Grant, found: GrantMark, holder: tuple[int, str, int]) -> None:
+    after = caught_up(grant, found)
+    assert (after.generation, after.node, after.incarnation) == holder
+    assert after.revoked
 
 
 def test_generations_only_grow_and_names_are_of_one_app() -> None:
