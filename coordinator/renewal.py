@@ -1,9 +1,13 @@
-"""Keeps a coordinator's own certificate fresh: it has the authority to sign it."""
+"""Keeps a coordinator's own certificate fresh: it has the authority to sign it. Tells callers when theirs ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+from cryptography import x509
 
 from gestalt.cluster.issuing import load_authority, renew_own
 from gestalt.config import CoordinatorSettings
@@ -13,6 +17,21 @@ log = logging.getLogger(__name__)
 
 PERIOD = 86_400.0
 """Seconds between two looks at the certificate. It is renewed when a third of its life is left: there is time for many."""
+
+
+WARN_BEFORE = timedelta(days=30)
+
+
+def ends_soon(certificate: bytes, now: datetime) -> str:
+    """Return when a certificate, PEM, ends, RFC 3339, if that is within 30 days and the last third of its life; else nothing."""
+    begin, end = _life(certificate)
+    return end.isoformat() if end - now < min(WARN_BEFORE, (end - begin) / 3) else ""
+
+
+@lru_cache(maxsize=1024)
+def _life(certificate: bytes) -> tuple[datetime, datetime]:
+    read = x509.load_pem_x509_certificate(certificate)
+    return read.not_valid_before_utc, read.not_valid_after_utc
 
 
 async def keep_certificate(settings: CoordinatorSettings) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -27,7 +27,7 @@ from gestalt.errors import GestaltError, Kind
 from gestalt.lookout import LedElsewhere, other_leader, unless_led_elsewhere
 from gestalt.proto.v1 import api_pb2, model_pb2
 from gestalt.reach import Api, Reach, Target
-from gestalt.rpc import AGE_METADATA, ERROR_METADATA, VERSION_METADATA, decode_error
+from gestalt.rpc import AGE_METADATA, ERROR_METADATA, EXPIRY_METADATA, VERSION_METADATA, decode_error
 from gestalt.versions import are_compatible
 
 __all__ = ["Api", "Client", "Target"]
@@ -61,7 +61,7 @@ class Client:
         self._api: Api | None = None
         self._contact = False
         self._is_leader = False
-        self._leader_version = __version__
+        self._remarked: set[str] = set()
 
     async def __aenter__(self) -> Client:
         return self
@@ -190,17 +190,14 @@ class Client:
         await self._go_to(GestaltError(Kind.NOT_LEADER, f"{api.address} does not answer, {leader} does not lead", leader=leader), search)
 
     def _note_source(self, metadata: object) -> None:
-        """Say so when an answer is what a coordinator remembers, and not the leader's; and when we are too old or too new for it."""
+        """Say so when an answer is what a coordinator remembers, and not the leader's; and what the leader remarks on us, once."""
         marks = dict(cast("Iterable[tuple[str, str]]", metadata or ()))
-        age, version = marks.get(AGE_METADATA), marks.get(VERSION_METADATA, __version__)
+        age = marks.get(AGE_METADATA)
         self._is_leader = age is None
-        if version != self._leader_version:
-            self._leader_version = version
-            if not are_compatible(version, __version__):
-                self._notice(
-                    f"this is version {__version__}, the coordinator has {version}: only neighbouring minor versions work together, "
-                    f"install version {version} here"
-                )
+        for remark in _remarks(marks):
+            if remark not in self._remarked:
+                self._remarked.add(remark)
+                self._notice(remark)
         if age is not None:
             self._notice(f"no coordinator leads, because ZooKeeper does not answer: this is what was known {age} s ago")
 
@@ -268,6 +265,16 @@ class Client:
         await self._reach.close()
         if api is not None:
             await api.channel.close(None)
+
+
+def _remarks(marks: Mapping[str, str]) -> Iterator[str]:
+    """Yield what there is to say of the two of us, by the marks of an answer."""
+    version = marks.get(VERSION_METADATA, __version__)
+    if not are_compatible(version, __version__):
+        work = "only neighbouring minor versions work together"
+        yield f"this is version {__version__}, the coordinator has {version}: {work}, install version {version} here"
+    if (ends := marks.get(EXPIRY_METADATA)) is not None:
+        yield f"the certificate of this context ends on {ends[:10]}: gestaltctl context renew"
 
 
 class _Search:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from gestalt.clock import wall
 from gestalt.errors import GestaltError, Kind
 
-_HINT = "get a new certificate; in the appliance: gestaltctl appliance init"
+_HINT = "get a new one: in the appliance gestaltctl appliance init; on a coordinator's machine gestaltctl cluster certificate USER"
 
 
 def check_certificate(certificate_file: Path, key_file: Path, ca_file: Path) -> None:

@@ -18,6 +18,9 @@ ERROR_METADATA = "gestalt-error-bin"
 VERSION_METADATA = "gestalt-version"
 """With each answer of a leader: its version."""
 
+EXPIRY_METADATA = "gestalt-certificate-expires"
+"""With each answer of a leader to a caller whose certificate ends soon: when, RFC 3339."""
+
 AGE_METADATA = "gestalt-age"
 """In the trailing metadata of an answer: for how many seconds what it says may be out of date."""
 

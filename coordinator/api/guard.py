@@ -12,13 +12,14 @@ from typing import Any, NoReturn, TypeVar, cast
 import grpc
 from pydantic import ValidationError
 
-from gestalt import __version__
+from gestalt import __version__, clock
 from gestalt.errors import GestaltError, Kind
 from gestalt.identity import Identity, Role
-from gestalt.rpc import VERSION_METADATA, encode_error, status_message
+from gestalt.rpc import EXPIRY_METADATA, VERSION_METADATA, encode_error, status_message
 from gestalt.rpc_server import peer_identity
 
 from ..office import Office, not_leader
+from ..renewal import ends_soon
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class OfficeGuard:
                 with self._working(call):
                     reply = await method(request, context)
                 await self._require(context)
-            context.set_trailing_metadata(((VERSION_METADATA, __version__),))
+            context.set_trailing_metadata(_marks(context))
             return reply
 
         return guarded
@@ -113,6 +114,13 @@ class OfficeGuard:
     async def _require(self, context: Context) -> None:
         if self._closed or not self._office.holds():
             await abort(context, not_leader())
+
+
+def _marks(context: Context) -> tuple[tuple[str, str], ...]:
+    """Return what comes with each answer."""
+    certificates = tuple(context.auth_context().get("x509_pem_cert", ()))
+    ends = ends_soon(certificates[0], clock.wall()) if certificates else ""
+    return ((VERSION_METADATA, __version__), *(((EXPIRY_METADATA, ends),) if ends else ()))
 
 
 def caller(context: Context, cluster_id: str, role: Role) -> Identity:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from gestalt.clock import monotonic
 from gestalt.config import CoordinatorSettings, ZooKeeperSettings
 from gestalt.errors import Detail, GestaltError, Kind
-from gestalt.zk.client import Zk, ZkError, ZkRefused, ZkUnavailable
+from gestalt.zk.client import Zk, ZkError, ZkRefused, ZkUnavailable, reconfigure
 from gestalt.zk.ensemble import CONFIG, Ensemble, Server, parse_ensemble
 from gestalt.zk.known import KnownServers, kept_in
 
@@ -116,7 +116,7 @@ class Reconfiguration:
 
         async def change() -> None:
             if check_new(parse_ensemble(await self._read()), server):
-                await self._zk.reconfigure(joining=[server.line()])
+                await reconfigure(self._zk, joining=[server.line()])
 
         await self._patiently(change)
         return True
@@ -132,7 +132,7 @@ class Reconfiguration:
 
         async def change() -> None:
             if check_old(parse_ensemble(await self._read()), number):
-                await self._zk.reconfigure(leaving=[str(number)])
+                await reconfigure(self._zk, leaving=[str(number)])
 
         await self._patiently(change)
         return True

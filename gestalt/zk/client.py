@@ -68,6 +68,8 @@ __all__ = [
     "ZkUnknown",
     "acl_for",
     "digest_id",
+    "reconfigure",
+    "set_hosts",
 ]
 
 log = logging.getLogger(__name__)
@@ -249,32 +251,6 @@ class Zk:
         """Call back with the sorted names of the children, and again after each change; [] while there is no such znode."""
         return self._watches.start(path, partial(_look_at_children, self, path), callback)
 
-    def set_hosts(self, hosts: Sequence[str]) -> None:
-        """Look for a server at these addresses from now on. The present connection stays."""
-        self.hosts = tuple(hosts)
-        self._client.set_hosts(",".join(hosts))
-        self._client.handler.patience = self._patience / len(hosts)
-
-    async def reconfigure(self, *, joining: Sequence[str] = (), leaving: Sequence[str] = (), version: int = -1) -> bytes:
-        """Change which servers there are, and return their configuration as it is then.
-
-        Args:
-            joining: servers that come, or change, as lines "server.4=…". leaving: the numbers of those that go.
-            version: of the configuration that is to be changed; -1: whichever there is.
-
-        Raises:
-            ZkRefused: "denied", "disabled", "no_quorum" (too few of the new servers are up and in step), "busy", "version", "arguments".
-            ZkUnavailable, ZkUnknown: as for writes.
-        """
-        self._require_connection()
-        try:
-            value, _ = await self._result(self._client.reconfig_async(",".join(joining), ",".join(leaving), None, version))
-        except _CUT as error:
-            raise ZkUnknown(f"the connection was lost before the answer ({type(error).__name__})") from error
-        except kz.ZookeeperError as error:
-            raise ZkRefused(0, _reason(error), "/zookeeper/config") from error
-        return bytes(value)
-
     async def close(self, *, keep_session: bool = False) -> None:
         """End the session, and with it its ephemeral znodes; or leave it to expire, or to another process. Idempotent.
 
@@ -361,6 +337,29 @@ class Zk:
 
         pending.rawlink(in_threads)
         return await future
+
+
+def set_hosts(zk: Zk, hosts: Sequence[str]) -> None:
+    """Look for a server at these addresses from now on. The present connection stays."""
+    zk.hosts = tuple(hosts)
+    zk._client.set_hosts(",".join(hosts))
+    zk._client.handler.patience = zk._patience / len(hosts)
+
+
+async def reconfigure(zk: Zk, *, joining: Sequence[str] = (), leaving: Sequence[str] = ()) -> None:
+    """Change which servers there are. `joining`: as lines "server.4=…"; `leaving`: their numbers.
+
+    Raises:
+        ZkRefused: "denied", "disabled", "no_quorum" (too few of the new servers are up and in step), "busy", "arguments".
+        ZkUnavailable, ZkUnknown: as for writes.
+    """
+    zk._require_connection()
+    try:
+        await zk._result(zk._client.reconfig_async(",".join(joining), ",".join(leaving), None, -1))
+    except _CUT as error:
+        raise ZkUnknown(f"the connection was lost before the answer ({type(error).__name__})") from error
+    except kz.ZookeeperError as error:
+        raise ZkRefused(0, _reason(error), "/zookeeper/config") from error
 
 
 def _add(request: TransactionRequest, op: Op, default_acl: Acl) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from gestalt.files import write_atomic
 
+from .client import Watch, Zk, set_hosts
 from .ensemble import CONFIG, hosts_of, parse_ensemble
 
 if TYPE_CHECKING:
-    from .client import Stat, Watch, Zk
+    from .ops import Stat
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class KnownServers:
 
         def told(found: tuple[bytes, Stat] | None) -> None:
             if found is not None and (hosts := hosts_of(parse_ensemble(found[0]), self._configured)):
-                zk.set_hosts(hosts)
+                set_hosts(zk, hosts)
                 self._learn(hosts)
 
         return zk.watch(CONFIG, told)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gestalt.ctl import contexts
 from gestalt.ctl.options import connected, examples, invocation, output_option
 from gestalt.ctl.output import Column, emit, print_table
+
+if TYPE_CHECKING:
+    from gestalt.client import Client
 
 _COLUMNS = (Column(""), Column("CONTEXT"), Column("COORDINATORS"))
 
@@ -59,6 +62,45 @@ def use_context(ctx: click.Context, name: str) -> None:
     """Make a context the current one, in its file."""
     contexts.use(contexts.load(contexts.find(invocation(ctx).config)), name)
     print(f"the current context is {name}")
+
+
+@context.command("renew", epilog=examples("gestaltctl context renew", "gestaltctl context renew prod"))
+@click.argument("name", required=False, default="", shell_complete=_complete)
+@connected
+@click.pass_context
+def renew_context(ctx: click.Context, name: str) -> None:
+    """Get another certificate for the same user and the same key, for another year.
+
+    Only while the present one is good. One that has expired is made anew on a coordinator's machine: gestaltctl cluster certificate.
+    """
+    said = invocation(ctx)
+    said.context = name or said.context
+    chosen = contexts.choose(said.config, said.context)
+    _renew(chosen)
+    print(f"{chosen.certificate} was renewed")
+
+
+def _renew(chosen: contexts.Context) -> None:
+    from gestalt.ctl.session import converse
+    from gestalt.errors import GestaltError, Kind
+    from gestalt.files import write_atomic
+    from gestalt.pki import is_for_key, signing_request
+
+    async def work(client: Client) -> str:
+        from gestalt.proto.v1 import api_pb2
+
+        request = api_pb2.RenewCertificateRequest(signing_request=signing_request(chosen.key, chosen.name))
+        return (await client.call(lambda api: api.control_plane.RenewCertificate, request)).certificate
+
+    certificate = converse(work)
+    if not is_for_key(certificate, chosen.key):
+        raise GestaltError(Kind.FAILED, "what the coordinator sent is no certificate of our key", hint="see the coordinator's log")
+    try:
+        write_atomic(chosen.certificate, certificate)
+    except OSError as error:
+        raise GestaltError(
+            Kind.REFUSED, f"{chosen.certificate} cannot be written: {error.strerror}", hint="run this as its owner, for example with sudo"
+        ) from error
 
 
 @context.command("show")
