@@ -15,16 +15,23 @@ from .reconcile import Decision, Outcome, View, is_current, is_given_up
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
 from .state import Draft, version_key
 
+LEADER = "leader"
+"""Who asks for what nobody asked for, in tasks and audit records."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One app at one moment: its goal, the template of the wanted version, all its instances as they are known. `names`: of nodes."""
+    """One app at one moment: its goal, the template of the wanted version, all its instances as they are known.
+
+    `names`: of nodes. `task`: the id for a task that begins now.
+    """
 
     app: App
     spec: AppSpec
     views: tuple[View, ...]
     at: str
     names: Mapping[str, str] = field(default_factory=dict)
+    task: str = ""
 
     @property
     def given_up(self) -> tuple[View, ...]:
@@ -56,6 +63,8 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
     _grant(draft, case, kept, added, {node.id: node.incarnation for node in nodes})
     app = replace(case.app, next_serial=case.app.next_serial + len(added))
     _announce(draft, case, decision, len(added))
+    if decision.replacing and added:
+        app = _fail_over(draft, app, case, decision)
     unplaced = placing.reason if placing else ""
     app = _conclude(draft, app, case, decision, unplaced)
     if app.deleting and not kept:
@@ -109,14 +118,29 @@ def _announce(draft: Draft, case: Case, decision: Decision, added: int) -> None:
     path = case.app.path
     if added:
         draft.tell("app.placed", path, f"placed {added} instance{'s' if added > 1 else ''} of version {case.app.version}", path)
-    if decision.replacing and added:
-        number = min(decision.replacing, added)
-        message = f"{number} instance{'s' if number > 1 else ''} of {case.nodes_of(case.given_up)} {'are' if number > 1 else 'is'} replaced"
-        draft.tell("app.failover", path, f"{path}: {message}", path)
+    if number := min(decision.replacing, added):
+        draft.tell("app.failover", path, f"{path}: {_replaced(case, number)}", path)
     if lost := [view for view in case.given_up if view.placed.serial in decision.forget and not view.gone]:
         draft.tell("app.lost", path, f"{path}: {len(lost)} of its instances, of {case.nodes_of(lost)}, are given up", path)
     for serial in decision.stop:
         draft.tell("instance.stopping", instance_id(case.app, serial), f"{instance_id(case.app, serial)} is to stop", path)
+
+
+def _replaced(case: Case, number: int) -> str:
+    return f"{number} instance{'s' if number > 1 else ''} of {case.nodes_of(case.given_up)} {'are' if number > 1 else 'is'} replaced"
+
+
+def _fail_over(draft: Draft, app: App, case: Case, decision: Decision) -> App:
+    """Have a task for lost instances that are replaced now. A change that is under way brings the app to its goal with them."""
+    running = draft.task(app.task) if app.task else None
+    if running is not None and running.state is not TaskState.RUNNING:
+        running = None
+    if running is not None and running.kind is not Verb.FAILOVER:
+        return app
+    so_far = sum(not view.placed.stop for view in case.given_up) - decision.held_back
+    task = running or Task(case.task, Verb.FAILOVER, app.path, LEADER, case.at)
+    draft.put_task(replace(task, message=_replaced(case, max(so_far, decision.replacing))))
+    return replace(app, task=task.id)
 
 
 def _conclude(draft: Draft, app: App, case: Case, decision: Decision, unplaced: str) -> App:
@@ -153,14 +177,16 @@ def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
 
 def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
     to_another = bool(app.wanted) and app.stable not in (0, app.version)  # what is to stop runs no version
-    can_roll_back = case.spec.update.auto_rollback and to_another and not task.rolling_back
+    is_change = task.kind is not Verb.FAILOVER  # the loss of a node says nothing against a version
+    can_roll_back = case.spec.update.auto_rollback and to_another and is_change and not task.rolling_back
     if can_roll_back:
         draft.put_task(replace(task, rolling_back=reason))
         draft.tell("task.rolling-back", task.id, f"{task.kind} of {app.path} goes back to version {app.stable}: {reason}", app.path)
         stable = draft.version(app.path, app.stable)
         count = 1 if stable is not None and stable.spec.placement.exclusive else app.count
         return replace(app, version=app.stable, count=min(app.count, count))
-    message = f"{task.rolling_back}; the rollback failed, too: {reason}" if task.rolling_back else reason
+    before = f"{task.rolling_back}; the rollback failed, too: " if task.rolling_back else "" if is_change else f"{task.message}; "
+    message = before + reason
     _end(draft, case, task, TaskState.FAILED, message)
     return replace(app, task="")
 
@@ -176,7 +202,10 @@ def _summary(app: App, task: Task) -> str:
         return f"{app.path} is gone"
     if not app.wanted:
         return "no instance runs"
-    return f"{app.wanted} instance{'s' if app.wanted > 1 else ''} of version {app.version} {'are' if app.wanted > 1 else 'is'} healthy"
+    before = f"{task.message}; " if task.kind is Verb.FAILOVER else ""
+    return (
+        f"{before}{app.wanted} instance{'s' if app.wanted > 1 else ''} of version {app.version} {'are' if app.wanted > 1 else 'is'} healthy"
+    )
 
 
 def _erase(draft: Draft, app: App) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import uuid
 from collections.abc import Iterable
 
 from gestalt import clock
 from gestalt.errors import GestaltError
 
-from .advance import Case, advance, steps, waits_for, waits_for_holder
+from .advance import LEADER, Case, advance, steps, waits_for, waits_for_holder
 from .brakes import Brakes
 from .capacity import capacities
 from .dispatch import Dispatcher
@@ -90,7 +91,7 @@ class Decider:
     async def _look(self, path: str) -> None:
         self._due.pop(path, None)
         try:
-            async with self._ledger.draft("leader", "reconcile") as draft:
+            async with self._ledger.draft(LEADER, "reconcile") as draft:
                 self._decide(draft, path)
         except GestaltError as error:
             log.error("%s: decided, but not written: %s", path, error)
@@ -135,7 +136,7 @@ class Decider:
         state = self._ledger.state
         views = self._tracker.views(app, state.placed(app.path))
         names = {node.id: node.name for node in state.nodes.values()}
-        return Case(app, state.version(app.path, app.version).spec, views, at, names)
+        return Case(app, state.version(app.path, app.version).spec, views, at, names, uuid.uuid4().hex[:12])
 
     def capacities(self, path: str = "") -> tuple[Capacity, ...]:
         """Return all nodes with what is reserved on them, as `place` needs them for the app of this path."""

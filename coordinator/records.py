@@ -19,7 +19,7 @@ class TaskState(StrEnum):
 
 
 class Verb(StrEnum):
-    """What was asked for."""
+    """What was asked for, or, of a failover, what the loss of nodes asks for."""
 
     LAUNCH = "launch"
     UPDATE = "update"
@@ -29,6 +29,7 @@ class Verb(StrEnum):
     RESTART = "restart"
     ROLLBACK = "rollback"
     DELETE = "delete"
+    FAILOVER = "failover"
 
 
 @dataclass(frozen=True, slots=True)

@@ -583,7 +583,7 @@ class Task(google.protobuf.message.Message):
     WARNINGS_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
-    """launch, scale, stop, start, restart, update, rollback, delete"""
+    """launch, scale, stop, start, restart, update, rollback, delete, failover"""
     app: builtins.str
     state: builtins.str
     """"running", "succeeded", "failed", "superseded" """

@@ -53,6 +53,9 @@ async def test_the_end_of_a_membership_moves_instances_and_routes_at_once(three:
     await three.until(lambda: three.record("a").lost == 1, "the loss is noted")
     assert len(three.events("node.lost")) == 1
     assert three.events("app.failover") == [f"{PATH}: 1 instance of node a is replaced"]
+    (failover,) = [task for task in (await three.tasks().List(api_pb2.ListTasksRequest())).tasks if task.kind == "failover"]
+    ended = [task async for task in three.tasks().Watch(api_pb2.GetTaskRequest(id=failover.id), timeout=20)][-1]
+    assert (ended.state, ended.message) == ("succeeded", "1 instance of node a is replaced; 3 instances of version 1 are healthy")
     status = await three.status()
     assert "node a is lost: it has lost its membership: it is dead or cut off" in status.problems
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gestalt.coordinator import changes
 from gestalt.coordinator.brakes import UNLIMITED
 from gestalt.coordinator.reconcile import Outcome
-from gestalt.coordinator.records import TaskState
+from gestalt.coordinator.records import Task, TaskState, Verb
 from tests.unit.coordinator.fleet import Fleet, settled
 from tests.unit.coordinator.world import PATH, spec
 
@@ -29,6 +29,74 @@ def test_a_lost_nodes_instances_are_replaced_at_once_and_forgotten_when_the_new_
     fleet.settle()
     assert fleet.on("n1") == []
     assert len(fleet.ready()) == 3 == len(fleet.placed)
+
+
+def failovers(fleet: Fleet) -> list[Task]:
+    return [task for task in fleet.state.tasks.values() if task.kind is Verb.FAILOVER]
+
+
+def test_a_failover_is_a_task_from_the_commit_that_places_to_the_health_of_all() -> None:
+    fleet = settled()
+    fleet.lose("n1")
+    fleet.decide()
+    (task,) = failovers(fleet)
+    assert (task.state, fleet.app.task, task.requested_by) == (TaskState.RUNNING, task.id, "leader")
+    assert task.message == "1 instance of node n1 is replaced"
+    fleet.take_office()
+    fleet.settle()
+    (task,) = failovers(fleet)
+    assert (task.state, fleet.app.task) == (TaskState.SUCCEEDED, "")
+    assert task.message == "1 instance of node n1 is replaced; 3 instances of version 1 are healthy"
+    assert [(step.name, step.state, step.done) for step in task.steps] == [
+        ("place", "done", 3), ("start", "done", 3), ("healthy", "done", 3), ("stop others", "done", 0),
+    ]  # fmt: skip
+
+
+def test_a_second_loss_joins_the_failover_that_is_under_way() -> None:
+    fleet = settled(5, 5)
+    fleet.lose("n1")
+    fleet.decide()
+    fleet.lose("n2")
+    fleet.settle()
+    (task,) = failovers(fleet)
+    assert task.state is TaskState.SUCCEEDED  # the first replacement was placed on the second node
+    assert task.message.startswith("3 instances of nodes n1, n2 are replaced; 5 instances")
+
+
+def test_a_failover_within_a_change_is_part_of_it_and_a_change_supersedes_a_failover() -> None:
+    fleet = settled()
+    fleet.apply(spec("web:2"))
+    fleet.decide()
+    fleet.lose("n1")
+    fleet.settle()
+    assert failovers(fleet) == []
+    fleet.back("n1")
+    fleet.settle()
+    fleet.lose("n2")
+    fleet.decide()
+    fleet.apply(spec("web:3"))
+    (task,) = failovers(fleet)
+    assert task.state is TaskState.SUPERSEDED
+    fleet.settle()
+    assert fleet.last_task.state is TaskState.SUCCEEDED
+    assert {item.version for item in fleet.placed} == {3}
+
+
+def test_a_failover_that_fails_goes_back_to_no_other_version_and_is_told() -> None:
+    fleet = settled(2, 2)
+    fleet.apply(spec("web:2", 2, update={"auto_rollback": True}))
+    fleet.settle()
+    fleet.broken = frozenset({"web:2"})
+    fleet.lose("n1")
+    fleet.decide()
+    fleet.agent_step()
+    fleet.pass_time(10_000)
+    fleet.settle()
+    (task,) = failovers(fleet)
+    assert task.state is TaskState.FAILED
+    assert task.message.startswith("1 instance of node n1 is replaced; an instance did not become healthy within")
+    assert fleet.app.version == 2
+    assert fleet.app.wanted == 2 == len(fleet.placed) - len(fleet.on("n1")), "it goes on trying"
 
 
 def test_nothing_is_replaced_while_an_agent_is_down() -> None:

@@ -102,7 +102,7 @@ class World:
         template = self.state.version(PATH, app.version).spec
         stalled = self.progress.stalled(app, template, views, self.now)
         decision = reconcile(app, template, views, stalled, self.replaceable)
-        advance(draft, Case(app, template, views, AT), decision, self._nodes())
+        advance(draft, Case(app, template, views, AT, task=f"failover{len(self.state.tasks)}"), decision, self._nodes())
         self._apply(draft)
         return decision
 
