@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gestalt.clock import boottime
@@ -15,6 +16,8 @@ from .fence.cgroups import kill_cgroup, pids_in
 log = logging.getLogger(__name__)
 
 KILL_LIMIT = 2.0
+_THREADS = ThreadPoolExecutor(8, thread_name_prefix="gestalt-kill")
+"""Of its own: nothing that hangs elsewhere must delay a kill."""
 
 
 async def is_confined(driver: RuntimeDriver, key: AttemptKey) -> bool:
@@ -42,7 +45,8 @@ async def kill_attempt(driver: RuntimeDriver, key: AttemptKey) -> None:
 
 async def kill_all(cgroups: Iterable[str], deadline: float) -> bool:
     """Kill everything in these cgroups, at most until `deadline` (seconds since boot); return whether nothing is left."""
-    return all(await asyncio.gather(*(asyncio.to_thread(kill_cgroup, Path(item), deadline) for item in cgroups)))
+    loop = asyncio.get_running_loop()
+    return all(await asyncio.gather(*(loop.run_in_executor(_THREADS, kill_cgroup, Path(item), deadline) for item in cgroups)))
 
 
 def _populated(cgroups: Iterable[str]) -> bool:

@@ -172,7 +172,7 @@ class FenceLink:
             self._board.set_incarnation(incarnation)
         before = self.answers, self.lease.standing()
         self.answers, self.member = True, state["status"] == MEMBER
-        self.lease = parse_lease_state(state["lease"])
+        self.lease = parse_lease_state(state["lease"]) if "lease" in state else LeaseState()  # of an older fence: it holds nothing
         self._told(self.lease)
         self._board.set_problems(self.name, (f"the fence: {problem}",) if problem else ())
         self._heard.set()

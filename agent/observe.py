@@ -134,7 +134,7 @@ def _observed(
 
 def retry_at(situation: Situation, action: Action) -> float:
     """Return when the next attempt is due, in seconds since boot; 0 = none is waiting."""
-    waits = isinstance(action, Wait) and situation.goal is Goal.RUN and not _runs(situation)
+    waits = isinstance(action, Wait) and situation.goal is Goal.RUN and not _runs(situation) and not _obstacle(situation)
     return (action.until or 0.0) if waits and isinstance(action, Wait) else 0.0
 
 

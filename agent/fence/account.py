@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from .lease import Held, Holding, closed, ended
 from .saved import HeldFile
 
 log = logging.getLogger(__name__)
+
+_THREADS = ThreadPoolExecutor(8, thread_name_prefix="gestalt-kill")
+"""Of its own: a disk that hangs must not delay a kill."""
 
 
 class Account:
@@ -100,7 +104,8 @@ def _close(held: Held, name: str, what: Holding) -> Held:
 
 
 async def _kill(what: Holding, deadline: float) -> bool:
-    return all(await asyncio.gather(*(asyncio.to_thread(_end_cgroup, Path(item), deadline) for item in what.cgroups)))
+    loop = asyncio.get_running_loop()
+    return all(await asyncio.gather(*(loop.run_in_executor(_THREADS, _end_cgroup, Path(item), deadline) for item in what.cgroups)))
 
 
 def _end_cgroup(path: Path, deadline: float) -> bool:

@@ -11,7 +11,7 @@ from gestalt.agent.failsafe import Promised, extension
 from gestalt.agent.fence_state import HeldHere, LeaseState, parse_lease_state
 from gestalt.agent.guard import over
 from gestalt.agent.isolation import Isolation, judge
-from gestalt.agent.observe import CheckReport, observe
+from gestalt.agent.observe import CheckReport, observe, retry_at
 from gestalt.agent.plan import ISOLATED, Count, Forget, Goal, Remove, Situation, Start, Stop, Take, Wait, plan
 from gestalt.agent.records import Ending, InstanceRecord, ended, launching, running
 from gestalt.model import Phase
@@ -95,6 +95,7 @@ def test_it_is_told_why_nothing_starts(claim: Claim, why: str) -> None:
     assert (told.phase, told.reason) == (Phase.PLACED, why)
     told = observe(after, plan(after), CheckReport())
     assert (told.phase, told.reason) == (Phase.FAILED, f"was ended by signal 9; {why}")
+    assert retry_at(after, plan(after)) == 0.0, "each look at the fence would be told"
 
 
 def test_on_a_node_that_is_cut_off_it_stops_and_waits() -> None:
