@@ -20,6 +20,7 @@ def export_pieces(snapshot: Snapshot) -> Iterator[bytes]:
         version=__version__,
         at=clock.wall().isoformat(timespec="seconds"),
         documents=len(snapshot.documents),
+        store_format=snapshot.format,
     )
     return write_pieces(header, (Item(each.kind, each.key, each.value, each.revision) for each in snapshot.documents))
 

@@ -130,14 +130,15 @@ class GrantKeeper:
         return not any(True for _ in self._book.undecided())
 
     def _committed(self, draft: Draft) -> None:
-        if any(kind == "grant" for kind, _ in draft.records):
+        if any(kind in ("grant", "switches") for kind, _ in draft.records):
             self._wake.set()
 
     async def _make_right(self) -> None:
         grants = self._ledger.state.grants
         wrong = [grant for grant in grants.values() if not self._book.is_shown(grant)]
         await _all(map(self._show, wrong))
-        for name in self._there - grants.keys():
+        recovering = self._ledger.state.switches.recovering  # then who holds what we do not know keeps it
+        for name in () if recovering else self._there - grants.keys():
             await self._remove(name)
 
     async def _show(self, grant: Grant) -> None:

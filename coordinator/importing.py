@@ -67,6 +67,7 @@ async def put_back(settings: CoordinatorSettings, choice: Choice) -> Outcome:
     nodes = [document.key for document in documents if document.kind == "node"]
     async with _opened(settings, nodes, choice.patience) as store:
         present = await store.load()
+        _check_format(export.header, present.format)
         lost = loss(present, export.header, documents_of(export))
         if lost and not choice.replace:
             raise GestaltError(
@@ -86,6 +87,16 @@ def _check_cluster(header: Header, settings: CoordinatorSettings) -> None:
             Kind.CONFLICT,
             f"the file is of cluster {header.cluster_id}, the settings are of cluster {settings.cluster_id}",
             hint="import it on a machine of that cluster, or with the settings and the pki folder of one put back first",
+        )
+
+
+def _check_format(header: Header, present: int) -> None:
+    """Refuse documents with fields that the store's format does not have: coordinators that read only that one would lose them."""
+    if header.store_format > present:
+        raise GestaltError(
+            Kind.REFUSED,
+            f"the file has documents of format {header.store_format}, the store has format {present}",
+            hint="upgrade all coordinators and finalize that first: gestaltctl cluster finalize-upgrade",
         )
 
 

@@ -28,7 +28,10 @@ _DAMAGED_HINT = "take another copy of it, or an older export"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What was exported. `epoch` and `commit` are of the moment, `version` is the Gestalt that wrote it, `at` RFC 3339."""
+    """What was exported. `epoch` and `commit` are of the moment, `version` is the Gestalt that wrote it, `at` RFC 3339.
+
+    `store_format`: of the store, which says which fields its documents may have.
+    """
 
     cluster_id: str
     history_id: str
@@ -37,6 +40,7 @@ class Header:
     version: str
     at: str
     documents: int
+    store_format: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ def _header(fields: dict[str, Any], name: str) -> Header:
     return header
 
 
-_SAMPLE = Header("", "", 0, 0, "", "", 0)
+_SAMPLE = Header("", "", 0, 0, "", "", 0, 0)
 
 
 def _item(fields: dict[str, Any], name: str, number: int) -> Item:

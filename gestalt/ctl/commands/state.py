@@ -10,6 +10,7 @@ import click
 
 from gestalt.ctl.options import connected, examples, output_option
 from gestalt.ctl.output import Column, emit, print_table
+from gestalt.ctl.report import warn
 from gestalt.ctl.session import converse
 from gestalt.ctl.style import is_terminal
 
@@ -114,22 +115,25 @@ def import_(file: Path, settings: Path, replace: bool, above: int, output: str) 
 def recover(confirm: bool, output: str) -> None:
     """Show what runs but is unknown since the state was put back; with --confirm end the recovery."""
 
-    async def work(client: Client) -> tuple[bool, list[api_pb2.Unknown]]:
+    async def work(client: Client) -> tuple[bool, list[api_pb2.Unknown], int]:
         from gestalt.proto.v1 import api_pb2
 
+        status = await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
+        silent = status.nodes - status.nodes_ready if status.recovering else 0
         if confirm:
             reply = await client.call(lambda api: api.recovery.Recover, api_pb2.RecoverRequest())
-            return bool(reply.changed), list(reply.unknown)
-        status = await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
-        return status.recovering, list(status.unknown)
+            return bool(reply.changed), list(reply.unknown), silent
+        return status.recovering, list(status.unknown), silent
 
-    answer, unknown = converse(work, patience=30)
+    answer, unknown, silent = converse(work, patience=30)
     state = {"changed": answer, "recovering": False} if confirm else {"recovering": answer}
     found = [{"node": item.node, "instance": item.instance, "app": item.app} for item in unknown]
 
     def people(_: bool) -> None:
         print_table([Column("NODE"), Column("INSTANCE"), Column("APP")], [(item.node, item.instance, item.app) for item in unknown])
         print(_sentence(confirm, answer, len(unknown)))
+        if silent:
+            warn(f"{silent} nodes are not ready: what they run is not in this list, as far as they have not told it")
 
     emit(output, lambda: {**state, "unknown": found}, lambda: [item.instance for item in unknown], people)
 

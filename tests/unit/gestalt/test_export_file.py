@@ -16,7 +16,7 @@ ITEMS = (
     Item("app", "/日本 \n\x00/\u2028", b"\xff\x00raw", 7),
     Item("task", "t", b"", 1),
 )
-HEADER = Header("c1", "h1", 4, 9, "0.2.0", "2026-01-01T00:00:00+00:00", len(ITEMS))
+HEADER = Header("c1", "h1", 4, 9, "0.2.0", "2026-01-01T00:00:00+00:00", len(ITEMS), 1)
 
 
 def test_what_is_written_is_read() -> None:
@@ -26,7 +26,7 @@ def test_what_is_written_is_read() -> None:
 
 def test_large_states_come_in_pieces() -> None:
     items = [Item("app", str(number), b"x" * 2000, 1) for number in range(200)]
-    header = Header("c", "h", 1, 1, "v", "t", len(items))
+    header = Header("c", "h", 1, 1, "v", "t", len(items), 1)
     pieces = list(write_pieces(header, items))
     assert len(pieces) > 5
     assert max(map(len, pieces)) < 2 * PIECE
