@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gestalt import clock, model
+from gestalt.model import Phase
 from gestalt.zk.grants import LeaseMark
 
 from .grants import Holder, NoStorageFence, Rules, StorageFence, Verdict, grant_name, judge, lists
@@ -17,6 +18,8 @@ from .membership import Life
 from .nodes import Tracker
 from .records import App, Grant, Placed, instance_id
 from .state import State
+
+AT_WORK = frozenset({Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,10 @@ class GrantBook:
         view, sighting = self._tracker.nodes.get(placed.node), self._tracker.sighting(instance_id(app, placed.serial))
         return view is not None and view.heard and sighting.gone and sighting.stopping
 
+    def _is_present(self, app: App, placed: Placed) -> bool:
+        view, seen = self._tracker.nodes.get(placed.node), self._tracker.sighting(instance_id(app, placed.serial)).observed
+        return view is not None and view.heard and seen is not None and seen.phase in AT_WORK
+
     def _holder(self, app: App, placed: Placed, grant: Grant) -> Holder:
         member, stands = self._tracker.incarnation(grant.node), self._tracker.standing(grant.node)
         record, view = self._state.nodes.get(grant.node), self._tracker.nodes.get(grant.node)
@@ -147,7 +154,7 @@ class GrantBook:
             unreachable=stands.away if stands.life is Life.UNREACHABLE else None,
             leaving=placed.stop,
             gone=self._is_gone(app, placed),
-            present=view is not None and view.heard and self._tracker.sighting(instance_id(app, placed.serial)).observed is not None,
+            present=self._is_present(app, placed),
             over_for=over,
             revoked_for=self._revoked_for(grant) if shown else None,
             lease=self._lease(grant) if shown else None,

@@ -53,6 +53,7 @@ class GrantKeeper:
         self._zk, self._paths, self._fence, self._acl = zk, paths, fence, acl
         self._there: set[str] = set()
         self._wake = asyncio.Event()
+        self._complaint = ""
         self._changed: Callable[[Iterable[str]], None] = lambda paths: None
 
     @classmethod
@@ -125,8 +126,11 @@ class GrantKeeper:
             await self._make_right()
             await self._read_leases()
         except (ZkError, GestaltError) as error:
-            log.warning("grants in ZooKeeper are not as decided yet: %s", error)
+            level = logging.DEBUG if str(error) == self._complaint else logging.WARNING
+            log.log(level, "grants in ZooKeeper are not as decided yet: %s", error)
+            self._complaint = str(error)
             return False
+        self._complaint = ""
         return not any(True for _ in self._book.undecided())
 
     def _committed(self, draft: Draft) -> None:

@@ -72,7 +72,7 @@ class Holder:
 
     `member`: the number of the node's present membership, 0 = it has none. `confirmed`: the highest that was declared dead, infinite when
     the node was removed. `unreachable`: seconds for which it has been unreachable, None = it is not. `leaving`: the instance is to go.
-    `gone`: the agent is heard, and says that nothing of it is left since it was told to stop; `present`: it says that there is something.
+    `gone`: the agent is heard, and says that nothing of it is left since it was told to stop; `present`: it says that it is at work.
     `over_for`: seconds since this leader saw that the membership of the grant is over; None = it is not. `revoked_for`: seconds since it
     knows the revocation to be in ZooKeeper; None = it does not. `lease`: as read after that. `secured`: the storage refuses the node.
     """

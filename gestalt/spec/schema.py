@@ -221,7 +221,9 @@ class Placement(Part):
     strategy: Annotated[Literal["spread", "binpack"], Field(description="Many nodes, or few full ones.")] = "spread"
     pool: Annotated[values.Pool, Field(description="Only nodes of this pool. Empty = the default one.")] = ""
     priority: Annotated[values.Whole, Field(ge=0, le=100, description="Higher ones get room first.")] = 50
-    exclusive: Annotated[values.Flag, Field(description="Never two instances at work at once, whatever fails.")] = False
+    exclusive: Annotated[
+        values.Flag, Field(description="Never two instances at work at once, whatever fails. Then instances is 0 or 1.")
+    ] = False
     on_isolation: Annotated[Literal["keep", "stop"], Field(description="On a node that is cut off: keep running, or stop.")] = "keep"
     failover_after: Annotated[
         float, values.duration(0.0), Field(description="An unreachable node's instances are replaced after this.")

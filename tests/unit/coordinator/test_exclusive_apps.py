@@ -10,8 +10,10 @@ from gestalt.coordinator import changes
 from gestalt.coordinator.advance import Case, waits_for_holder
 from gestalt.coordinator.brakes import UNLIMITED
 from gestalt.coordinator.members import confirmed_dead
+from gestalt.coordinator.records import instance_id
 from gestalt.coordinator.state import Draft
 from gestalt.errors import GestaltError
+from gestalt.model import Observed, Phase
 from tests.unit.coordinator.guarded import WAIT, Guarded, Storage, guarded, spec
 from tests.unit.coordinator.world import AT, PATH
 
@@ -298,6 +300,25 @@ def test_a_lease_that_was_read_before_the_revocation_says_nothing() -> None:
     verdict = fleet.book.verdict(fleet.app, item)
     assert verdict is not None
     assert not verdict.free
+
+
+@pytest.mark.parametrize(("phase", "expected"), [(Phase.RUNNING, 1), (Phase.STOPPING, 1), (Phase.FAILED, 2)])
+def test_a_returned_node_is_waited_for_while_it_says_that_its_copy_is_at_work(phase: Phase, expected: int) -> None:
+    fleet = guarded()
+    first = holder(fleet)
+    fleet.lose(first)
+    fleet.settle()
+    fleet.rejoin(first)
+    (item,) = fleet.placed
+    name = instance_id(fleet.app, item.serial)
+    fleet.machines[first].linked = True
+    fleet.tracker.connected(fleet.view_of(first))
+    fleet.tracker.inventory(fleet.view_of(first), [name], [Observed(name, 1, phase)])
+    fleet.pass_time(WAIT * 2)
+    for _ in range(3):
+        fleet.decide()
+        fleet.show()
+    assert generation(fleet) == expected
 
 
 def test_a_second_instance_is_refused() -> None:
