@@ -19,19 +19,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
 from bench.cluster import Confirmed, Gestalt, WithLeader
 from bench.harness import machine_facts
-from bench.load import Load, Sent, failed, slowest
+from bench.load import Load, NotAnswered, Sent, failed, slowest
 from bench.sheet import Sheet
 from bench.swarm import HTTP_PORT, Swarm
 from gestalt.clock import monotonic
 from tests.cluster.lab.lab import Lab, temporary_lab
-from tests.cluster.lab.nodes import Node
+from tests.cluster.lab.nodes import LabError, Node
 from tests.real.docker_lab import docker
 
 RATE = 100
@@ -40,6 +40,7 @@ _SEEN = 60
 """So many answers show who is there."""
 
 _REST = 1.0
+_LABS = 4
 _EXCLUSIVE = {"placement": {"exclusive": True}}
 
 
@@ -100,6 +101,7 @@ BY_DEFAULT = tuple(SCENARIOS)
 class Loss:
     """One loss. `dead`: when the power was gone for certain. `requests`: of each method, those that ended after the loss began."""
 
+    victim: Node
     replaced: float
     begun: float
     dead: float
@@ -107,7 +109,7 @@ class Loss:
 
 
 async def lose_a_node(lab: Lab, system: System, scenario: Scenario) -> Loss:
-    """Take the power of a node that has an instance; give it back and wait until all is as before."""
+    """Take the power of a node that has an instance; returns when somebody else answers, and enough requests were seen."""
     async with AsyncExitStack() as stack:
         loads = {
             method: await stack.enter_async_context(Load(system.front().address, HTTP_PORT, HOST, "/cgi-bin/who", rate=RATE, method=method))
@@ -123,10 +125,13 @@ async def lose_a_node(lab: Lab, system: System, scenario: Scenario) -> Loss:
         counts_from = await system.lost(victim) or begun
         replaced = await gets.until_news(known) - counts_from
         await asyncio.sleep(max(begun + scenario.watch - monotonic(), _REST))
-    requests = {method: load.after(begun) for method, load in loads.items()}
-    await lab.faults.boot(victim)
+    return Loss(victim, replaced, begun, dead, {method: load.after(begun) for method, load in loads.items()})
+
+
+async def mend(lab: Lab, system: System, loss: Loss) -> None:
+    """Give the node its power back and wait until all is as before."""
+    await lab.faults.boot(loss.victim)
     await system.until_whole()
-    return Loss(replaced, begun, dead, requests)
 
 
 def note(sheet: Sheet, system: System, scenario: Scenario, loss: Loss) -> None:
@@ -149,16 +154,33 @@ def note(sheet: Sheet, system: System, scenario: Scenario, loss: Loss) -> None:
 
 
 async def measure(sheet: Sheet, name: str, runs: int) -> None:
-    """Measure one scenario on a lab of its own."""
-    scenario = SCENARIOS[name]
+    """Measure one scenario on a lab of its own; on a new one when that does not come to rest again, which is told."""
+    left = iter(range(runs))
+    for _ in range(_LABS):
+        try:
+            await measure_on_a_lab(sheet, SCENARIOS[name], left)
+            return
+        except (LabError, NotAnswered) as error:
+            print(f"  {name}: the lab is made anew: {error}", flush=True)
+
+
+async def measure_on_a_lab(sheet: Sheet, scenario: Scenario, left: Iterator[int]) -> None:
+    """Measure for as long as runs are left.
+
+    Raises:
+        LabError: the lab does not come to rest again after a loss.
+        NotAnswered: nobody took over.
+    """
     async with temporary_lab(scenario.nodes, "bench") as lab:
         system = scenario.make(lab)
         await system.start()
         await system.deploy(HOST, scenario.instances)
         await system.until_whole()
-        for _ in range(runs):
+        for _ in left:
             begun = monotonic()
-            note(sheet, system, scenario, await lose_a_node(lab, system, scenario))
+            loss = await lose_a_node(lab, system, scenario)
+            note(sheet, system, scenario, loss)
+            await mend(lab, system, loss)
             print(f"  (the run took {monotonic() - begun:.0f} s)", flush=True)
 
 
