@@ -117,17 +117,19 @@ class ChaosRun:
     async def _change(self, step: Step) -> None:
         async with self._turns.setdefault(step.app, asyncio.Lock()):
             words, stdin = _command(step)
-            request = str(uuid.uuid4())
-            promised_for, last = 0.0, monotonic()
+            request, unanswered = str(uuid.uuid4()), 0.0
             while True:
+                begun, promised = monotonic(), self._promised
                 code, said = await self._ask(*words, "--request-id", request, "--detach", stdin=stdin)
-                if code not in _AGAIN:
+                if code in _AGAIN:
+                    self.cluster.ledger.uncertain(step.app, None if step.verb == "delete" else step.count)
+                    unanswered += monotonic() - begun if promised and self._promised else 0.0
+                elif code == Exit.CONFLICT and "being deleted" in said:
+                    request = str(uuid.uuid4())  # that was an answer; what is asked once it is gone is another request
+                else:
                     break
-                self.cluster.ledger.uncertain(step.app, None if step.verb == "delete" else step.count)
-                promised_for += monotonic() - last if self._promised else 0.0
-                last = monotonic()
-                if promised_for > PATIENCE:
-                    self._wrong.append(f"{step} was not answered for {promised_for:.0f} s: {said}")
+                if unanswered > PATIENCE:
+                    self._wrong.append(f"{step} was not answered for {unanswered:.0f} s: {said}")
                     return
                 await asyncio.sleep(_PAUSE)
             self._outcome(step, code, said)
@@ -152,13 +154,17 @@ class ChaosRun:
         self._promised = True
         self.timeline.append(f"{monotonic() - self._begun:7.2f}  everything is healed")
         await self.cluster.lab.faults.heal_all()
-        while self._changes:
-            await asyncio.wait(set(self._changes))
+        await self.cluster.until(
+            "all changes to be answered", self._all_answered, limit, lambda: str([each.get_name() for each in self._changes])
+        )
         if not self._wrong:
             await self.cluster.until_ready(limit)
             await self.cluster.until_converged(limit=limit)
             self.timeline.append(f"{monotonic() - self._begun:7.2f}  everything is as wanted")
             self._wrong += await self.cluster.deaths()
+
+    async def _all_answered(self) -> bool:
+        return not self._changes
 
     def _judge(self, observer: Observer) -> None:
         self._wrong += double_holders(observer.samples, self.exclusive) + epochs_that_shrank(observer.reigns)

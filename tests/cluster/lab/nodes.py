@@ -158,6 +158,22 @@ async def up(count: int, *, group: str = "lab", network: bool = True) -> list[No
     return nodes
 
 
+async def add(group: str) -> Node:
+    """Start one more node beside those of a group, on their network; systemd has come up in it, and there is nothing in it."""
+    nodes = await found(group)
+    number = len(nodes) + 1
+    node = Node(f"{_prefix(group)}{number}", f"{nodes[0].address.rpartition('.')[0]}.{FIRST_ADDRESS + number - 1}")
+    await _start(node, await build_image(), group)
+    await booted(node)
+    return node
+
+
+async def remove(node: Node) -> None:
+    """Remove one node with its disks."""
+    await _docker("rm", "-f", "-v", node.name)
+    await _docker("volume", "rm", *(f"{node.name}-{volume}" for volume in ("upper", "docker")))
+
+
 async def found(group: str = "lab") -> list[Node]:
     """Return the nodes of a group that an earlier process started, running or not, in their order."""
     names = (await _docker("ps", "--all", "--filter", f"label={LABEL}={group}", "--format", "{{.Names}}")).split()

@@ -1,0 +1,314 @@
+"""What can fail, one after the other, under an app that is used all the time; each scenario ends with the cluster whole again.
+
+In all of them no request through the HAProxy of a node that is up may fail, no epoch may shrink, and of the app no more copies may be
+missing than the fault itself takes: `watched` judges that from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+import pytest
+import pytest_asyncio
+
+from gestalt.clock import wall
+
+from .lab import nodes as power
+from .lab.clocks import own_clocks, set_clock
+from .lab.cluster import Cluster, web
+from .lab.engine import start_engines
+from .lab.ensemble import PORT
+from .lab.invariants import touched
+from .lab.nodes import Node, can_run
+from .lab.scene import APP, heal, others, set_up, watched
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(not can_run(), reason="lab nodes need root, systemd-sysv and busybox-static"),
+]
+
+COORDINATOR_PORT = 7400
+ZOOKEEPER_PORTS = (PORT, 2888, 3888)
+OTHER = "/lab/main/prod/other"
+_PROGRAMS = ("usr/bin/gestalt-agent", "usr/bin/gestalt-fence")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stage(shared_cluster: Cluster) -> AsyncIterator[Cluster]:
+    """The shared cluster with the app, which one scenario leaves to the next."""
+    yield shared_cluster
+    apps, _ = await shared_cluster.view()
+    await asyncio.gather(*map(shared_cluster.delete, apps))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def cluster(stage: Cluster) -> AsyncIterator[Cluster]:
+    await set_up(stage)
+    yield stage
+    await heal(stage)
+
+
+async def worker(cluster: Cluster) -> Node:
+    """Return a node with neither the leader nor ZooKeeper's."""
+    return others(cluster, await cluster.leader(), await cluster.lab.ensemble.leader())[0]
+
+
+async def leader_apart_from_zookeepers(cluster: Cluster) -> tuple[Node, Node]:
+    """Have leader and ZooKeeper's leader on two nodes; return both."""
+    quorum = await cluster.lab.ensemble.leader()
+    while (leader := await cluster.leader()) == quorum:
+        await cluster.ctl("cluster", "step-down")
+    return leader, quorum
+
+
+async def leader_beside_zookeepers(cluster: Cluster) -> Node:
+    """Have leader and ZooKeeper's leader on one node; return it."""
+    quorum = await cluster.lab.ensemble.leader()
+    while await cluster.leader() != quorum:
+        await cluster.ctl("cluster", "step-down")
+    return quorum
+
+
+# Nodes that die
+
+
+async def test_zookeepers_leader_dies_with_its_node(cluster: Cluster) -> None:
+    leader, victim = await leader_apart_from_zookeepers(cluster)
+    rest = others(cluster, victim)
+    async with watched(cluster, rest, lost=1) as scene:
+        await cluster.lab.faults.kill(victim)
+        await scene.until_healthy(rest)
+        assert (await cluster.states())[victim.name] == "lost"
+        assert await cluster.leader() in rest, leader.name
+
+
+async def test_the_leader_and_zookeepers_leader_die_with_one_node(cluster: Cluster) -> None:
+    victim = await leader_beside_zookeepers(cluster)
+    rest = others(cluster, victim)
+    async with watched(cluster, rest, lost=1) as scene:
+        await cluster.lab.faults.kill(victim)
+        await scene.until_healthy(rest)
+        assert await cluster.leader() in rest
+
+
+async def test_the_leader_dies_while_it_replaces_a_nodes_instances(cluster: Cluster) -> None:
+    """On one node there would be no quorum without the leader's: so its coordinator alone dies, and stays away."""
+    victim = await worker(cluster)
+    leader = await cluster.leader()
+    rest = others(cluster, victim)
+    async with watched(cluster, rest, lost=1) as scene:
+        await cluster.lab.faults.kill(victim)
+        await scene.until_state(victim, "lost")
+        await cluster.lab.faults.crash(leader, "coordinator")
+        await cluster.lab.faults.stop(leader, "coordinator")
+        await scene.until_healthy(rest)
+        assert await cluster.leader() != leader
+
+
+# ZooKeeper
+
+
+async def test_zookeepers_servers_go_one_by_one_and_come_back(cluster: Cluster) -> None:
+    """One is missed by nobody. Without the majority nothing is promised and nothing is touched."""
+    first, second, _ = cluster.lab.ensemble.servers
+    async with watched(cluster, cluster.lab.nodes) as scene:
+        await cluster.lab.faults.stop(first, "zookeeper")
+        await cluster.launch(web(OTHER, checks=[], ports=[]))
+        await cluster.delete(OTHER)
+        await cluster.lab.faults.stop(second, "zookeeper")
+        await cluster.until("old answers", lambda: _is_old(cluster))
+        refused = await cluster.run("scale", APP, "5", "--detach")
+        assert not refused.ok
+        assert "ZooKeeper has not been reached" in refused.stderr.decode()
+        await cluster.lab.faults.start(second, "zookeeper")
+        await cluster.until_answering()
+        await cluster.until_ready()
+        await cluster.launch(web(OTHER, checks=[], ports=[]))
+        await cluster.delete(OTHER)
+    assert touched(scene.observer.samples, APP) == []
+
+
+async def _is_old(cluster: Cluster) -> bool:
+    """Return whether questions are answered with the age of what is said."""
+    done = await cluster.run("nodes", "--output", "json")
+    return done.ok and b"this is what was known" in done.stderr
+
+
+async def test_zookeepers_disk_is_slow(cluster: Cluster) -> None:
+    """Every fsync of the majority takes 300 ms more: changes take longer, and nobody is given up for it."""
+    leader = await cluster.leader()
+    async with watched(cluster, cluster.lab.nodes) as scene:
+        slow = {await cluster.lab.ensemble.leader(), *cluster.lab.ensemble.servers[:2]}
+        await asyncio.gather(*(cluster.lab.faults.slow_disk(node, 0.3) for node in slow))
+        await cluster.launch(web(OTHER, checks=[], ports=[]))
+        await cluster.delete(OTHER)
+        await scene.flowing(150)
+        await cluster.until_ready()
+        assert await cluster.leader() == leader
+    assert touched(scene.observer.samples, APP) == []
+
+
+# Links
+
+
+async def test_the_leader_is_cut_from_zookeeper_and_not_from_the_agents(cluster: Cluster) -> None:
+    """It ends its office by its own clock; what runs on its node runs on, besides its replacement, until the node is back."""
+    old = await cluster.leader()
+    rest = others(cluster, old)
+    async with watched(cluster, cluster.lab.nodes) as scene:
+        await cluster.lab.faults.cut_ports(old, *ZOOKEEPER_PORTS)
+        await scene.until_led_by(rest)
+        elsewhere = replace(scene, cluster=cluster.asking(rest))  # the old leader would say what it remembers
+        await elsewhere.until_state(old, "lost")
+        await elsewhere.until_healthy(rest)
+        assert len(scene.on(old)) == 1, "isolation stops nothing"
+        await cluster.lab.faults.heal()
+        await scene.until_state(old, "ready")
+
+
+async def test_the_leader_is_cut_from_the_agents_and_not_from_zookeeper(cluster: Cluster) -> None:
+    """It knows that it is the one who is cut off, steps down, and replaces nothing."""
+    old = await cluster.leader()
+    async with watched(cluster, cluster.lab.nodes) as scene:
+        await cluster.lab.faults.cut_ports(old, COORDINATOR_PORT)
+        await scene.until_led_by(others(cluster, old))
+        await cluster.lab.faults.heal()
+        await cluster.until_ready()
+    assert touched(scene.observer.samples, APP) == []
+
+
+async def test_the_network_is_slow(cluster: Cluster) -> None:
+    """A narrow network with long queues: everything takes longer, and nobody is given up for it."""
+    async with watched(cluster, cluster.lab.nodes, rate=20) as scene:
+        await cluster.lab.faults.narrow(256)
+        await cluster.launch(web(OTHER, checks=[], ports=[]))
+        await cluster.delete(OTHER)
+        await scene.flowing(100)
+        await cluster.until_ready()
+    assert touched(scene.observer.samples, APP) == []
+
+
+# Processes and nodes that stand still, and go on
+
+
+async def test_the_leader_stands_still_for_longer_than_its_deadline(cluster: Cluster) -> None:
+    """When it goes on, another leads: it does nothing any more, and says who does."""
+    old = await cluster.leader()
+    async with watched(cluster, cluster.lab.nodes) as scene:
+        await cluster.lab.faults.freeze(old, "coordinator")
+        new = await scene.until_led_by(others(cluster, old))
+        await cluster.launch(web(OTHER, checks=[], ports=[]))
+        await cluster.lab.faults.thaw(old, "coordinator")
+        await cluster.delete(OTHER)
+        await cluster.until_ready()
+        assert await cluster.leader() == new
+    assert touched(scene.observer.samples, APP) == []
+
+
+async def test_an_agent_stands_still(cluster: Cluster) -> None:
+    node = await worker(cluster)
+    async with watched(cluster, cluster.lab.nodes) as scene:
+        await cluster.lab.faults.freeze(node, "agent")
+        await scene.until_state(node, "unreachable")
+        await scene.flowing(100)
+        await cluster.lab.faults.thaw(node, "agent")
+        await scene.until_state(node, "ready")
+    assert touched(scene.observer.samples, APP) == []
+
+
+async def test_a_fence_stands_still(cluster: Cluster) -> None:
+    """The node is lost for the leader, though all else in it works; when the fence goes on, it is back, and its copy was never stopped."""
+    node = await worker(cluster)
+    async with watched(cluster, cluster.lab.nodes) as scene:
+        await cluster.lab.faults.freeze(node, "fence")
+        await scene.until_state(node, "lost")
+        await scene.until_healthy(others(cluster, node))
+        assert len(scene.on(node)) == 1
+        await cluster.lab.faults.thaw(node, "fence")
+        await scene.until_state(node, "ready")
+
+
+async def test_a_whole_node_stands_still(cluster: Cluster) -> None:
+    """It accepts connections and answers nothing, then goes on as if no time had passed."""
+    node = await worker(cluster)
+    rest = others(cluster, node)
+    async with watched(cluster, rest, lost=1) as scene:
+        await cluster.lab.faults.pause(node)
+        await scene.until_healthy(rest)
+        await cluster.lab.faults.unpause(node)
+        await scene.until_state(node, "ready")
+
+
+# Clocks, and people at work
+
+
+async def test_wall_clocks_jump_by_an_hour_both_ways(cluster: Cluster) -> None:
+    """Under leader, agent and fence: nothing that matters goes by the wall clock. A new connection is made with each time, too."""
+    async with own_clocks(cluster.lab.nodes):
+        await cluster.until_ready()
+        node = await cluster.leader()
+        async with watched(cluster, cluster.lab.nodes) as scene:
+            for offset in (3600, -3600):
+                await set_clock(node, offset)
+                await cluster.until(f"the leader's clock to jump {offset:+d} s", partial(_leads_in, cluster, offset))
+                await cluster.lab.faults.restart(node, "agent")
+                await scene.flowing(50)
+                await scene.until_state(node, "ready")
+                assert await cluster.leader() == node
+        assert touched(scene.observer.samples, APP) == []
+
+
+async def _leads_in(cluster: Cluster, offset: int) -> bool:
+    """Return whether the leader's wall clock is `offset` seconds ahead."""
+    await cluster.ctl("cluster", "pause", "--reason", "to have an event")
+    await cluster.ctl("cluster", "resume")
+    last = (await cluster.ctl("events", "--kind", "cluster.resumed", "--output", "json")).splitlines()[-1]
+    ahead = datetime.fromisoformat(json.loads(last)["at"]) - wall()
+    return abs(ahead.total_seconds() - offset) < 60
+
+
+async def test_all_agents_are_upgraded_under_load(cluster: Cluster) -> None:
+    """One node after the other gets new agents: for the cluster no node is away, and no instance is touched."""
+    async with watched(cluster, cluster.lab.nodes) as scene:
+        for node in cluster.lab.nodes:
+            await cluster.lab.faults.restart(node, "agent")
+            await scene.until_state(node, "ready")
+        await asyncio.gather(*(cluster.lab.faults.restart(node, "agent") for node in cluster.lab.nodes))
+        await cluster.until_ready()
+    assert touched(scene.observer.samples, APP) == []
+
+
+# Strangers
+
+
+async def test_a_machine_with_a_copy_of_a_nodes_disk_stays_out(cluster: Cluster) -> None:
+    """It has the node's identity, certificate and all: the node goes on, and the copy runs nothing."""
+    original = await worker(cluster)
+    clone = await power.add(cluster.lab.group)
+    try:
+        await start_engines([clone])
+        async with watched(cluster, cluster.lab.nodes) as scene:
+            disk = await original.run("tar", "-c", "/etc/gestalt", "/var/lib/gestalt", "/etc/systemd/system", "-C", "/", *_PROGRAMS)
+            await clone.do("tar", "-x", "-C", "/", stdin=disk.stdout)
+            await clone.do("systemctl", "daemon-reload")
+            await clone.do("systemctl", "start", "gestalt-fence", "gestalt-agent")
+            await cluster.until(
+                "the copy to be refused", partial(_says, clone, "another machine is in the cluster with the id of this node")
+            )
+            await scene.flowing(200)
+            assert set((await cluster.states()).values()) == {"ready"}
+            assert await clone.do("docker", "ps", "--all", "--quiet") == ""
+        assert touched(scene.observer.samples, APP) == []
+    finally:
+        await power.remove(clone)
+
+
+async def _says(node: Node, words: str) -> bool:
+    return (await node.run("journalctl", "--no-pager", "--unit=gestalt-fence", f"--grep={words}")).ok
