@@ -204,6 +204,7 @@ class Dispatcher:
         unknown = view is None or not view.ever_heard  # a new leader that has heard nobody must not empty every load balancer
         ready = sighting.observed.ready if sighting is not None and sighting.observed is not None else unknown
         lost = self._tracker.standing(placed.node).is_gone and not (self.doubted and view is not None and view.heard)
+        lost = lost or placed.node in self.neighbours.refused()  # what is sent there does not arrive
         return Routed(placed, self._state.version(app.path, placed.version), self._address(placed.node), ready, lost)
 
     def _address(self, node: str) -> str:

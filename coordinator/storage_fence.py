@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -51,13 +51,13 @@ class NetfilterFence:
     Args:
         ledger: holds the refusals, in the records of the nodes.
         tracker: what is known of the nodes.
-        changed: called when the nodes are to be told anew whom to refuse.
+        changed: called with the nodes whose records changed when all are to be told anew whom to refuse.
         own: addresses at which a refused node is let in, besides those of the coordinators on record.
         is_on: nodes are to be refused; otherwise those that are refused are let in again.
     """
 
     def __init__(
-        self, ledger: Ledger, tracker: Tracker, changed: Callable[[], None], *, own: tuple[str, ...] = (), is_on: bool = True
+        self, ledger: Ledger, tracker: Tracker, changed: Callable[[Collection[str]], None], *, own: tuple[str, ...] = (), is_on: bool = True
     ) -> None:
         self._ledger = ledger
         self._tracker = tracker
@@ -78,7 +78,11 @@ class NetfilterFence:
         is_on, hosts = settings.storage_fence == "netfilter", settings.zookeeper.hosts if settings.zookeeper is not None else ()
         own = (*hosts, settings.advertise or settings.listen, settings.join_listen)
         state, dispatcher, decider = reach.ledger.state, reach.dispatcher, reach.decider
-        fence = cls(reach.ledger, reach.tracker, lambda: dispatcher.refresh_routes(()), own=own, is_on=is_on)
+
+        def changed(nodes: Collection[str]) -> None:
+            dispatcher.refresh_routes({path for node in nodes for path in state.placed_on(node).values()})
+
+        fence = cls(reach.ledger, reach.tracker, changed, own=own, is_on=is_on)
         dispatcher.neighbours.refused = fence.refused
         if is_on:
             decider.grants.storage = fence
@@ -147,7 +151,7 @@ class NetfilterFence:
         def told(found: tuple[bytes, object] | None) -> None:
             self._configuration, self._refused = found[0] if found is not None else b"", None
             first.set()
-            self._changed()
+            self._changed(())
 
         self._watch = zk.watch(ZOOKEEPER_CONFIGURATION, told)
         try:
@@ -220,7 +224,7 @@ class NetfilterFence:
             self._asked = {node: asked for node, asked in self._asked.items() if not self._tracker.incarnation(node)}
             self._refused = None
             self._wake.set()
-            self._changed()
+            self._changed([key for kind, key in draft.records if kind == "node"])
 
 
 def is_clean(state: State, tracker: Tracker, node: Node) -> bool:

@@ -143,6 +143,26 @@ async def test_it_is_let_in_again_when_it_is_back_with_nothing_old_at_work(rig: 
     assert len(rig.events("node.admitted")) == 1
 
 
+async def test_nobody_is_sent_to_a_node_that_does_not_get_it(rig: Members) -> None:
+    """A node that is back and still refused is given instances; the others do not send requests to them."""
+    await rig.outcome(await rig.launch(2))
+    await lose(rig)
+    await rig.until(lambda: secured(rig), "it is secured")
+    old = Observed(STRAY, 1, Phase.RUNNING, app="/never/heard/of/it")
+    await come_back(rig, "a", running={STRAY: old}, stuck=True)
+    await rig.until_state("a", "ready")
+    rig.by_name["a"].report(old)
+    await rig.outcome(await rig.launch(6))
+
+    def of_a() -> list[bool]:
+        (route,) = rig.by_name["b"].state.routes.values()
+        return [server.lost for server in route.servers if server.address == ADDRESSES["a"]]
+
+    await rig.until(lambda: of_a() and all(of_a()), "no requests for what runs there")
+    rig.by_name["a"].report(Observed(STRAY, 1, Phase.STOPPED, app="/never/heard/of/it"))
+    await rig.until(lambda: of_a() and not any(of_a()), "it gets requests again")
+
+
 async def test_a_session_of_the_old_membership_does_not_let_it_in(rig: Members) -> None:
     """Its agent goes on talking with us while its fence begins anew: what it says now was not said under the new membership."""
     await rig.end("a")
