@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -34,6 +35,8 @@ NODE_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 GRANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 PROTOCOLS = frozenset({"tcp", "udp"})
 MAX_PORT = 65535
+ROUTES_KEPT = 512
+PEERS_KEPT = 8192
 
 
 class Refused(ValueError):
@@ -109,7 +112,13 @@ def _binding(binding: PortBinding) -> None:
 
 
 def _route(key: str, message: Message) -> Route:
-    route = from_wire(message, Route)
+    return _route_of(key, message.SerializeToString(deterministic=True))
+
+
+@lru_cache(ROUTES_KEPT)
+def _route_of(key: str, message: bytes) -> Route:
+    """Read a route once: a change of one must not cost the reading of all."""
+    route = from_wire(agent_pb2.Route.FromString(message), Route)
     _match(APP_PATH, route.app, "app path")
     _match(PORT_NAME, route.port, "port name")
     _require(route.key == key == f"{route.app}:{route.port}", f"its key should be {route.app}:{route.port}")
@@ -132,7 +141,12 @@ def _refused(key: str, message: Message) -> model.Refused:
 
 
 def _peer(key: str, message: Message) -> Peer:
-    peer = from_wire(message, Peer)
+    return _peer_of(key, message.SerializeToString(deterministic=True))
+
+
+@lru_cache(PEERS_KEPT)
+def _peer_of(key: str, message: bytes) -> Peer:
+    peer = from_wire(agent_pb2.Peer.FromString(message), Peer)
     _match(NODE_ID, key, "node id")
     _match(HOST_NAME, peer.name, "host name")
     _address(peer.address, "it")

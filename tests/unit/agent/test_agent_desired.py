@@ -23,6 +23,7 @@ ONE, TWO = (DesiredInstance(f"web-0000aa-{serial}", SPEC.path, 1, HASH, (PortBin
 ROUTE = Route(
     f"{SPEC.path}:web", SPEC.path, "web", HttpService(("shop.example.org",), "/"), TcpService(8080), (Server(ONE.id, "127.0.0.1", 3001),)
 )
+PEER = "0f0c1a52-6a30-4a51-9a52-4d8e1f0a7b11"
 
 
 def state(*instances: DesiredInstance, epoch: int = 1, revision: int = 1) -> agent_pb2.NodeState:
@@ -216,3 +217,13 @@ async def test_routes_that_a_recovering_leader_does_not_know_stay_until_it_has_r
     assert set((await again.full(agent_pb2.NodeState(epoch=3, revision=1, recovering=True))).state.routes) == {ROUTE.key}
     last = await again.delta(agent_pb2.NodeDelta(epoch=3, base=1, revision=2))
     assert (last.state.routes, last.state.recovering) == ({}, False)
+
+
+def test_a_route_or_a_peer_that_did_not_change_is_not_read_again() -> None:
+    message = state(ONE)
+    message.peers[PEER].name, message.peers[PEER].address = "web-1", "10.0.0.2"
+    first, again = take_in(message, {}).state, take_in(message, {}).state
+    assert again.routes[ROUTE.key] is first.routes[ROUTE.key]
+    assert again.peers[PEER] is first.peers[PEER]
+    message.peers[PEER].address = "10.0.0.3"
+    assert take_in(message, {}).state.peers[PEER].address == "10.0.0.3"
