@@ -40,6 +40,7 @@ class World:
         self.attempts: dict[AttemptKey, AttemptStatus] = {}
         self.starts: Counter[str] = Counter()
         self.images = {"web:1"}
+        self.cgroups: tuple[str, ...] = ()
         self.refusal = ""
         self.down = False
         self.answers_lost = 0
@@ -165,6 +166,9 @@ class MemoryRuntime(RuntimeDriver):
             raise DriverUnavailable("the registry does not answer")
         if spec.image not in self._world.images:
             raise LaunchRefused(f"the image {spec.image} is absent")
+
+    async def cgroups(self, key: AttemptKey) -> Sequence[str]:
+        return self._world.cgroups or await super().cgroups(key)
 
     async def launch(self, launch: Launch) -> AttemptStatus:
         await self._mortality.before()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from gestalt.agent.board import Board
 from gestalt.agent.desired import Desired
+from gestalt.agent.exclusive import Exclusive, NoFence, Standing
 from gestalt.agent.instances import Instances
 from gestalt.agent.local import Surroundings
 from gestalt.agent.proxy import ProxyManager
@@ -18,7 +19,7 @@ from gestalt.agent.proxy_disabled import NoLoadBalancer
 from gestalt.agent.records import RecordStore
 from gestalt.clock import boottime
 from gestalt.config import AgentSettings, TlsSettings
-from gestalt.model import DesiredInstance, NodeState, Observed, Phase
+from gestalt.model import DesiredInstance, Grant, NodeState, Observed, Phase
 from gestalt.plugin.runtime import AttemptKey, AttemptState, AttemptStatus, Launch
 from gestalt.spec.schema import AppSpec, Restart, Stop
 from gestalt.spec.template import template_hash
@@ -46,7 +47,9 @@ def key(instance: str, number: int = 1) -> AttemptKey:
 class Life:
     """One life of an agent on a world and a disk that outlive it."""
 
-    def __init__(self, world: World, folder: Path, dies_at: int = 0, boot: str = "boot-1", grace: float = 0.05) -> None:
+    def __init__(
+        self, world: World, folder: Path, dies_at: int = 0, boot: str = "boot-1", grace: float = 0.05, *, exclusive: Exclusive | None = None
+    ) -> None:
         nowhere = folder / "none"
         settings = AgentSettings(
             node_id="n",
@@ -62,8 +65,9 @@ class Life:
         self.records = RecordStore(folder / "instances", self.disk, boot)
         slots = asyncio.Semaphore(8)
         runtime = MemoryRuntime(world, self.mortality)
+        proxy = ProxyManager(NoLoadBalancer())
         self.instances = Instances(
-            Surroundings(settings, {"docker": runtime}, self.records, self.board, ProxyManager(NoLoadBalancer()), slots, slots)
+            Surroundings(settings, {"docker": runtime}, self.records, self.board, proxy, slots, slots, exclusive or NoFence())
         )
         self.world = world
 
@@ -466,3 +470,72 @@ async def test_a_late_creation_of_a_dead_agent_is_found(live: Live) -> None:
     world.slow.set()
     await second.until("it to run", lambda: second.at(ONE, Phase.RUNNING, 1))
     assert (world.starts[ONE], len(world.of(ONE))) == (1, 1)
+
+
+class YesFence(NoFence):
+    """Says yes to everything, and remembers for whom."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {}
+        self.asked: list[str] = []
+
+    def needed(self) -> bool:
+        return True
+
+    def standing(self, instance: str) -> Standing:
+        return Standing(answers=True, held=self.held.get(instance, 0), fresh=True)
+
+    def listed(self) -> Sequence[str]:
+        return tuple(self.held)
+
+    async def hold(self, instance: str, cgroups: Sequence[str], grant: Grant) -> str:
+        self.asked.append(instance)
+        self.held[instance] = grant.generation
+        return ""
+
+    async def release(self, instance: str) -> str:
+        self.held.pop(instance, None)
+        return ""
+
+
+def granted(desired: Desired) -> Desired:
+    wanted = {name: replace(item, grant=Grant("web", 1)) for name, item in desired.state.instances.items()}
+    return replace(desired, state=replace(desired.state, instances=wanted))
+
+
+async def test_what_is_exclusive_waits_for_its_grant_and_must_be_where_the_fence_finds_it(tmp_path: Path) -> None:
+    """What runs elsewhere than the runtime said is stopped: nobody could end it."""
+    world, fence = World(), YesFence()
+    world.cgroups = ("/sys/fs/cgroup/pids/gestalt-never",)
+    life = Life(world, tmp_path, exclusive=fence)
+    desired = wish(ONE, placement={"exclusive": True})
+    await life.begin(desired)
+    await life.until("the reason", lambda: "waits for its grant" in life.saw(ONE).reason)
+    assert not world.starts
+    life.instances.set_desired(granted(desired))
+    await life.until("the refusal", lambda: "not in the cgroups" in life.saw(ONE).reason)
+    assert fence.asked
+    assert not world.running(ONE)
+    life.instances.set_desired(wish(ONE, stop=True, placement={"exclusive": True}))
+    await life.until("it to be gone", lambda: life.gone(ONE))
+    assert not fence.held
+    await life.kill()
+
+
+async def test_what_the_fence_holds_for_nobody_is_handed_back(tmp_path: Path) -> None:
+    fence = YesFence()
+    fence.held[STRAY] = 1
+    life = Life(World(), tmp_path, exclusive=fence)
+    await life.begin(Desired())
+    assert not fence.held
+    await life.kill()
+
+
+async def test_a_runtime_that_names_no_cgroups_runs_nothing_exclusive(tmp_path: Path) -> None:
+    world, fence = World(), YesFence()
+    life = Life(world, tmp_path, exclusive=fence)
+    await life.begin(granted(wish(ONE, placement={"exclusive": True})))
+    await life.until("the reason", lambda: "cannot say in which cgroups" in life.saw(ONE).reason)
+    assert not fence.asked
+    assert not world.starts
+    await life.kill()
