@@ -46,6 +46,7 @@ class Board:
         self._refusing_changed = False
         self.facts = model_pb2.Facts()
         self.incarnation = 0
+        self._member: Callable[[int], None] = lambda _: None
 
     def put(self, observed: Observed, retry_at: float = 0.0, since: float = 0.0) -> bool:
         """Set the observation of an instance; return whether it says anything new.
@@ -93,7 +94,12 @@ class Board:
         """Set the number of the node's membership; 0 = no fence has told one."""
         if incarnation != self.incarnation:
             self.incarnation = incarnation
+            self._member(incarnation)
             self._wake()
+
+    def on_incarnation(self, member: Callable[[int], None]) -> None:
+        """Have `member` called with each new number."""
+        self._member = member
 
     def set_facts(self, facts: model_pb2.Facts) -> None:
         """Replace what is known of the machine."""

@@ -47,6 +47,7 @@ class Instances:
         self._collected_at = monotonic()
         self._isolated = False
         around.exclusive.subscribe(partial(_nudge, self._workers))
+        around.returning.subscribe(partial(_wake, self._workers))
         for name, driver in around.drivers.items():
             driver.subscribe(self._listener(name))
 
@@ -66,6 +67,8 @@ class Instances:
         for instance, why in desired.refused.items():
             self._refuse(instance, why)
         self._judge_undesired()
+        if desired.complete:
+            self._around.returning.heard()
 
     def isolate(self, isolated: bool) -> None:
         """The node is cut off from the cluster, or is not any more."""
@@ -246,6 +249,12 @@ def _nudge(workers: Mapping[str, Worker]) -> None:
     """What the fence holds has changed."""
     for worker in workers.values():
         worker.nudge()
+
+
+def _wake(workers: Mapping[str, Worker]) -> None:
+    """Whether something may be started has changed."""
+    for worker in workers.values():
+        worker.look_again()
 
 
 async def _hand_back(exclusive: Exclusive, known: Collection[str]) -> None:

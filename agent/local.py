@@ -17,6 +17,7 @@ from .board import Board
 from .exclusive import Claim, Exclusive, NoFence
 from .plan import Goal
 from .records import InstanceRecord, RecordStore
+from .returning import NeverAway, Patience
 
 _NO_RESTART = Restart(policy="never")
 _DEFAULT_STOP = StopRules()
@@ -46,6 +47,7 @@ class Surroundings:
     launch_slots: asyncio.Semaphore
     exec_slots: asyncio.Semaphore
     exclusive: Exclusive = field(default_factory=NoFence)
+    returning: Patience = field(default_factory=NeverAway)
 
 
 @dataclass(frozen=True, slots=True)

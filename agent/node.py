@@ -111,7 +111,7 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     records = RecordStore(settings.data_dir / "instances", disk, boot_id())
     fencing = Fencing(settings, board)
     slots = asyncio.Semaphore(LAUNCHES_AT_ONCE), asyncio.Semaphore(CHECK_COMMANDS_AT_ONCE)
-    around = Surroundings(settings, drivers, records, board, proxy, *slots, fencing.exclusive)
+    around = Surroundings(settings, drivers, records, board, proxy, *slots, fencing.exclusive, fencing.returning(disk))
     instances, proxy_keeper = Instances(around), ProxyKeeper(proxy, board)
     peers = _peers(settings, board, disk)
 

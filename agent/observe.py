@@ -10,6 +10,7 @@ from gestalt.units import show_duration
 
 from .plan import ISOLATED, Action, Goal, Situation, Start, Stop, Wait, current_attempt, wants_restart
 from .records import Ending, InstanceRecord
+from .returning import WAITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ def _ended(situation: Situation, ending: Ending) -> Observed:
 
 def _obstacle(situation: Situation) -> str:
     """Return why nothing may be started, whatever its restart policy says."""
-    return ISOLATED if situation.isolated else situation.claim.obstacle()
+    waits = WAITS if situation.now < situation.not_before else ""
+    return ISOLATED if situation.isolated else waits or situation.claim.obstacle()
 
 
 def _observed(

@@ -39,6 +39,7 @@ class Situation:
 
     `complaint`: why liveness checks want the running attempt restarted. `well_since`: since when the running attempt is healthy.
     `claim`: how it stands with the right to run, if it must not run twice. `isolated`: the node is cut off, and it is not to run there.
+    `not_before`: when something may be started, if the node waits for the coordinator's word.
     """
 
     goal: Goal
@@ -52,6 +53,7 @@ class Situation:
     well_since: float | None = None
     claim: Claim = field(default_factory=Claim)
     isolated: bool = False
+    not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,8 @@ def _start(situation: Situation, attempt: int) -> Action:
     claim = situation.claim
     if situation.isolated:
         return Wait()
+    if situation.now < situation.not_before:
+        return Wait(situation.not_before)
     if claim.covers(attempt):
         return Start(attempt)
     if not claim.grant or not claim.standing.answers:

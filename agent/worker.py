@@ -70,6 +70,10 @@ class Worker:
         if self.local.target.is_exclusive:
             self._wake.set()
 
+    def look_again(self) -> None:
+        """Something that the next step depends on has changed."""
+        self._wake.set()
+
     def touch(self, attempt: int) -> None:
         """An attempt may have changed."""
         self.local.unsure.add(attempt)
@@ -218,6 +222,7 @@ class Worker:
             well_since=self._checks.well_since,
             claim=self.local.claim(self._around.exclusive),
             isolated=self.local.isolated and target.stops_when_isolated,
+            not_before=self._around.returning.until(),
         )
 
     def _say(self, activity: str) -> None:

@@ -17,6 +17,7 @@ from gestalt.agent.local import Surroundings
 from gestalt.agent.proxy import ProxyManager
 from gestalt.agent.proxy_disabled import NoLoadBalancer
 from gestalt.agent.records import RecordStore
+from gestalt.agent.returning import NeverAway, Patience
 from gestalt.clock import boottime
 from gestalt.config import AgentSettings, TlsSettings
 from gestalt.model import DesiredInstance, Grant, NodeState, Observed, Phase
@@ -48,7 +49,15 @@ class Life:
     """One life of an agent on a world and a disk that outlive it."""
 
     def __init__(
-        self, world: World, folder: Path, dies_at: int = 0, boot: str = "boot-1", grace: float = 0.05, *, exclusive: Exclusive | None = None
+        self,
+        world: World,
+        folder: Path,
+        dies_at: int = 0,
+        boot: str = "boot-1",
+        grace: float = 0.05,
+        *,
+        exclusive: Exclusive | None = None,
+        returning: Patience | None = None,
     ) -> None:
         nowhere = folder / "none"
         settings = AgentSettings(
@@ -66,9 +75,8 @@ class Life:
         slots = asyncio.Semaphore(8)
         runtime = MemoryRuntime(world, self.mortality)
         proxy = ProxyManager(NoLoadBalancer())
-        self.instances = Instances(
-            Surroundings(settings, {"docker": runtime}, self.records, self.board, proxy, slots, slots, exclusive or NoFence())
-        )
+        asks = exclusive or NoFence(), returning or NeverAway()
+        self.instances = Instances(Surroundings(settings, {"docker": runtime}, self.records, self.board, proxy, slots, slots, *asks))
         self.world = world
 
     async def begin(self, desired: Desired) -> None:
