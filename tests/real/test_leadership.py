@@ -203,7 +203,13 @@ async def test_offices_end_and_begin_while_agents_come_and_go(slow: Coordinators
 
 
 async def step_down(cluster: Coordinators, leader: int) -> None:
-    """Have the leader of two step down; returns when the other one leads."""
+    """Have the leader of two step down as soon as it knows that the other one stands by; returns when that leads."""
+
+    async def has_successor() -> bool:
+        status = await cluster.ask(leader)
+        return isinstance(status, api_pb2.StatusReply) and "stands by" in [item.state for item in status.coordinators]
+
+    await until("the other one stands by", has_successor)
     async with cluster.client(leader) as client:
         await client.call(lambda api: api.cluster.StepDown, api_pb2.StepDownRequest())
     assert await cluster.settled() == 1 - leader
