@@ -85,6 +85,10 @@ class Fleets:
         """Return how many agents act on what the leader of this epoch told them."""
         return sum(said["told"].get(str(epoch), 0) for said in self.said.values())
 
+    def epochs(self) -> set[int]:
+        """Return the epochs of the leaders that agents are in session with."""
+        return {int(epoch) for said in self.said.values() for epoch in said["told"]}
+
     def sum(self, what: str) -> int:
         return sum(said[what] for said in self.said.values())
 
@@ -113,14 +117,14 @@ class World:
         answers = await asyncio.gather(*map(self.rig.ask, self.rig.processes))
         return next((answer for answer in answers if isinstance(answer, api_pb2.StatusReply)), None)
 
-    async def until_whole(self, above: int, limit: float) -> api_pb2.StatusReply:
-        """Wait until a leader of a higher epoch has heard all agents, and they have heard it."""
+    async def until_whole(self, above: int, limit: float) -> int:
+        """Wait until all agents act on what a leader of a higher epoch told them; return the epoch."""
         deadline = monotonic() + limit
         while True:
-            found = await self.status()
-            if found is not None and found.epoch > above and self.fleets.told(found.epoch) == self.nodes:
-                return found
-            told = self.fleets.told(found.epoch) if found is not None else 0
+            for epoch in self.fleets.epochs():
+                if epoch > above and self.fleets.told(epoch) == self.nodes:
+                    return epoch
+            told = {epoch: self.fleets.told(epoch) for epoch in self.fleets.epochs()}
             assert monotonic() < deadline, f"{told} of {self.nodes} after {limit:g} s; {self.fleets.complaints()}"
             await asyncio.sleep(0.05)
 

@@ -41,12 +41,13 @@ def node_state(
     Of its own instances the agent knows best whether they are ready: the flag is left out, so that it costs no message.
     """
     result = NodeState(epoch, revision, recovering=bool(state.switches.recovering))
-    for path in sorted(set(state.placed_on(node).values())):
+    here = set(state.placed_on(node).values())
+    for path in sorted(here):
         app = state.apps.get(path)
         for placed in state.placed(path).instances if app is not None else ():
             if placed.node == node and app is not None and not (on := terms(app, placed)).withheld:
                 _add(result, state, app, placed, on)
-    result.routes.update({key: _for_node(item, result.instances) for key, item in routes.items()})
+    result.routes.update({key: _for_node(item, result.instances) if item.app in here else item for key, item in routes.items()})
     return result
 
 
@@ -60,8 +61,6 @@ def _add(result: NodeState, state: State, app: App, placed: Placed, terms: Terms
 
 
 def _for_node(item: Route, own: Mapping[str, DesiredInstance]) -> Route:
-    if not any(server.instance in own for server in item.servers):
-        return item  # the same value, which is cheap to compare
     return replace(item, servers=tuple(replace(server, ready=False) if server.instance in own else server for server in item.servers))
 
 
