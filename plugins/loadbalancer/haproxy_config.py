@@ -19,6 +19,8 @@ from .haproxy_routes import Backend, HttpRule, ServerEntry, ServerState, TcpRule
 DESCRIPTION = "gestalt"
 _SPARE_DESCRIPTORS = 100
 _KEEP_ALIVE = 30.0
+_RETRIES = 6
+"""With 300 ms for each try a request lives for about as long as it takes to notice that nodes are lost, also when two of five are."""
 _SAFE_TO_REPEAT = "GET HEAD OPTIONS"
 
 
@@ -142,7 +144,7 @@ def _http_defaults(options: Options) -> Iterator[str]:
     yield "    timeout queue 5s"
     yield "    timeout http-request 10s"
     yield f"    timeout http-keep-alive {_milliseconds(keep_alive)}"
-    yield "    retries 3"
+    yield f"    retries {_RETRIES}"
     yield "    option redispatch 1"
     yield "    retry-on conn-failure empty-response"
     yield "    option idle-close-on-response"
@@ -196,7 +198,7 @@ def _tcp_defaults() -> Iterator[str]:
     yield "    timeout client 1h"
     yield "    timeout server 1h"
     yield "    timeout queue 5s"
-    yield "    retries 3"
+    yield f"    retries {_RETRIES}"
     yield "    option redispatch 1"
     yield "    option clitcpka"
     yield "    option srvtcpka"
