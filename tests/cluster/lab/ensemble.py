@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gestalt.clock import monotonic
+from gestalt.zk.acl import digest_id
 
 from .nodes import File, LabError, Node
 
@@ -16,7 +17,13 @@ TICK = 500
 """Milliseconds. Sessions have 2 to 20 ticks, a follower that is `_SYNC_LIMIT` ticks behind is dropped."""
 
 _SYNC_LIMIT = 4
-_UNIT_FILE = """[Unit]
+_DATA = "/var/lib/zookeeper"
+_CONFIG = f"{_DATA}/zoo.cfg"
+"""In a folder that the server may write: once its servers are reconfigured, it keeps there which ones there are."""
+SUPER_SECRET = "lab"
+"""Of ZooKeeper's administrator, who may change which servers there are: `gestaltctl cluster zookeeper … --super-secret-file`."""
+
+_UNIT_FILE = f"""[Unit]
 Description=ZooKeeper
 After=network.target
 StartLimitIntervalSec=0
@@ -25,8 +32,9 @@ StartLimitIntervalSec=0
 User=zookeeper
 ExecStart=/usr/bin/java -Xms32m -Xmx96m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto -XX:ReservedCodeCacheSize=32m \\
   -Dzookeeper.root.logger=WARN,CONSOLE -Djava.net.preferIPv4Stack=true \\
+  -Dzookeeper.DigestAuthenticationProvider.superDigest={digest_id("super", SUPER_SECRET).removeprefix("digest:")} \\
   -cp /etc/zookeeper/conf:/usr/share/java/zookeeper.jar \\
-  org.apache.zookeeper.server.quorum.QuorumPeerMain /etc/gestalt-lab/zoo.cfg
+  org.apache.zookeeper.server.quorum.QuorumPeerMain {_CONFIG}
 SuccessExitStatus=143
 Restart=always
 RestartSec=500ms
@@ -37,8 +45,7 @@ WantedBy=multi-user.target
 _SETTINGS = f"""tickTime={TICK}
 initLimit=20
 syncLimit={_SYNC_LIMIT}
-dataDir=/var/lib/zookeeper
-clientPort={PORT}
+dataDir={_DATA}
 maxClientCnxns=0
 minSessionTimeout=1000
 maxSessionTimeout=60000
@@ -103,12 +110,12 @@ class Ensemble:
             await asyncio.sleep(0.1)
 
     async def _install(self, number: int, node: Node) -> None:
-        peers = [f"server.{other}={peer.address}:2888:3888" for other, peer in enumerate(self.servers, 1)]
-        lines = [_SETTINGS, *(peers if len(peers) > 1 else [])]
+        peers = [f"server.{other}={peer.address}:2888:3888;{PORT}" for other, peer in enumerate(self.servers, 1)]
+        lines = [_SETTINGS, *(["reconfigEnabled=true", *peers] if len(peers) > 1 else [f"clientPort={PORT}"])]
         files = {
             f"/etc/systemd/system/{UNIT}.service": _UNIT_FILE,
-            "/etc/gestalt-lab/zoo.cfg": "\n".join(lines) + "\n",
-            "/var/lib/zookeeper/myid": f"{number}\n",
+            _CONFIG: "\n".join(lines) + "\n",
+            f"{_DATA}/myid": f"{number}\n",
         }
         await node.put({path: File(text.encode()) for path, text in files.items()})
         script = f"chown -R zookeeper: /var/lib/zookeeper && systemctl daemon-reload && systemctl --quiet enable --now {UNIT}"
