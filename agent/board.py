@@ -42,8 +42,8 @@ class Board:
         self._problems_changed = False
         self._wake: Callable[[], None] = _nothing
         self._facts_changed = False
-        self._refusing: dict[str, int] = {}
         self._refusing_changed = False
+        self.refusing: dict[str, int] = {}
         self.facts = model_pb2.Facts()
         self.incarnation = 0
         self._member: Callable[[int], None] = lambda _: None
@@ -113,18 +113,14 @@ class Board:
 
     def set_refusing(self, nodes: Mapping[str, int]) -> None:
         """Set whose packets the kernel refuses now: incarnations by node id."""
-        if dict(nodes) != self._refusing:
-            self._refusing, self._refusing_changed = dict(nodes), True
+        if dict(nodes) != self.refusing:
+            self.refusing, self._refusing_changed = dict(nodes), True
             self._wake()
 
-    def refusing(self) -> agent_pb2.Refusing:
-        """Return whose packets are refused."""
-        self._refusing_changed = False
-        return agent_pb2.Refusing(nodes=self._refusing)
-
-    def take_refusing(self) -> agent_pb2.Refusing | None:
-        """Return whose packets are refused if that changed since the last call, or since `refusing`."""
-        return self.refusing() if self._refusing_changed else None
+    def take_refusing(self, *, always: bool = False) -> agent_pb2.Refusing | None:
+        """Return whose packets are refused if that changed since the last call, or `always`."""
+        changed, self._refusing_changed = self._refusing_changed or always, False
+        return agent_pb2.Refusing(nodes=self.refusing) if changed else None
 
     def problems(self) -> tuple[str, ...]:
         return tuple(problem for source in sorted(self._problems) for problem in self._problems[source])

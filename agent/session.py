@@ -199,7 +199,7 @@ class Conversation:
         period = heartbeat if heartbeat > 0 else 1.0
         self._board.attach(self._wake.set)
         await self._send(call, agent_pb2.AgentMessage(inventory=self._board.inventory()))
-        await self._send(call, agent_pb2.AgentMessage(refusing=self._board.refusing()))
+        await self._send(call, agent_pb2.AgentMessage(refusing=self._board.take_refusing(always=True)))
         while True:
             if self._board.incarnation != self._incarnation:
                 raise SessionDoubt(f"the node is now a member as incarnation {self._board.incarnation}, which has to be told anew")

@@ -51,7 +51,7 @@ async def refuse(refusing: Refusing, board: Board, lost: Namespace) -> None:
     """Refuse the lost node, and wait for the confirmation."""
     await refusing.ensure()
     refusing.set_desired(wanted(lost.address))
-    await until("the confirmation", lambda: dict(board.refusing().nodes) == {LOST: INCARNATION})
+    await until("the confirmation", lambda: board.refusing == {LOST: INCARNATION})
 
 
 async def test_nothing_passes_but_what_is_admitted_until_it_is_lifted() -> None:
@@ -66,7 +66,7 @@ async def test_nothing_passes_but_what_is_admitted_until_it_is_lifted() -> None:
         assert not await lost.reaches(node, STORAGE, "udp")
         assert not await lost.reaches(node, ZOOKEEPER, "udp")
         refusing.set_desired(wanted())
-        await until("nobody to be refused", lambda: not board.refusing().nodes)
+        await until("nobody to be refused", lambda: not board.refusing)
         assert await lost.reaches(node, STORAGE)
         await until("old connections to go on", before[0].answered)
         assert await node.run("nft", "list", "tables") == ""
@@ -79,7 +79,7 @@ async def test_an_admitted_port_opens_nothing_from_there() -> None:
         await refuse(refusing, board, lost)
         program = f"import socket; s = socket.create_connection(('{node.address}', {STORAGE}), 0.6, ('{lost.address}', 7999))"
         refusing.set_desired(Desired(NodeState(1, 2, refused={LOST: Refused(lost.address, 8, (7999,))}), complete=True))
-        await until("the confirmation", lambda: dict(board.refusing().nodes) == {LOST: 8})
+        await until("the confirmation", lambda: board.refusing == {LOST: 8})
         with pytest.raises(AssertionError, match="timed out"):
             await lost.run("python3", "-c", program)
 
@@ -122,7 +122,7 @@ async def test_the_rules_stay_while_the_agent_is_away() -> None:
             async with keeper(node, board) as restarted:
                 restarted.set_desired(left)
                 await restarted.ensure()
-                assert dict(board.refusing().nodes) == ({LOST: INCARNATION} if left.state.refused else {})
+                assert board.refusing == ({LOST: INCARNATION} if left.state.refused else {})
             assert not await lost.reaches(node, STORAGE)
         async with keeper(node, board) as restarted:
             restarted.set_desired(wanted())
@@ -138,7 +138,7 @@ async def test_a_leader_that_is_recovering_lifts_nothing() -> None:
         for state, left in (({"recovering": True}, {LOST: INCARNATION}), ({}, {})):
             refusing.set_desired(Desired(NodeState(2, 1, **state), complete=True))
             await refusing.ensure()
-            assert dict(board.refusing().nodes) == left
+            assert board.refusing == left
 
 
 async def test_what_somebody_flushed_is_put_back() -> None:
@@ -179,7 +179,7 @@ async def test_without_nft_nothing_is_claimed() -> None:
     assert board.problems() == ()  # nobody needs it
     refusing.set_desired(wanted("198.18.78.2"))
     await refusing.ensure()
-    assert not board.refusing().nodes
+    assert not board.refusing
     [problem] = board.problems()
     assert "install the package nftables" in problem
     await refusing.close()
