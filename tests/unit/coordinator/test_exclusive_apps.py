@@ -15,7 +15,7 @@ from gestalt.coordinator.state import Draft
 from gestalt.errors import GestaltError
 from gestalt.model import Observed, Phase
 from tests.unit.coordinator.guarded import WAIT, Guarded, Storage, guarded, spec
-from tests.unit.coordinator.world import AT, PATH
+from tests.unit.coordinator.world import AT, PATH, World
 
 
 def holder(fleet: Guarded) -> str:
@@ -327,11 +327,58 @@ def test_a_second_instance_is_refused() -> None:
         fleet.ask(changes.scale, PATH, 2)
 
 
+ALONE = {"placement": {"exclusive": True}}
+
+
+def test_nobody_rolls_back_to_an_exclusive_version_with_more_than_one_instance() -> None:
+    world = World()
+    world.apply(spec("web:1", 1, **ALONE))
+    world.settle()
+    world.apply(spec("web:2", 3))
+    world.settle()
+    with pytest.raises(GestaltError, match="3 of version 1, which is exclusive"):
+        world.ask(changes.rollback, PATH, 1)
+    world.ask(changes.scale, PATH, 1)
+    world.ask(changes.rollback, PATH, 1)
+    world.settle()
+    assert [item.version for item in world.placed] == [1]
+
+
+def test_an_update_that_fails_goes_back_to_one_instance_of_an_exclusive_version() -> None:
+    world = World(broken=frozenset({"web:2"}))
+    world.apply(spec("web:1", 1, **ALONE))
+    world.settle()
+    world.apply(spec("web:2", 3))
+    for _ in range(4):
+        world.settle()
+        world.pass_time(301)
+    world.settle()
+    assert (world.app.version, world.app.count) == (1, 1)
+    assert [item.version for item in world.ready()] == [1]
+
+
+def test_an_appliance_needs_no_grants() -> None:
+    world = World()
+    world.apply(spec("web:1", 1, **ALONE))
+    world.settle()
+    world.ask(changes.restart, PATH)
+    world.settle()
+    assert len(world.ready()) == 1
+    assert world.state.grants == {}
+
+
 def test_an_app_that_becomes_exclusive_ends_all_its_copies_first() -> None:
-    fleet = Guarded()
-    fleet.ask(changes.delete, PATH)
-    fleet.settle()
-    assert fleet.state.grants == {}
+    world = World()
+    world.apply(spec("web:1", 3))
+    world.settle()
+    former = set(world.running)
+    world.apply(spec("web:2", 1, **ALONE))
+    for _ in range(30):
+        world.decide()
+        assert not former & world.running.keys() or {item.version for item in world.placed} == {1}
+        world.agent_step()
+    world.settle()
+    assert [item.version for item in world.ready()] == [2]
 
 
 OF_LEADER = ["turn", "decide", "show", "lead", "lead", "lead", "new leader", "restart", "restart", "stop", "start", "pause"]
