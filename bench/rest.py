@@ -84,6 +84,8 @@ async def watch(sheet: Sheet, nodes: Mapping[str, dict[str, list[psutil.Process]
         total += sum(held)
         sheet.add(f"{part}, processor: the node that used most", max(used), "%", aim=AIMS.get(f"{part}, processor", ""))
         sheet.add(f"{part}, memory: the node that used most", max(held), "MB", aim=AIMS.get(f"{part}, memory", ""))
+    resident = max(sum(process.memory_info().rss for process in parts["fence"]) / 1e6 for parts in nodes.values())
+    sheet.add("fence, resident, shared pages and all: the node that used most", resident, "MB", aim=AIMS["fence, memory"])
     sheet.add("all parts of all nodes, memory", total, "MB", aim=AIMS["all, memory"])
 
 
