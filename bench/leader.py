@@ -13,23 +13,23 @@ import argparse
 import asyncio
 import os
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 from bench.cluster import Gestalt
 from bench.harness import machine_facts
-from bench.load import Load, failed, slowest
+from bench.load import Load, NotAnswered, failed, slowest
 from bench.sheet import Sheet
 from gestalt.client import Client, Target
 from gestalt.clock import monotonic
 from gestalt.ctl.contexts import choose
+from gestalt.errors import GestaltError
 from gestalt.proto.v1 import api_pb2
 from gestalt.spec.load import validate_spec
 from gestalt.wire import spec_to_wire
 from tests.cluster.lab.cluster import Cluster, web
 from tests.cluster.lab.lab import temporary_lab
-from tests.cluster.lab.nodes import Node
+from tests.cluster.lab.nodes import LabError, Node
 from tests.real.docker_lab import docker
 
 NODES = 5
@@ -39,6 +39,7 @@ RATE = 100
 _PATIENCE = 60.0
 _WATCHED = 1.0
 _SEEN = 50
+_LABS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,11 @@ async def take_the_lead(system: Gestalt, way: Way, sheet: Sheet) -> None:
         accepted = monotonic() - begun
         await asyncio.sleep(_WATCHED)
     requests = load.after(begun)
-    await _mend(system, path)
     sheet.add(f"{way.what}: to the next accepted launch", accepted, aim=way.aim)
     sheet.add(f"{way.what}: GETs sent", len(requests), "")
     sheet.add(f"{way.what}: GETs failed", failed(requests), "", aim="0")
     sheet.add(f"{way.what}: slowest GET", slowest(requests))
+    await _mend(system, path)
     sheet.add(f"{way.what}: instances touched", len(before ^ await _instances(cluster)), "", aim="0")
 
 
@@ -114,17 +115,31 @@ async def _mend(system: Gestalt, path: str) -> None:
 
 
 async def measure(sheet: Sheet, runs: int, session: str, ways: list[str]) -> None:
-    """Measure all ways in turn on one cluster."""
+    """Measure all ways in turn on one cluster; on a new one when that does not come to rest again, which is told."""
+    left = iter([way for _ in range(runs) for way in ways])
+    for _ in range(_LABS):
+        try:
+            await measure_on_a_lab(sheet, session, left)
+            return
+        except (LabError, NotAnswered, GestaltError) as error:
+            print(f"  the lab is made anew: {error}", flush=True)
+
+
+async def measure_on_a_lab(sheet: Sheet, session: str, left: Iterator[str]) -> None:
+    """Measure for as long as ways are left.
+
+    Raises:
+        LabError, NotAnswered, GestaltError: the lab does not come to rest, or nobody takes the lead.
+    """
     async with temporary_lab(NODES, "bench") as lab:
         system = Gestalt(lab, session)
         await system.start()
         await system.deploy(HOST, INSTANCES)
         await system.until_whole()
-        for _ in range(runs):
-            for run in [partial(take_the_lead, system, WAYS[way], sheet) for way in ways]:
-                begun = monotonic()
-                await run()
-                print(f"  (the run took {monotonic() - begun:.0f} s)", flush=True)
+        for way in left:
+            begun = monotonic()
+            await take_the_lead(system, WAYS[way], sheet)
+            print(f"  (the run took {monotonic() - begun:.0f} s)", flush=True)
 
 
 def main() -> None:
