@@ -111,7 +111,8 @@ class LocalInstance:
     def host(self, attempt: int) -> str:
         """Return where the ports of an attempt are published; empty: at the node's address, as far as is known."""
         status = (self.attempts or {}).get(attempt)
-        return status.host if status else ""
+        remembered = self.record.host if self.record.attempt == attempt else ""
+        return status.host if status else remembered
 
     def running_attempt(self) -> int:
         """Return the attempt that runs, as far as is known, or 0."""

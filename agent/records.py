@@ -45,7 +45,7 @@ class InstanceRecord:
     """Attempt `attempt` is the last that was decided; `started`: it is known to have run; `ended`: the last whose end was counted.
 
     `streak` counts the ends in a row since it last ran well, `exits` holds the times of those within the window. `interrupted`:
-    it ran when the machine went down, so its end says nothing about it.
+    it ran when the machine went down, so its end says nothing about it. `host`: where the ports of the attempt are published, if known.
     """
 
     instance: str
@@ -62,6 +62,7 @@ class InstanceRecord:
     restarts: int = 0
     checks: tuple[CheckStatus, ...] = ()
     interrupted: bool = False
+    host: str = ""
 
 
 def launching(record: InstanceRecord, attempt: int) -> InstanceRecord:
@@ -69,7 +70,7 @@ def launching(record: InstanceRecord, attempt: int) -> InstanceRecord:
     if attempt == record.attempt:
         return record
     ran_before = record.ended > 0 and record.ending is not None and not record.ending.refused
-    return replace(record, attempt=attempt, started=False, restarts=record.restarts + ran_before, checks=(), interrupted=False)
+    return replace(record, attempt=attempt, started=False, restarts=record.restarts + ran_before, checks=(), interrupted=False, host="")
 
 
 def running(record: InstanceRecord, attempt: int, now: float) -> InstanceRecord:

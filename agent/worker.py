@@ -196,6 +196,9 @@ class Worker:
             known = local.record.started and local.record.attempt == attempt
             age = boottime() - local.record.started_at if known else 0.0
             checks, host = local.record.checks if known else (), local.host(attempt)
+            if known and host != local.record.host:
+                local.record = replace(local.record, host=host)
+                self._around.records.note(local.record)
             self._around.traffic.set_host(local.record.instance, host)
             await self._checks.watch(attempt, local.target, self._hands.driver, age, checks, host=host)
 
