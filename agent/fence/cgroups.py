@@ -56,28 +56,45 @@ def kill_cgroup(path: Path, deadline: float) -> bool:
 
 
 def shut_cgroup(path: Path) -> None:
-    """Let nothing be born in a cgroup from now on, even if it is made only later. Idempotent.
+    """Let nothing in a cgroup do anything from now on, even if it is made only later; it can be killed all the same. Idempotent.
 
-    What joins it afterwards cannot fork, so that a container which is still being started comes to nothing. Where the kernel has no
-    limit of processes for it, nothing happens.
+    With version 2 it is frozen. In both versions nothing in it can fork, so that a container which is still being started comes to
+    nothing. In a hierarchy that knows neither, nothing happens.
     """
-    if (ROOT / "cgroup.controllers").exists() or path.relative_to(ROOT).parts[0] == "pids":
-        with contextlib.suppress(OSError):
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "pids.max").write_text("0", encoding="ascii")
+    if not (is_unified := _is_unified(path)) and path.relative_to(ROOT).parts[0] != "pids":
+        return
+    with contextlib.suppress(OSError):
+        path.mkdir(parents=True, exist_ok=True)
+        if is_unified:
+            _set(path / "cgroup.freeze", "1")
+        _set(path / "pids.max", "0")
 
 
 def open_cgroup(path: Path) -> None:
     """Take back what `shut_cgroup` did. Idempotent."""
     with contextlib.suppress(OSError):
         if (path / "pids.max").read_text(encoding="ascii").strip() == "0":
-            (path / "pids.max").write_text("max", encoding="ascii")
+            _set(path / "pids.max", "max")
+    if _is_unified(path):
+        _set(path / "cgroup.freeze", "0")
 
 
 def remove_cgroup(path: Path) -> None:
     """Remove a cgroup that nothing is in or below; one that is used stays."""
     with contextlib.suppress(OSError):
         path.rmdir()
+
+
+def _is_unified(path: Path) -> bool:
+    """Whether a path is in a hierarchy of version 2: the only one, or one beside those of version 1."""
+    return (ROOT / "cgroup.controllers").exists() or path.relative_to(ROOT).parts[0] == "unified"
+
+
+def _set(file: Path, value: str) -> None:
+    """Write what the kernel lets us write; a new file must not come of it."""
+    with contextlib.suppress(OSError):
+        if file.exists():
+            file.write_text(value, encoding="ascii")
 
 
 def _kill_at_once(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,22 @@ def test_in_one_that_is_shut_nothing_is_born_until_it_is_opened() -> None:
         open_cgroup(cgroup / "never")
         remove_cgroup(made)
         assert not made.exists()
+
+
+def test_what_is_frozen_does_nothing_and_dies(cgroup: Path) -> None:
+    if not (cgroup / "cgroup.freeze").exists():
+        shut_cgroup(cgroup)  # version 1: it is only kept from forking, where that can be
+        assert kill_cgroup(cgroup, boottime() + 10)
+        return
+    shut_cgroup(cgroup)
+    process = run_in(cgroup, "exec true")
+    until_populated(cgroup, 1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    assert kill_cgroup(cgroup, boottime() + 10)
+    assert process.wait(10) == -9
+    open_cgroup(cgroup)
+    assert run_in(cgroup, "exec true").wait(10) == 0
 
 
 def limiting() -> Path:

@@ -211,28 +211,30 @@ async def test_a_node_gives_itself_up_only_when_nothing_is_left(servers: ZooKeep
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_the_fence_may_be_killed_at_any_time(seed: int, rig: Rig, cgroups: tuple[Path, Path]) -> None:
+async def test_the_fence_may_be_killed_at_any_time(seed: int, servers: ZooKeeperSettings, zk: Zk, cgroups: tuple[Path, Path]) -> None:
     """Its next life knows of all that it said yes to, ends nothing of that, and ZooKeeper lists it all along."""
     dice = random.Random(seed)
-    await rig.grant("a")
-    agent = await member(rig)
-    await taken(agent, "a", cgroups[0])
-    worker = work_in(cgroups[0])
-    await rig.grant("b")
-    for _ in range(4):
-        asked = asyncio.ensure_future(_take_and_hand_back(agent, cgroups[1]))
-        await asyncio.sleep(dice.uniform(0.0, 0.06))
-        rig.kill()
-        with contextlib.suppress(OSError, AssertionError):
-            await asked
-        on_disk = {what["grant"] for what in rig.held()["holdings"].values() if not what["closed"]}
-        assert "a" in on_disk <= (await rig.lease()).grants.keys()
+    async with machine(servers, zk, timing=TimingSettings(session=8.0, lease=16.0)) as rig:
         rig.start()
+        await rig.grant("a")
         agent = await member(rig)
-        await rig.listed(*(what["grant"] for what in rig.held()["holdings"].values()))
-    assert worker.poll() is None
-    worker.kill()
-    await agent.close()
+        await taken(agent, "a", cgroups[0])
+        worker = work_in(cgroups[0])
+        await rig.grant("b")
+        for _ in range(4):
+            asked = asyncio.ensure_future(_take_and_hand_back(agent, cgroups[1]))
+            await asyncio.sleep(dice.uniform(0.0, 0.06))
+            rig.kill()
+            with contextlib.suppress(OSError, AssertionError):
+                await asked
+            on_disk = {what["grant"] for what in rig.held()["holdings"].values() if not what["closed"]}
+            assert "a" in on_disk <= (await rig.lease()).grants.keys()
+            rig.start()
+            agent = await member(rig)
+            await rig.listed(*(what["grant"] for what in rig.held()["holdings"].values()))
+        assert worker.poll() is None
+        worker.kill()
+        await agent.close()
 
 
 async def _take_and_hand_back(agent: Agent, cgroup: Path) -> None:
@@ -241,27 +243,19 @@ async def _take_and_hand_back(agent: Agent, cgroup: Path) -> None:
         await agent.ask(release="b")
 
 
-@pytest.mark.parametrize("failsafe", [True, False])
-async def test_without_zookeeper_promises_count_if_the_fence_is_set_to_it(
-    failsafe: bool, ensemble: Ensemble, servers: ZooKeeperSettings, zk: Zk, cgroups: tuple[Path, Path]
+async def test_without_zookeeper_promises_count_for_nothing_unless_the_fence_is_set_to_it(
+    ensemble: Ensemble, rig: Rig, cgroups: tuple[Path, Path]
 ) -> None:
-    async with machine(servers, zk, timing=TIMING, failsafe=failsafe) as rig:
-        rig.start()
-        agent = await member(rig)
-        await rig.grant("a")
-        await taken(agent, "a", cgroups[0])
-        worker = work_in(cgroups[0])
-        assert await agent.ask(extend={"incarnation": 1, "sent": boottime()})  # ZooKeeper answers: there is no need to
-        ensemble.pause(0)
-        try:
-            await agent.until(lambda state: state["lease"]["connected"] is False)
-            end = monotonic() + TIMING.lease + TIMING.kill + 1.0
-            while failsafe and monotonic() < end:
-                assert await agent.ask(extend={"incarnation": 1, "sent": boottime()}) == ""
-                assert worker.poll() is None
-                await asyncio.sleep(0.3)
-            assert bool(await agent.ask(extend={"incarnation": 1, "sent": boottime()})) is not failsafe
-            await until_empty(cgroups[0], TIMING.lease + TIMING.kill + SLACK)
-        finally:
-            ensemble.resume(0)
-        await agent.close()
+    """With the setting on: test_exclusive_agent.py."""
+    agent = await member(rig)
+    await rig.grant("a")
+    await taken(agent, "a", cgroups[0])
+    work_in(cgroups[0])
+    ensemble.pause(0)
+    try:
+        await agent.until(lambda state: state["lease"]["connected"] is False)
+        assert "failsafe is off" in await agent.ask(extend={"incarnation": 1, "sent": boottime()})
+        await until_empty(cgroups[0], TIMING.lease + TIMING.kill + SLACK)
+    finally:
+        ensemble.resume(0)
+    await agent.close()
