@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from gestalt import __version__
 from gestalt.errors import Kind
 from gestalt.model import Phase
 from gestalt.pki import Role
@@ -46,7 +47,7 @@ class Session:
         stub = agent_pb2_grpc.AgentsStub(self.rig.channel(self.rig.tls(Role.NODE, self.node_id)))
         self.call = stub.Session(self._messages())
         hello = agent_pb2.Hello(node_id=self.node_id, node_name=self.node_id[:8], protocol=1, cluster_id=self.rig.cluster_id)
-        hello.address = "127.0.0.1"
+        hello.address, hello.agent_version = "127.0.0.1", __version__
         hello.facts.runtimes.append("docker")
         hello.facts.cpu = 64
         self.say(hello=hello)
