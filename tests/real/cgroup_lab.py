@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gestalt.agent.fence.cgroups import ROOT, kill_cgroup, pids_in
@@ -28,14 +29,16 @@ def new_cgroup(root: Path) -> Iterator[Path]:
     """Make a cgroup for the length of a block; whatever runs in it is killed at the end, as are the leftovers of killed tests."""
     parent = root / _PARENT
     for left in parent.glob(f"{_PREFIX}*"):
-        _remove(left)
-    path = parent / f"{_PREFIX}{uuid.uuid4().hex[:8]}"
+        if not Path("/proc", left.name.removeprefix(_PREFIX).partition("-")[0]).exists():
+            _remove(left)
+    path = parent / f"{_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}"
     path.mkdir(parents=True)
     try:
         yield path
     finally:
         _remove(path)
-        parent.rmdir()
+        with suppress(OSError):  # another run of tests has one, too
+            parent.rmdir()
 
 
 def _remove(path: Path) -> None:
