@@ -14,16 +14,20 @@ from typing import Any
 import pytest
 import yaml
 
-from gestalt.cluster.export_file import read_export
-from gestalt.config import CoordinatorSettings
+from gestalt.cluster.export_file import Header, Item, read_export, write_pieces
+from gestalt.config import CoordinatorSettings, FenceSettings
 from gestalt.coordinator.import_command import import_command
 from gestalt.coordinator.importing import Choice, put_back
+from gestalt.coordinator.records import Node
 from gestalt.coordinator.restoring import STRIDE
+from gestalt.coordinator.state import encode
 from gestalt.coordinator.store import Snapshot, store_for
 from gestalt.errors import GestaltError, Kind
 from gestalt.pki import Role
 from gestalt.settings_file import load_settings
-from tests.real.cluster_rig import Ended, command
+from gestalt.zk.client import Zk, ZkRefused
+from gestalt.zk.paths import Paths
+from tests.real.cluster_rig import Cluster, Ended, command
 from tests.real.coordinator_rig import Rig
 from tests.real.coordinators_rig import Coordinators
 from tests.real.zookeeper_lab import Ensemble, new_root, running
@@ -246,3 +250,36 @@ async def test_two_imports_at_once_do_not_mix(rig: Rig, ensemble: Ensemble) -> N
     assert any(not isinstance(outcome, BaseException) for outcome in outcomes), outcomes
     assert all(isinstance(outcome, GestaltError) for outcome in outcomes if isinstance(outcome, BaseException))
     assert len({each.revision for each in (await held(rig.folder / "zookeeper.yaml")).documents if each.kind == "app"}) == 1
+
+
+async def remove_all(zk: Zk, path: str) -> None:
+    for child in await zk.children(path):
+        await remove_all(zk, f"{path}/{child}")
+    await zk.delete(path)
+
+
+async def test_what_a_wiped_zookeeper_lacks_is_made_with_its_rights(tmp_path: Path, ensemble: Ensemble) -> None:
+    cluster = Cluster(tmp_path, ensemble)
+    assert (await cluster.init()).code == 0
+    settings, fence = cluster.settings, load_settings(cluster.layout.fence_settings, FenceSettings)
+    assert settings.zookeeper is not None
+    zk = await Zk.connect(settings.zookeeper, session=5.0, name="wiper")
+    try:
+        await remove_all(zk, cluster.root)
+    finally:
+        await zk.close()
+    header = Header(settings.cluster_id, "h", 1, 3, "0.2.0", "2026-01-01T00:00:00+00:00", 1, 1)
+    file = tmp_path / "state.export"
+    file.write_bytes(b"".join(write_pieces(header, [Item("node", fence.node_id, encode(Node(fence.node_id, "one")), 2)])))
+    done = await imported(file, cluster.layout.coordinator_settings)
+    assert done.code == 0, done.err
+    (node,) = values(await held(cluster.layout.coordinator_settings), "node").values()
+    assert json.loads(node)["address"] == "127.0.0.1", "as the first machine's init has it"
+    paths, own = Paths(cluster.root), await Zk.connect(fence.zookeeper, session=5.0, name="fence")
+    try:
+        await own.create(paths.member(fence.node_id), b"{}", ephemeral=True)
+        with pytest.raises(ZkRefused) as refusal:
+            await own.create(f"{paths.election}/c-", b"")
+        assert refusal.value.reason == "denied"
+    finally:
+        await own.close()
