@@ -143,7 +143,7 @@ async def test_http_half_closed_is_still_answered() -> None:
         assert (await run(check("http", expect_body="hello"), target(port))).ok
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=300), st.binary(max_size=100).map(lambda end: b"HTTP/1.1 200 OK\r\n" + end)))
 def test_http_any_answer_is_a_result(answer: bytes) -> None:
     async def once() -> None:

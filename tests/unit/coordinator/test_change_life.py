@@ -296,7 +296,7 @@ def test_a_fixed_port_that_someone_else_holds_is_waited_for() -> None:
 STEPS = st.lists(st.tuples(st.sampled_from(["decide", "agent", "agent", "restart", "time"]), st.integers(0, 9)), max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(STEPS, st.sampled_from(["web:2", "web:bad"]), st.integers(1, 4))
 def test_an_update_interrupted_anywhere_keeps_its_promise_and_ends_in_an_allowed_state(
     steps: list[tuple[str, int]], image: str, count: int

@@ -53,7 +53,7 @@ def test_no_node_at_all() -> None:
     assert place(spec(), 1, ()).reason == "no node has joined yet"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.floats(0, 8), st.integers(0, 8), st.integers(0, 6)), min_size=1, max_size=5), st.integers(0, 20))
 def test_nothing_is_over_committed_and_nothing_that_fits_is_left_out(sizes: list[tuple[float, int, int]], count: int) -> None:
     wanted = spec(resources={"cpu": 0.5, "memory": "1GiB"})

@@ -38,7 +38,7 @@ def read(folder: Path) -> list[LogLine]:
     return [*found, *assembler.flush()]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(OUTPUT, st.sampled_from([200, 5000, 10**7]))
 def test_each_stream_comes_out_as_it_went_in(pieces: list[tuple[str, bytes]], max_size: int) -> None:
     with written(pieces, max_size, max_files=100_000) as folder:
@@ -50,7 +50,7 @@ def test_each_stream_comes_out_as_it_went_in(pieces: list[tuple[str, bytes]], ma
         assert all(b"\n" not in line[:-1] for line in whole)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(OUTPUT, st.integers(1, 12), st.sampled_from([300, 10**7]))
 def test_a_tail_is_the_end_of_the_whole(pieces: list[tuple[str, bytes]], count: int, max_size: int) -> None:
     short = [(stream, data[:40]) for stream, data in pieces if b"\n" in data]
