@@ -108,12 +108,15 @@ async def _opened(settings: CoordinatorSettings, nodes: list[str], patience: flo
         _belong_to_folder(settings.store.path)
         return
     from gestalt.zk.client import Zk, ZkUnavailable
+    from gestalt.zk.known import KnownServers, kept_in
     from gestalt.zk.paths import Paths
 
     from .store.zookeeper import ZookeeperStore
 
     try:
-        zk = await Zk.connect(settings.zookeeper, session=CONNECT_LIMIT, name="import", limit=patience)
+        hosts = KnownServers(settings.zookeeper.hosts, kept_in(settings.data_dir)).hosts
+        access = settings.zookeeper.model_copy(update={"hosts": hosts})
+        zk = await Zk.connect(access, session=CONNECT_LIMIT, name="import", limit=patience)
     except ZkUnavailable as error:
         hint = "more than half of its servers must run; correct zookeeper.hosts in coordinator.yaml if they have moved"
         raise GestaltError(Kind.UNAVAILABLE, f"ZooKeeper cannot be reached: {error}", hint=hint) from error
