@@ -117,7 +117,7 @@ class ProxyManager:
             log.debug("found the load balancer with requests for %s; known here: %s", serving, self._local)
             self._local = {name: LocalServer(ready=True) for name in serving} | self._local
         except (DriverUnavailable, OSError) as error:
-            self._fail(str(error))
+            self._note(str(error))
         self._task = asyncio.create_task(self._run(), name="proxy")
 
     async def close(self) -> None:
@@ -216,17 +216,15 @@ class ProxyManager:
         wanted = self._wanted
         try:
             await self._driver.apply(effective_routes(self._routes, self._local, self._stopping, self._hosts))
-        except DriverUnavailable as error:
-            self._fail(str(error))
-            self._failures += 1
-            return 0.0
+        except (DriverUnavailable, OSError) as error:
+            return self._put_off(str(error))
         except LaunchRefused as error:
-            self._fail(str(error))
+            self._note(str(error))
         except Exception:  # a fault of the driver must not end the only one who looks after the load balancer
             log.exception("the load balancer's driver failed")
             return self._put_off("the driver of the load balancer failed, see the log of the agent")
         else:
-            self._succeed()
+            self._note("")
         self._failures = 0
         async with self._progress:
             self._applied = wanted
@@ -235,16 +233,14 @@ class ProxyManager:
 
     def _put_off(self, sentence: str) -> float:
         """Try again, after a pause that grows."""
-        self._fail(sentence)
+        self._note(sentence)
         self._failures += 1
         return 0.0
 
-    def _fail(self, sentence: str) -> None:
-        if sentence != self._problem:
-            log.error("proxy: %s", sentence)
-        self._problem = sentence
-
-    def _succeed(self) -> None:
-        if self._problem:
+    def _note(self, problem: str) -> None:
+        """Take note of how it went; empty: well."""
+        if problem and problem != self._problem:
+            log.error("proxy: %s", problem)
+        elif self._problem and not problem:
             log.info("proxy: it works again")
-        self._problem = ""
+        self._problem = problem

@@ -79,7 +79,7 @@ class HaproxyLoadBalancer(LoadBalancerDriver):
 
     async def apply(self, routes: Sequence[Route]) -> None:
         if not self._process.alive and not await self._process.adopt():
-            self._process.make_folder()  # it may not have been possible before, or somebody removed it
+            self._process.prepare()  # it may not have been possible before, or somebody removed it
             await self._start_with(routes)
         running = await self._running()
         wanted = self._render(routes)

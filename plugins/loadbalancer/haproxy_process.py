@@ -54,21 +54,13 @@ class HaproxyProcess:
         """Whether it is watched and has not ended."""
         return self._watching is not None
 
-    def prepare(self, on_death: Callable[[], None]) -> None:
-        """Remember whom to tell of a death, and make the folder.
+    def prepare(self, on_death: Callable[[], None] | None = None) -> None:
+        """Remember whom to tell of a death, as before if it is None, and have the folder, readable for nobody else. Idempotent.
 
         Raises:
             DriverUnavailable: the folder cannot be used.
         """
-        self._on_death = on_death
-        self.make_folder()
-
-    def make_folder(self) -> None:
-        """Have the folder, readable for nobody else. Idempotent.
-
-        Raises:
-            DriverUnavailable: it cannot be used.
-        """
+        self._on_death = on_death or self._on_death
         if len(str(self.master_socket)) > _LONGEST_SOCKET_PATH:
             raise DriverUnavailable(
                 f"{self.master_socket} is too long for a socket (at most {_LONGEST_SOCKET_PATH}): set a shorter run_dir"

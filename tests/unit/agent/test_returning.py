@@ -13,8 +13,8 @@ from gestalt.agent.plan import Goal, Situation, Start, Wait, plan
 from gestalt.agent.records import InstanceRecord
 from gestalt.agent.returning import LIMIT, WAITS, Presence, Returning
 from gestalt.model import Phase
+from tests.unit.agent.agent_life import ONE, TWO, Life, key, wish
 from tests.unit.agent.memory_runtime import World
-from tests.unit.agent.test_agent_instances import ONE, TWO, Life, key, wish
 
 
 @pytest.fixture
