@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 
 from gestalt.agent.fence.account import Account
 from gestalt.agent.fence.asks import Asks
-from gestalt.agent.fence.cgroups import ROOT
+from gestalt.agent.fence.cgroups import ROOT, remove_cgroup
 from gestalt.agent.fence.grants import Found, GrantLost
 from gestalt.agent.fence.keeper import LeaseKeeper
 from gestalt.agent.fence.lease import Held, Membership
@@ -21,9 +21,19 @@ from gestalt.zk.grants import GrantMark, LeaseMark
 from gestalt.zk.ops import ZkUnknown
 
 LIMIT = 10.0
+NEVER = ROOT / "pids" / "gestalt-never"
+"""Nothing is ever at work in there. What is closed is made there, where that can be."""
+
 SETTINGS = FenceSettings("n", "node", "c", ZooKeeperSettings(("127.0.0.1:1",)), TimingSettings(lease=60.0), failsafe=True)
-HOLD = {"hold": {"name": "web-1", "cgroups": [f"{ROOT}/pids/gestalt-never/web-1"], "grant": {"name": "web", "generation": 3}}}
+HOLD = {"hold": {"name": "web-1", "cgroups": [f"{NEVER}/web-1"], "grant": {"name": "web", "generation": 3}}}
 RELEASE = {"release": "web-1"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    for path in (NEVER / "web-1", NEVER / "web-2", NEVER, NEVER.parent):
+        remove_cgroup(path)
 
 
 class Died(BaseException):
@@ -167,9 +177,9 @@ async def test_a_grant_that_goes_elsewhere_is_closed_and_not_taken_again(tmp_pat
 async def test_a_restart_in_place_is_taken_anew_and_nothing_else_gets_in_between(tmp_path: Path) -> None:
     fence = Fence(tmp_path, World())
     assert await fence.ask(HOLD) == ""
-    following = {"hold": HOLD["hold"] | {"cgroups": [f"{ROOT}/pids/gestalt-never/web-2"]}}
+    following = {"hold": HOLD["hold"] | {"cgroups": [f"{NEVER}/web-2"]}}
     assert await fence.ask(following) == ""
-    assert fence.account.live["web-1"].cgroups == (f"{ROOT}/pids/gestalt-never/web-2",)
+    assert fence.account.live["web-1"].cgroups == (f"{NEVER}/web-2",)
     other = {"hold": HOLD["hold"] | {"name": "web-2"}}
     assert "web-1 still holds" in (await fence.ask(other) or "")
 
