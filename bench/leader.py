@@ -91,6 +91,7 @@ async def take_the_lead(system: Gestalt, way: Way, sheet: Sheet) -> None:
         await way.take(cluster, leader, client)
         await client.call(lambda api: api.apps.Launch, request)
         accepted = monotonic() - begun
+        cluster.ledger.acknowledged(path, 1)
         await asyncio.sleep(_WATCHED)
     requests = load.after(begun)
     sheet.add(f"{way.what}: to the next accepted launch", accepted, aim=way.aim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Sheet:
         self.rows: dict[str, Row] = {}
 
     def __enter__(self) -> Self:
+        signal.signal(signal.SIGTERM, _terminate)
         print(f"# {self._title}\n# " + ", ".join(f"{name} {fact}" for name, fact in self._facts.items()), flush=True)
         return self
 
@@ -62,6 +64,11 @@ class Sheet:
             figures = " | ".join(f"{_figure(value)} {row.unit}".strip() for value in (row.median, row.best, row.worst))
             lines.append(f"| {row.name} | {len(row.values)} | {figures} | {row.aim} |")
         return "\n".join(lines) + "\n"
+
+
+def _terminate(*_: object) -> None:
+    """End like an interrupt does: what was started is ended, the table is printed."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _figure(value: float) -> str:
