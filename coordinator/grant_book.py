@@ -13,7 +13,7 @@ from gestalt import clock, model
 from gestalt.model import Phase
 from gestalt.zk.grants import LeaseMark
 
-from .grants import Holder, NoStorageFence, Rules, StorageFence, Verdict, grant_name, judge, lists
+from .grants import FREE, Holder, NoStorageFence, Rules, StorageFence, Verdict, grant_name, judge, lists
 from .membership import Life
 from .nodes import Tracker
 from .records import App, Grant, Placed, instance_id
@@ -123,6 +123,9 @@ class GrantBook:
             return judge(self._holder(app, placed, grant), self._rules(app))
         if not self._tracker.fenced or not any(self._is_exclusive(app, number) for number in (app.version, placed.version)):
             return None
+        later = self._state.grants.get(grant_name(app))
+        if later is not None and later.serial > placed.serial:
+            return FREE  # or it would not have been given
         is_over = self._tracker.standing(placed.node).confirmed or self._is_gone(app, placed)
         return Verdict(free=is_over, why="" if is_over else "it may still be at work there, and has no lease that ends")
 

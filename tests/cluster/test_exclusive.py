@@ -70,6 +70,7 @@ async def test_a_killed_holder_is_replaced_when_its_lease_must_be_over(cluster: 
         killed = monotonic()
         await cluster.lab.faults.kill(holder)
         assert await until_elsewhere(cluster, observer, holder) - killed >= WAIT
+        await cluster.until_converged([node for node in cluster.lab.nodes if node != holder])
         await cluster.lab.faults.boot(holder)
         await cluster.until_ready()
         await cluster.until_converged()

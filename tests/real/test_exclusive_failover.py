@@ -78,6 +78,9 @@ async def test_a_cut_off_holder_is_dead_before_the_next_begins_after_lease_kill_
     assert at - lost <= WAIT + SLACK
     assert two.watcher.doubles() == []
     assert generation(two) == 2
+    assert two.leader is not None
+    placed = two.leader.ledger.state.placements
+    await two.until(lambda: [item.node for item in placed[PATH].instances] == [two.ids[other.name]], "the old one is forgotten")
     mark = await two.mark()
     assert mark is not None
     assert (mark.generation, mark.node) == (2, two.ids[other.name])

@@ -10,7 +10,7 @@ from gestalt.coordinator import changes
 from gestalt.coordinator.advance import Case, waits_for_holder
 from gestalt.coordinator.brakes import UNLIMITED
 from gestalt.coordinator.members import confirmed_dead
-from gestalt.coordinator.records import instance_id
+from gestalt.coordinator.records import TaskState, instance_id
 from gestalt.coordinator.state import Draft
 from gestalt.errors import GestaltError
 from gestalt.model import Observed, Phase
@@ -80,6 +80,22 @@ def test_time_wakes_the_leader_when_the_wait_ends() -> None:
     decision = fleet.decide()
     assert decision is not None
     assert decision.wake_in == pytest.approx(WAIT)
+
+
+def test_what_was_replaced_is_forgotten_and_stands_in_nobodys_way() -> None:
+    fleet = guarded()
+    first = holder(fleet)
+    fleet.lose(first)
+    fleet.settle()
+    fleet.pass_time(WAIT)
+    fleet.settle()
+    assert [item.node for item in fleet.placed] == [holder(fleet)] != [first]
+    assert why(fleet) == ""
+    fleet.apply(spec("web:2", 1, placement={"exclusive": True}))
+    fleet.settle()
+    assert generation(fleet) == 3
+    assert [item.version for item in fleet.placed] == [2]
+    assert fleet.last_task.state is TaskState.SUCCEEDED
 
 
 def test_a_confirmed_loss_is_replaced_at_once() -> None:
