@@ -237,7 +237,7 @@ class Conversation:
 
     async def _read(self, call: Call, stub: Calls, writer: asyncio.Task[None], silence: float | None) -> None:
         """Take in what is said, until the end, or until nothing was said for `silence` seconds although that was promised."""
-        while (message := await asyncio.wait_for(call.read(), silence)) is not END:
+        while (message := await _within(silence, call)) is not END:
             match message.WhichOneof("kind"):
                 case "full":
                     await self._take(await self._desired.full(message.full))
@@ -264,3 +264,9 @@ class Conversation:
     def _acknowledge(self, ack: agent_pb2.Ack) -> None:
         self._ack = ack
         self._wake.set()
+
+
+async def _within(silence: float | None, call: Call) -> Any:
+    """Return what is said next. Unlike `wait_for` this makes no task for each message."""
+    async with asyncio.timeout(silence):
+        return await call.read()
