@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
+import grpc
+
 from gestalt import __version__, clock
 from gestalt.errors import GestaltError, Kind
 from gestalt.identity import Identity, Role
@@ -218,7 +220,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
                 if link.closed.is_set():
                     return
                 self._take(message, view, link)
-        except (StopAsyncIteration, TimeoutError, asyncio.CancelledError):
+        except (StopAsyncIteration, TimeoutError, asyncio.CancelledError, grpc.aio.AbortError):
             log.debug("node %s: nothing more to read", view.name)
         except GestaltError as error:
             log.warning("node %s: %s", view.name, error)
