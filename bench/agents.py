@@ -100,7 +100,7 @@ class Fleets:
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-        await asyncio.gather(*(process.wait() for process in self.processes), *self.readers)
+        await asyncio.gather(*(process.wait() for process in self.processes), *self.readers, return_exceptions=True)
 
 
 @dataclass
@@ -144,6 +144,8 @@ async def world(nodes: int, folder: Path) -> AsyncIterator[World]:
                 print(f"--- coordinator {number}, exit code {code}; the end of its log:\n{rig.log(number)[-2000:]}", flush=True)
             raise
         finally:
+            for number in list(rig.processes):
+                rig.kill(number)
             await made.fleets.end()
             await rig.down()
 
