@@ -278,7 +278,7 @@ def _privileges() -> Sequence[str]:
     return ("--cap-add=ALL", "--cap-drop=SYS_RESOURCE", *unconfined)
 
 
-async def booted(node: Node, limit: float = 30.0) -> None:
+async def booted(node: Node, limit: float = 60.0) -> None:
     """Wait until systemd has come up in a node.
 
     Raises:
