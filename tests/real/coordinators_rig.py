@@ -121,10 +121,21 @@ class Coordinators:
             await zk.close()
 
     async def up(self) -> int:
-        """Start all, and return which one leads once the others know it."""
+        """Start all, and return which one leads once the others know it and stand by."""
         for index in range(self.count):
             self.start(index)
-        return await self.settled()
+        leader = await self.settled()
+        await self.lined_up(leader)
+        return leader
+
+    async def lined_up(self, leader: int) -> None:
+        """Wait until all that run stand for leadership, as the leader sees it."""
+
+        async def listed() -> bool:
+            status = await self.ask(leader)
+            return isinstance(status, api_pb2.StatusReply) and len(status.coordinators) == len(self.processes)
+
+        await until("all coordinators in line", listed, 30)
 
     async def down(self) -> None:
         for channel in self.channels:
