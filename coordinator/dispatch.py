@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from gestalt import clock
 from gestalt.model import DesiredInstance, NodeState, Route
 from gestalt.proto.v1 import agent_pb2
 from gestalt.wire import to_wire
@@ -20,6 +21,9 @@ from .routes import Routed, route
 from .state import State
 
 log = logging.getLogger(__name__)
+
+SLICE = 0.02
+"""Seconds for which agents are told of changes before others have their turn."""
 
 
 def _free(app: App, placed: Placed) -> Terms:
@@ -121,6 +125,7 @@ class Dispatcher:
         self._routes: dict[str, dict[str, Route]] = {}
         self._is_begun = False
         self._pace = Pace(self._flush)
+        self._behind: list[str] = []
         self._wires: dict[str, tuple[Route, agent_pb2.Route]] = {}
         self.terms: Callable[[App, Placed], Terms] = _free
         """How nodes are told of an instance."""
@@ -216,11 +221,22 @@ class Dispatcher:
         own = node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1, terms=self.terms)
         return replace(own, refused=self.neighbours.refused_by(node), peers=self.neighbours.known)
 
-    def _flush(self) -> None:
-        self.neighbours.look()
-        for node, link in self._links.items():
-            after = self._next(node)
-            delta = difference(self._told[node], after)
-            if delta is not None:
-                self._told[node] = after
-                link.send(agent_pb2.CoordinatorMessage(delta=delta))
+    def _flush(self) -> bool:
+        """Tell those who are behind, for SLICE seconds; return whether there are more of them."""
+        if not self._behind:
+            self.neighbours.look()
+            self._behind = list(self._links)
+        end = clock.monotonic() + SLICE
+        while self._behind and clock.monotonic() < end:
+            self._tell(self._behind.pop())
+        return bool(self._behind)
+
+    def _tell(self, node: str) -> None:
+        link = self._links.get(node)
+        if link is None:
+            return
+        after = self._next(node)
+        delta = difference(self._told[node], after)
+        if delta is not None:
+            self._told[node] = after
+            link.send(agent_pb2.CoordinatorMessage(delta=delta))

@@ -11,14 +11,16 @@ SHARE = 0.2
 class Pace:
     """Calls `work` in the next turn of the loop after it was asked for, and never for more than a part of the time.
 
-    Work that takes a millisecond is done at once as good as always; what takes a hundred, in a large cluster, gathers more to do.
+    Work that takes a millisecond is done at once as good as always; what takes a hundred, in a large cluster, gathers more to do. Work that
+    returns True is not done yet: it is called again in the next turn, so that others have theirs in between.
     """
 
-    def __init__(self, work: Callable[[], None], share: float = SHARE) -> None:
+    def __init__(self, work: Callable[[], bool | None], share: float = SHARE) -> None:
         self._work = work
         self._share = share
         self._asked = False
         self._busy = False
+        self._spent = 0.0
         self._rested = 0.0
 
     def ask(self) -> None:
@@ -31,17 +33,28 @@ class Pace:
     def _plan(self) -> None:
         loop = asyncio.get_running_loop()
         if self._rested <= loop.time():
-            loop.call_soon(self._do)
+            loop.call_soon(self._begin)
         else:
-            loop.call_at(self._rested, self._do)
+            loop.call_at(self._rested, self._begin)
+
+    def _begin(self) -> None:
+        self._asked, self._busy, self._spent = False, True, 0.0
+        self._do()
 
     def _do(self) -> None:
-        time = asyncio.get_running_loop().time
-        self._asked, self._busy, begun = False, True, time()
+        loop = asyncio.get_running_loop()
+        begun, is_more = loop.time(), None
         try:
-            self._work()
+            is_more = self._work()
         finally:
-            self._busy, ended = False, time()
-            self._rested = ended + (ended - begun) * (1 / self._share - 1)
-            if self._asked:
-                self._plan()
+            self._spent += loop.time() - begun
+            if is_more:
+                loop.call_soon(self._do)
+            else:
+                self._rest()
+
+    def _rest(self) -> None:
+        self._busy = False
+        self._rested = asyncio.get_running_loop().time() + self._spent * (1 / self._share - 1)
+        if self._asked:
+            self._plan()

@@ -58,3 +58,19 @@ async def test_work_that_fails_is_done_again_when_asked_for() -> None:
     await asyncio.wait_for(failed.wait(), 10)
     pace.ask()
     await asyncio.wait_for(again.wait(), 10)
+
+
+async def test_work_in_parts_lets_others_have_their_turn() -> None:
+    order: list[str] = []
+    done = asyncio.Event()
+
+    def work() -> bool:
+        order.append("part")
+        asyncio.get_running_loop().call_soon(order.append, "other")
+        if order.count("part") == 3:
+            done.set()
+        return not done.is_set()
+
+    Pace(work).ask()
+    await asyncio.wait_for(done.wait(), 10)
+    assert order[:5] == ["part", "other", "part", "other", "part"]
