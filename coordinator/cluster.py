@@ -24,7 +24,9 @@ from gestalt.zk.known import KnownServers, kept_in
 from gestalt.zk.paths import Paths
 
 from .admission import Admission
+from .api.promises import PromisesServicer
 from .election import Candidacy, CandidacyLost, Candidate, LeaderSight, Roster
+from .grants import wait_of
 from .leader import SERVICES, Leader, Seat
 from .memory import Memory
 from .office import RENEWALS, SHARE, Office
@@ -129,7 +131,9 @@ class ClusterService(Service[CoordinatorSettings]):
         self._paths = Paths(settings.zookeeper.root)
         self._sight = LeaderSight(settings.timing.session * SHARE)
         self._standby = Standby(self._sight)
-        self._reception = Reception(settings, SERVICES, self._standby.answerers)
+        self._office: Office | None = None
+        promises = PromisesServicer(settings.cluster_id, wait_of(settings.timing), self.leads)
+        self._reception = Reception(settings, SERVICES, self._standby.answerers, promises)
         self._me = Candidate(settings.name, settings.advertise, __version__, formats.newest())
         self._work: list[asyncio.Task[None]] = []
         self._complaint = ""
@@ -204,6 +208,10 @@ class ClusterService(Service[CoordinatorSettings]):
             log.error("not admitted as candidate for leadership: %s", why)
         self._sight.handicap = why
 
+    def leads(self) -> bool:
+        """Return whether we hold an office now."""
+        return self._office is not None and self._office.holds()
+
     # What a term needs of us
 
     @property
@@ -237,6 +245,7 @@ class ClusterService(Service[CoordinatorSettings]):
         await self._reception.tell_health()
 
     def new_leader(self, seat: Seat) -> Leader:
+        self._office = seat.office
         return Leader(self._settings, seat, self._life.die)
 
     async def reload(self, settings: CoordinatorSettings) -> None:

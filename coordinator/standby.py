@@ -33,7 +33,15 @@ class Referral:
         return grpc.stream_stream_rpc_method_handler(self._refuse)
 
     async def _refuse(self, _: Any, context: Context) -> AsyncIterator[bytes]:
-        await abort(context, not_leader(await self._sight.wait(HOLD), self._sight.trouble, self._sight.handicap))
+        await abort(context, not_leader(await self._sight.wait(self._hold), self._sight.trouble, self._sight.handicap))
+        yield b""  # never: but it makes this a stream
+
+
+class JoinReferral(Referral):
+    """Sends machines that would join on to another join address: which one leads is not for strangers to know."""
+
+    async def _refuse(self, _: Any, context: Context) -> AsyncIterator[bytes]:
+        await abort(context, not_leader())
         yield b""  # never: but it makes this a stream
 
 
