@@ -150,10 +150,9 @@ class Leader:
     async def stop(self) -> None:
         """End everything, streams first."""
         await self.silence()
-        work, self._work = self._work, []  # a cancelled task that is kept keeps, by its frames, all that it knew
-        for task in work:
+        for task in self._work:
             task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
+        await asyncio.gather(*self._work, return_exceptions=True)
         if self._keeper is not None:
             self._keeper.close()
         self.storage_fence.close()

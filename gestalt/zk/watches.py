@@ -28,14 +28,12 @@ class Watch:
     """Something that is looked at again after each change, until `close`, or until the session is lost."""
 
     def __init__(self, task: asyncio.Task[None], forget: Callable[[Watch], None]) -> None:
-        self._task: asyncio.Task[None] | None = task
+        self._task = task
         self._forget = forget
 
     def close(self) -> None:
-        """Call back no more, and hold on to nothing: a cancelled task keeps, by its frames, all that it knew. Idempotent."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
+        """Call back no more. Idempotent."""
+        self._task.cancel()
         self._forget(self)
 
 
