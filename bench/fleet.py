@@ -38,6 +38,7 @@ log = logging.getLogger("bench.fleet")
 CHANGE_EVERY = 1.0
 TELL_EVERY = 0.25
 _AT_ONCE = 16
+_PLACE = re.compile(r"/dev/shm/\S+")
 _WHO = re.compile(r"^(coordinator \S+|node-\d+): |session 0x[0-9a-f]+ |127\.0\.0\.1:\d+ ?")
 
 
@@ -52,7 +53,7 @@ class Complaints(logging.Handler):
         """Count what tells of trouble, whoever of us it happened to."""
         if record.levelno >= logging.WARNING or "goes on" in str(record.msg):
             said = record.getMessage().partition(";")[0]
-            self.counts[_WHO.sub("", said)[:100]] += 1
+            self.counts[_WHO.sub("", _PLACE.sub("a folder", said))[:160]] += 1
 
 
 @dataclass

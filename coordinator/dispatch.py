@@ -22,6 +22,10 @@ from .state import State
 
 log = logging.getLogger(__name__)
 
+ALL_EDGES = 50
+"""In a cluster of fewer nodes than that each gets all routes; in a larger one those with the role `edge` do."""
+
+EDGE = "edge"
 SLICE = 0.02
 """Seconds for which agents are told of changes before others have their turn."""
 
@@ -217,9 +221,15 @@ class Dispatcher:
         return (view.address if view is not None else "") or (record.address if record is not None else "")
 
     def _next(self, node: str) -> NodeState:
-        routes = {key: item for table in self._routes.values() for key, item in table.items()}
+        routes = {key: item for path in self._routed_on(node) for key, item in self._routes.get(path, {}).items()}
         own = node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1, terms=self.terms)
         return replace(own, refused=self.neighbours.refused_by(node), peers=self.neighbours.known)
+
+    def _routed_on(self, node: str) -> Iterable[str]:
+        """Return the apps whose routes a node gets: all at an edge, which every node of a small cluster is, else those that it runs."""
+        record = self._state.nodes.get(node)
+        is_edge = len(self._state.nodes) < ALL_EDGES or (record is not None and EDGE in record.roles)
+        return self._routes if is_edge else sorted(set(self._state.placed_on(node).values()))
 
     def _flush(self) -> bool:
         """Tell those who are behind, for SLICE seconds; return whether there are more of them."""
