@@ -38,7 +38,7 @@ log = logging.getLogger("bench.fleet")
 CHANGE_EVERY = 1.0
 TELL_EVERY = 0.25
 _AT_ONCE = 16
-_PLACE = re.compile(r"/dev/shm/\S+")
+_PLACE = re.compile(r"/dev/shm/[^\s:]+")
 _WHO = re.compile(r"^(coordinator \S+|node-\d+): |session 0x[0-9a-f]+ |127\.0\.0\.1:\d+ ?")
 
 
