@@ -98,7 +98,10 @@ class ZooKeeperSettings(Settings):
 
 
 class FenceSettings(Settings):
-    """/etc/gestalt/fence.yaml. `agent_grace`: how long an agent that does not run may be away before the node gives itself up."""
+    """/etc/gestalt/fence.yaml. `agent_grace`: how long an agent that does not run may be away before the node gives itself up.
+
+    `failsafe`: without ZooKeeper, let leases go on by the coordinators' promises; also to be set in agent.yaml.
+    """
 
     node_id: str
     node_name: str
