@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 from gestalt import __version__
 from gestalt.clock import monotonic
 from gestalt.errors import GestaltError, Kind
-from gestalt.lookout import LedElsewhere, other_leader, unless_led_elsewhere
+from gestalt.lookout import LedElsewhere, leader_elsewhere, other_leader, unless_led_elsewhere
 from gestalt.proto.v1 import api_pb2, model_pb2
 from gestalt.reach import Api, Reach, Target
 from gestalt.rpc import AGE_METADATA, ERROR_METADATA, EXPIRY_METADATA, VERSION_METADATA, decode_error
@@ -41,6 +41,8 @@ _BROKEN = "Internal error from Core"
 """What grpc.aio says of a stream whose connection went away in the moment of its opening."""
 _ELECTION_PAUSE = 0.1  # seconds; a coordinator that knows of no leader keeps us waiting by itself
 _ACCEPTANCE = 0.3  # seconds
+_CHANGE_PATIENCE = 15.0
+"""Seconds for which a call looks for a leader at most: one is elected within a few, and what keeps it from that people want to know."""
 _LAST_ATTEMPT = 3.0
 """Seconds that an attempt has at least, also when the time for trying is almost over."""
 
@@ -49,7 +51,8 @@ class Client:
     """One conversation with the coordinators. Used from one event loop, as an asynchronous context manager.
 
     The first contact fails fast when no coordinator answers at all. Once one was reached, a leader is looked for for `patience`
-    seconds, when the connection is lost and when none leads. `on_notice` hears a sentence when the search begins and when it ends.
+    seconds, a quarter of a minute for a single call, when the connection is lost and when none leads. `on_notice` hears a sentence when the
+    search begins and when it ends.
     """
 
     def __init__(
@@ -81,13 +84,16 @@ class Client:
             GestaltError: what the coordinator answered, or UNAVAILABLE, TIMED_OUT, UNAUTHENTICATED.
         """
         _fill_request_id(request)
-        search = _Search(self._patience)
+        search = _Search(min(self._patience, _CHANGE_PATIENCE))
         while True:
             api = await self._connected(search)
             try:
                 answering = pick(api)(request, timeout=search.bounded(limit))
                 reply = await unless_led_elsewhere(answering, partial(self._other_leader, api))
-                self._note_source(await answering.trailing_metadata())
+                marks = dict(cast("Iterable[tuple[str, str]]", await answering.trailing_metadata() or ()))
+                if AGE_METADATA in marks and await self._found_elsewhere(api, search):
+                    continue
+                self._note_source(marks)
             except LedElsewhere as other:
                 await self._go_on_at(other.leader, api, search)
             except grpc.aio.AioRpcError as error:
@@ -184,14 +190,22 @@ class Client:
     async def _other_leader(self, api: Api) -> str:
         return await other_leader(api.address, self._reach.others(api.address), self._reach.credentials)
 
+    async def _found_elsewhere(self, api: Api, search: _Search) -> bool:
+        """Leave a coordinator that merely remembers, if the others know of a leader; false: what it remembers is the best there is."""
+        leader = await leader_elsewhere(api.address, self._reach.others(api.address), self._reach.credentials)
+        if not leader or not search.follow(leader):
+            return False
+        await self._drop()
+        self._reach.prefer(leader)
+        return True
+
     async def _go_on_at(self, leader: str, api: Api, search: _Search) -> None:
         """Leave a coordinator that keeps silent for the one that leads now."""
         self._notice(f"the coordinator {api.address} does not answer, {leader} leads")
         await self._go_to(GestaltError(Kind.NOT_LEADER, f"{api.address} does not answer, {leader} does not lead", leader=leader), search)
 
-    def _note_source(self, metadata: object) -> None:
+    def _note_source(self, marks: Mapping[str, str]) -> None:
         """Say so when an answer is what a coordinator remembers, and not the leader's; and what the leader remarks on us, once."""
-        marks = dict(cast("Iterable[tuple[str, str]]", metadata or ()))
         age = marks.get(AGE_METADATA)
         self._is_leader = age is None
         for remark in _remarks(marks):

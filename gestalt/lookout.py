@@ -29,6 +29,8 @@ SUSPICIOUS = 1.0
 _PERIOD = 1.0
 _CONNECT_LIMIT = 3.0
 _ASK_LIMIT = 5.0
+_MOMENT = 2.5
+"""Seconds; coordinators that know of no leader keep the question for two."""
 
 
 class LedElsewhere(Exception):
@@ -69,6 +71,23 @@ async def other_leader(than: str, others: Sequence[str], credentials: grpc.Chann
             if (leader := await _ask(address, than, credentials)) != than:
                 return leader
         await asyncio.sleep(_PERIOD)
+
+
+async def leader_elsewhere(than: str, others: Sequence[str], credentials: grpc.ChannelCredentials) -> str:
+    """Ask `others` all at once for a leader other than `than`; return the first one named, empty when none tells in a moment."""
+    asking = [asyncio.create_task(_ask(address, than, credentials)) for address in others]
+    try:
+        async with asyncio.timeout(_MOMENT):
+            for answered in asyncio.as_completed(asking):
+                if (leader := await answered) != than:
+                    return leader
+    except TimeoutError:
+        pass
+    finally:
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    return ""
 
 
 async def _ask(address: str, than: str, credentials: grpc.ChannelCredentials) -> str:

@@ -38,13 +38,14 @@ PROGRAM = (sys.executable, "-c", "from gestalt.coordinator.main import main; rai
 
 @dataclass
 class Coordinators:
-    """Coordinators numbered from 0, on loopback. Each keeps its port over a kill and a start."""
+    """Coordinators numbered from 0, on loopback. Each keeps its port over a kill. `ways`: to ZooKeeper, other than the direct one."""
 
     folder: Path
     ensemble: Ensemble
     count: int = 3
     session: float = 2.0
     settings: dict[str, Any] = field(default_factory=dict)
+    ways: dict[int, str] = field(default_factory=dict)
     root: str = field(default_factory=new_root)
     cluster_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     ports: list[int] = field(default_factory=list)
@@ -81,7 +82,7 @@ class Coordinators:
             "listen": self.address(index),
             "tls": {field: str(getattr(tls, field)) for field in ("ca", "certificate", "key")},
             "store": {"kind": "zookeeper"},
-            "zookeeper": {"hosts": list(self.ensemble.hosts), "root": self.root},
+            "zookeeper": {"hosts": [self.ways[index]] if index in self.ways else list(self.ensemble.hosts), "root": self.root},
             "data_dir": str(self.folder / f"seen-{index}"),
             "timing": {"session": self.session, "lease": max(8.0, self.session)},
             **self.settings,

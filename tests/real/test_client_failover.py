@@ -14,7 +14,7 @@ from gestalt.proto.v1 import api_pb2
 from tests.real.coordinators_rig import Coordinators
 from tests.real.relay import relay
 from tests.real.test_leadership import gestaltctl, launch
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble, cutter, running
 from tests.unit.coordinator.world import PATH
 
 pytestmark = pytest.mark.real
@@ -44,6 +44,28 @@ async def test_a_call_in_flight_to_a_leader_that_froze_is_answered_by_the_next_o
     assert [task.app for task in reply.tasks] == [PATH]
     assert after.epoch > before.epoch
     assert notices[0].startswith(f"the coordinator {cluster.address(leader)} does not answer, 127.0.0.1:")
+
+
+async def test_what_a_leader_without_zookeeper_remembers_yields_to_what_the_next_one_knows(ensemble: Ensemble, tmp_path: Path) -> None:
+    async with cutter(int(ensemble.hosts[0].rpartition(":")[2])) as way:
+        cluster = Coordinators(tmp_path, ensemble, count=2, ways={0: way.host})
+        try:
+            cluster.start(0)
+            assert await cluster.settled() == 0
+            cluster.start(1)
+            await cluster.lined_up(0)
+            notices: list[str] = []
+            async with cluster.client(0, 1, on_notice=notices.append) as client:
+                before = await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
+                way.accepts = False
+                way.cut()
+                assert await cluster.settled(among=(1,)) == 1
+                after = await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
+            assert after.epoch > before.epoch
+            assert [each.name for each in after.coordinators if each.leader] == ["coordinator-1"]
+            assert not notices
+        finally:
+            await cluster.down()
 
 
 async def test_a_task_is_followed_from_a_leader_that_froze_to_the_next_one(cluster: Coordinators) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +53,6 @@ class Cluster:
     client: Path
     coordinators: tuple[Node, ...]
     ledger: Ledger = field(default_factory=Ledger)
-
-    def asking(self, nodes: Collection[Node]) -> Cluster:
-        """Return the same cluster, of which only the coordinators on these nodes are asked."""
-        document = yaml.safe_load(self.client.read_text(encoding="utf-8"))
-        context = document["contexts"][document["current"]]
-        addresses = {node.address for node in nodes}
-        context["coordinators"] = [each for each in context["coordinators"] if each.rpartition(":")[0] in addresses]
-        file = self.client.with_name("client-some.yaml")
-        file.write_text(yaml.safe_dump(document), encoding="utf-8")
-        return replace(self, client=file)
 
     async def run(self, *words: str, stdin: str | None = None, limit: float = 90.0) -> shell.Completed:
         """Run gestaltctl on the host to its end, whatever that is."""
