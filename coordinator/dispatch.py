@@ -134,8 +134,8 @@ class Dispatcher:
         self.terms: Callable[[App, Placed], Terms] = _free
         """How nodes are told of an instance."""
         self.neighbours = Neighbours(state.nodes, self._address)
-        self.doubted = False
-        """Most nodes lost their membership at once: what still reports that it serves is believed."""
+        self.believed: frozenset[str] = frozenset()
+        """The nodes whose word counts although they lost their membership: most did at once, and these still report."""
 
     def link(self, node: str) -> Link | None:
         return self._links.get(node)
@@ -211,7 +211,7 @@ class Dispatcher:
         view = self._tracker.nodes.get(placed.node)
         unknown = view is None or not view.ever_heard  # a new leader that has heard nobody must not empty every load balancer
         ready = sighting.observed.ready if sighting is not None and sighting.observed is not None else unknown
-        lost = self._tracker.standing(placed.node).is_gone and not (self.doubted and view is not None and view.heard)
+        lost = self._tracker.standing(placed.node).is_gone and placed.node not in self.believed
         lost = lost or placed.node in self.neighbours.refused()  # what is sent there does not arrive
         return Routed(placed, self._state.version(app.path, placed.version), self._address(placed.node), ready, lost)
 

@@ -32,18 +32,21 @@ TICK = 0.5
 """Seconds between looks at what time alone changes."""
 FIRST_VALUES = 10.0
 """Seconds that ZooKeeper has to tell of all memberships before a leader begins."""
+FRESH = 1.25
+"""Heartbeats for which a node that vanished with most others is believed to be there because its agent is still in session."""
 SETTLING = 30.0
 """Seconds in office after which nodes that this leader never heard count when it asks itself whether it is cut off: agents look for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What the keeper sees and moves."""
+    """What the keeper sees and moves. `heartbeat`: seconds after which agents are heard again at the latest."""
 
     ledger: Ledger
     tracker: Tracker
     dispatcher: Dispatcher
     decider: Decider
+    heartbeat: float
 
 
 class NodeKeeper:
@@ -60,6 +63,7 @@ class NodeKeeper:
         self._ledger, self._tracker = reach.ledger, reach.tracker
         self._dispatcher, self._decider = reach.dispatcher, reach.decider
         self._brakes = reach.decider.brakes
+        self._fresh = FRESH * reach.heartbeat
         self._zk, self._paths, self._give_up = zk, paths, give_up
         self._watcher = MemberWatcher(zk, paths, self._told)
         self._wake = asyncio.Event()
@@ -136,15 +140,21 @@ class NodeKeeper:
     def _brake(self, lives: dict[str, Life]) -> bool:
         """Put the brakes on or off; return whether they changed."""
         before = (self._brakes.held, self._brakes.cut_off)
+        believed = self._dispatcher.believed
         members = self._members()
         doubt = self._brakes.doubt
         doubt.assess(lives.keys(), members, clock.monotonic())
-        self._brakes.held, self._dispatcher.doubted = doubt.sentence(members), bool(doubt.base)
+        self._brakes.held, self._dispatcher.believed = doubt.sentence(members), self._believed() if doubt.base else frozenset()
         self._brakes.cut_off = self._cut_off(lives)
         if self._brakes.cut_off and not before[1]:
             log.critical("stepping down: %s", self._brakes.cut_off)
             self._give_up(self._brakes.cut_off)
-        return bool(before[0] or before[1]) != bool(self._brakes.held or self._brakes.cut_off)
+        return believed != self._dispatcher.believed or any(before) != bool(self._brakes.held or self._brakes.cut_off)
+
+    def _believed(self) -> frozenset[str]:
+        """Return the nodes whose agents say at this moment that they are there, whatever became of their memberships."""
+        since = clock.monotonic() - self._fresh
+        return frozenset(node for node, view in self._tracker.nodes.items() if view.heard and view.last_seen >= since)
 
     def _members(self) -> frozenset[str]:
         return frozenset(node for node in self._ledger.state.nodes if not self._is_lost(node))

@@ -95,7 +95,7 @@ class Leader:
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
         self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
         self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes, wait_of(settings.timing))
-        self._reach = Reach(self.ledger, self.tracker, self.dispatcher, self.decider)
+        self._reach = Reach(self.ledger, self.tracker, self.dispatcher, self.decider, settings.heartbeat)
         self.storage_fence = NetfilterFence.install(settings, self._reach)
         self._keeper: NodeKeeper | None = None
         self._grants: GrantKeeper | None = None

@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 from gestalt import __version__
 from gestalt.clock import monotonic
 from gestalt.errors import GestaltError, Kind
-from gestalt.lookout import LedElsewhere, leader_elsewhere, other_leader, unless_led_elsewhere
+from gestalt.lookout import LedElsewhere, unless_led_elsewhere
 from gestalt.proto.v1 import api_pb2, model_pb2
 from gestalt.reach import Api, Reach, Target
 from gestalt.rpc import AGE_METADATA, ERROR_METADATA, EXPIRY_METADATA, VERSION_METADATA, decode_error
@@ -89,7 +89,7 @@ class Client:
             api = await self._connected(search)
             try:
                 answering = pick(api)(request, timeout=search.bounded(limit))
-                reply = await unless_led_elsewhere(answering, partial(self._other_leader, api))
+                reply = await unless_led_elsewhere(answering, partial(self._reach.other_leader, api.address))
                 marks = dict(cast("Iterable[tuple[str, str]]", await answering.trailing_metadata() or ()))
                 if AGE_METADATA in marks and await self._found_elsewhere(api, search):
                     continue
@@ -185,14 +185,11 @@ class Client:
         async def read() -> A | None:
             return await anext(items, None)
 
-        return await unless_led_elsewhere(read(), partial(self._other_leader, api))
-
-    async def _other_leader(self, api: Api) -> str:
-        return await other_leader(api.address, self._reach.others(api.address), self._reach.credentials)
+        return await unless_led_elsewhere(read(), partial(self._reach.other_leader, api.address))
 
     async def _found_elsewhere(self, api: Api, search: _Search) -> bool:
         """Leave a coordinator that merely remembers, if the others know of a leader; false: what it remembers is the best there is."""
-        leader = await leader_elsewhere(api.address, self._reach.others(api.address), self._reach.credentials)
+        leader = await self._reach.leader_elsewhere(api.address)
         if not leader or not search.follow(leader):
             return False
         await self._drop()

@@ -11,6 +11,7 @@ import grpc
 
 from gestalt.dial import LASTING, Unreached, dial
 from gestalt.errors import GestaltError, Kind
+from gestalt.lookout import leader_elsewhere, other_leader
 from gestalt.proto.v1 import api_pb2_grpc
 
 if TYPE_CHECKING:
@@ -107,8 +108,15 @@ class Reach:
             self._order.remove(address)
         self._order.insert(0, address)
 
-    def others(self, than: str) -> list[str]:
-        """Return the other coordinators."""
+    async def other_leader(self, than: str) -> str:
+        """Return the leader that the other coordinators name, once they name another one than this."""
+        return await other_leader(than, self._others(than), self.credentials)
+
+    async def leader_elsewhere(self, than: str) -> str:
+        """Return the leader that another coordinator names at once, empty if none does."""
+        return await leader_elsewhere(than, self._others(than), self.credentials)
+
+    def _others(self, than: str) -> list[str]:
         return [address for address in self._target.coordinators if address != than]
 
     def check_certificate(self) -> None:

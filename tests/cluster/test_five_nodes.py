@@ -66,6 +66,7 @@ async def test_when_more_than_half_vanish_nothing_more_is_replaced_and_their_ret
         told = (await cluster.run("status")).stdout.decode()
         assert "3 of 5 nodes vanished at once" in told, told
         await cluster.until("what had begun to run", partial(_nothing_starts, cluster, rest))
+        await cluster.until("routes around the nodes", partial(_routed_around, cluster, vanished, rest))
         calm = monotonic()
         await scene.flowing(100)
         held = [sample for sample in scene.observer.samples if sample.at > calm]
@@ -78,6 +79,12 @@ async def test_when_more_than_half_vanish_nothing_more_is_replaced_and_their_ret
         await scene.flowing()
     assert failed_requests(scene.traffic.requests, calm) == []
     assert epochs_that_shrank(scene.observer.reigns) == []
+
+
+async def _routed_around(cluster: Cluster, nodes: list[Node], through: list[Node]) -> bool:
+    addresses = {node.address for node in nodes}
+    servers = [server for each in (await cluster.proxies(through)).values() for server in each if server.takes_requests]
+    return not any(server.endpoint.rpartition(":")[0] in addresses for server in servers)
 
 
 async def _nothing_starts(cluster: Cluster, nodes: list[Node]) -> bool:
