@@ -58,6 +58,8 @@ async def _put_programs(node: Node) -> None:
         )
         for name in _PROGRAMS
     }
+    seen = f"[Service]\nBindReadOnlyPaths={CHECKOUT}\n"  # a checkout below /tmp is hidden from a service with a private one
+    files["/etc/systemd/system/gestalt-coordinator.service.d/checkout.conf"] = File(seen.encode())
     files |= {f"/etc/systemd/system/{unit.name}": File(unit.read_bytes()) for unit in (CHECKOUT / "systemd").glob("*.service")}
     await node.put(files)
     await node.do("systemctl", "daemon-reload")
