@@ -126,7 +126,11 @@ class Faults:
 
     async def crash(self, node: Node, part: str) -> None:
         """Kill a part. systemd, or the agent for HAProxy, starts it again: `stop` keeps it away."""
-        await self._signal(node, part, SIGKILL)
+        try:
+            await self._signal(node, part, SIGKILL)
+        except LabError:  # it was killed a moment ago, and systemd has not started it again yet
+            await self.start(node, part)
+            await self._signal(node, part, SIGKILL)
 
     async def stop(self, node: Node, part: str) -> None:
         """Stop a part's unit in order; it stays away until `start`, or until the node boots."""
