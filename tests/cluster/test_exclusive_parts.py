@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 import yaml
@@ -25,6 +26,10 @@ APP = "/lab/main/prod/parts"
 OVER = TimingSettings().lease + TimingSettings().kill
 
 
+async def lives_again(cluster: Cluster, node: Node, part: str, before: str) -> bool:
+    return await cluster.lab.faults.life(node, part) not in ("", before)
+
+
 async def test_it_outlives_its_agent_and_fence_and_ends_with_its_lease_while_docker_hangs(cluster: Cluster) -> None:
     await cluster.launch(web(APP, placement={"exclusive": True}))
     await cluster.until_converged()
@@ -36,7 +41,9 @@ async def test_it_outlives_its_agent_and_fence_and_ends_with_its_lease_while_doc
             return any(copy.app == APP and copy.node != holder.name for sample in observer.samples for copy in sample.copies)
 
         for part in ("agent", "fence", "agent"):
+            before = await cluster.lab.faults.life(holder, part)
             await cluster.lab.faults.crash(holder, part)
+            await cluster.until(f"the next life of its {part}", partial(lives_again, cluster, holder, part, before))
             await cluster.until_ready()
             await cluster.until_converged()
         seen = {copy.name for sample in observer.samples for copy in sample.copies if copy.app == APP}
