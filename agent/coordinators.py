@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 
+from gestalt.addresses import load_addresses
 from gestalt.config import AgentSettings
 
 from .disk import Disk
-
-log = logging.getLogger(__name__)
 
 
 class KnownCoordinators:
@@ -22,7 +20,7 @@ class KnownCoordinators:
         self._settings = settings
         self._file = settings.data_dir / "coordinators.json"
         self._disk = disk
-        self._kept = self._load()
+        self._kept = load_addresses(self._file)
         self.present = self._kept
 
     @property
@@ -52,16 +50,3 @@ class KnownCoordinators:
 
     async def close(self) -> None:
         """Nothing to let go of."""
-
-    def _load(self) -> tuple[str, ...]:
-        try:
-            found = json.loads(self._file.read_bytes())
-        except FileNotFoundError:
-            return ()
-        except (OSError, ValueError) as error:
-            log.error("%s cannot be read, the settings count: %s", self._file, error)
-            return ()
-        if not isinstance(found, list) or not all(isinstance(item, str) and item for item in found):
-            log.error("%s holds no addresses, the settings count", self._file)
-            return ()
-        return tuple(found)

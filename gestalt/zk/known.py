@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gestalt.addresses import load_addresses
 from gestalt.files import write_atomic
 
 from .client import Watch, Zk, set_hosts
@@ -34,7 +35,7 @@ class KnownServers:
     def __init__(self, configured: Sequence[str], file: Path | None) -> None:
         self._configured = tuple(configured)
         self._file = file
-        self._learned = self._load()
+        self._learned = load_addresses(file) if file is not None else ()
         self._ask_configured = False
 
     @property
@@ -73,18 +74,3 @@ class KnownServers:
             write_atomic(self._file, json.dumps(self._learned) + "\n")
         except OSError as error:
             log.error("%s cannot be written: %s", self._file, error)
-
-    def _load(self) -> tuple[str, ...]:
-        if self._file is None:
-            return ()
-        try:
-            found = json.loads(self._file.read_bytes())
-        except FileNotFoundError:
-            return ()
-        except (OSError, ValueError) as error:
-            log.error("%s cannot be read, the settings count: %s", self._file, error)
-            return ()
-        if not isinstance(found, list) or not found or not all(isinstance(item, str) and item for item in found):
-            log.error("%s holds no addresses, the settings count", self._file)
-            return ()
-        return tuple(found)

@@ -6,8 +6,6 @@ import asyncio
 
 import pytest
 
-from gestalt.clock import monotonic
-
 from .lab.cluster import Cluster, web
 from .lab.invariants import Copy, epochs_that_shrank, failed_requests
 from .lab.nodes import LabError, Node, can_run
@@ -50,24 +48,16 @@ async def until_healthy(cluster: Cluster, nodes: list[Node], count: int = 3) -> 
     await cluster.until(f"{count} healthy instances on {[node.name for node in nodes]}", whole, state=lambda: "; ".join(seen))
 
 
-async def flowing(traffic: Traffic, more: int = 50) -> None:
-    """Wait until more requests were answered, so that what comes next happens under traffic."""
-    deadline, enough = monotonic() + 20, traffic.answered + more
-    while traffic.answered < enough:
-        assert monotonic() < deadline, f"{traffic.answered} requests were answered; the last: {traffic.requests[-3:]}"
-        await asyncio.sleep(0.05)
-
-
 async def test_the_loss_of_a_node_fails_no_request_and_its_instances_run_elsewhere(cluster: Cluster) -> None:
     await cluster.launch(web(APP, instances=3))
     await cluster.until_converged()
     victim = await worker(cluster)
     survivors = others(cluster, victim)
     async with Traffic(survivors, host=HOST) as traffic:
-        await flowing(traffic)
+        await traffic.flowing()
         await cluster.lab.faults.kill(victim)
         await until_healthy(cluster, survivors)
-        await flowing(traffic)
+        await traffic.flowing()
     assert failed_requests(traffic.requests) == []
     assert (await cluster.states())[victim.name] == "lost"
     await cluster.until_converged(survivors)
@@ -83,11 +73,11 @@ async def test_the_loss_of_the_leaders_node_is_survived_by_apps_and_by_the_clust
     victim = await cluster.leader()
     survivors = others(cluster, victim)
     async with await cluster.observer() as observer, Traffic(survivors, host=HOST) as traffic:
-        await flowing(traffic)
+        await traffic.flowing()
         await cluster.lab.faults.kill(victim)
         await cluster.launch(web("/lab/main/prod/second", instances=1))
         await until_healthy(cluster, survivors, count=4)
-        await flowing(traffic)
+        await traffic.flowing()
         assert await cluster.leader() in survivors
     assert failed_requests(traffic.requests) == []
     assert epochs_that_shrank(observer.reigns) == []
@@ -102,14 +92,14 @@ async def test_a_node_that_was_cut_off_keeps_its_instances_until_it_is_back(clus
     await cluster.until_converged()
     away = await worker(cluster)
     async with await cluster.observer() as observer, Traffic(others(cluster, away), host=HOST) as traffic:
-        await flowing(traffic)
+        await traffic.flowing()
         await cluster.lab.faults.isolate(away)
         await until_healthy(cluster, others(cluster, away))
         assert len(_on(away, observer.samples[-1].copies)) == 1, "isolation stops nothing"
         await cluster.lab.faults.heal()
         await cluster.until_ready()
         await cluster.until_converged()
-        await flowing(traffic)
+        await traffic.flowing()
     assert failed_requests(traffic.requests) == []
     least = min(len(sample.copies) for sample in observer.samples)
     assert least >= 3, "at every moment there were as many instances as wanted"
@@ -124,13 +114,13 @@ async def test_crashes_of_all_daemons_touch_no_instance(cluster: Cluster) -> Non
     await cluster.until_converged()
     before = await cluster.listed()
     async with await cluster.observer() as observer, Traffic(cluster.lab.nodes, host=HOST) as traffic:
-        await flowing(traffic)
+        await traffic.flowing()
         crashes = (cluster.lab.faults.crash(node, part) for node in cluster.lab.nodes for part in ("agent", "fence", "coordinator"))
         await asyncio.gather(*crashes)
         await cluster.until_answering()
         await cluster.until_ready()
         await cluster.until_converged()
-        await flowing(traffic)
+        await traffic.flowing()
     assert await cluster.listed() == before
     assert {sample.copies for sample in observer.samples} == {observer.samples[0].copies}, "the same containers all the time"
     assert failed_requests(traffic.requests) == []
@@ -143,7 +133,7 @@ async def test_without_zookeepers_quorum_apps_go_on_and_nothing_is_promised(clus
     async with await cluster.observer() as observer, Traffic(cluster.lab.nodes, host=HOST) as traffic:
         await asyncio.gather(*(cluster.lab.faults.stop(node, "zookeeper") for node in two))
         scaling = asyncio.create_task(cluster.scale(APP, 4))
-        await flowing(traffic, 250)
+        await traffic.flowing(250)
         assert not scaling.done() or scaling.exception(), "nothing can be promised now: the change is refused, or it waits"
         await asyncio.gather(*(cluster.lab.faults.start(node, "zookeeper") for node in two))
         await asyncio.wait([scaling])

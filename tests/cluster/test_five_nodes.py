@@ -68,7 +68,7 @@ async def test_when_more_than_half_vanish_nothing_more_is_replaced_and_their_ret
         await cluster.until("what had begun to run", partial(_nothing_starts, cluster, rest))
         await cluster.until("routes around the nodes", partial(_routed_around, cluster, vanished, rest))
         calm = monotonic()
-        await scene.flowing(100)
+        await scene.traffic.flowing(100)
         held = [sample for sample in scene.observer.samples if sample.at > calm]
         assert touched(held, APP) == []
         assert sum(len(scene.on(node)) for node in rest) < len(scene.nodes), "of somebody's instance there is no other one"
@@ -76,7 +76,7 @@ async def test_when_more_than_half_vanish_nothing_more_is_replaced_and_their_ret
         await cluster.lab.faults.heal()
         await cluster.until_ready()
         assert "vanished" not in (await cluster.run("status")).stdout.decode()
-        await scene.flowing()
+        await scene.traffic.flowing()
     assert failed_requests(scene.traffic.requests, calm) == []
     assert epochs_that_shrank(scene.observer.reigns) == []
 

@@ -148,7 +148,7 @@ async def test_zookeepers_disk_is_slow(cluster: Cluster) -> None:
         await asyncio.gather(*(cluster.lab.faults.slow_disk(node, 0.3) for node in slow))
         await cluster.launch(web(OTHER, checks=[], ports=[]))
         await cluster.delete(OTHER)
-        await scene.flowing(150)
+        await scene.traffic.flowing(150)
         await cluster.until_ready()
         assert await cluster.leader() == leader
     assert touched(scene.observer.samples, APP) == []
@@ -188,7 +188,7 @@ async def test_the_network_is_slow(cluster: Cluster) -> None:
         await cluster.lab.faults.narrow(256)
         await cluster.launch(web(OTHER, checks=[], ports=[]))
         await cluster.delete(OTHER)
-        await scene.flowing(100)
+        await scene.traffic.flowing(100)
         await cluster.until_ready()
     assert touched(scene.observer.samples, APP) == []
 
@@ -215,7 +215,7 @@ async def test_an_agent_stands_still(cluster: Cluster) -> None:
     async with watched(cluster, cluster.lab.nodes) as scene:
         await cluster.lab.faults.freeze(node, "agent")
         await scene.until_state(node, "unreachable")
-        await scene.flowing(100)
+        await scene.traffic.flowing(100)
         await cluster.lab.faults.thaw(node, "agent")
         await scene.until_state(node, "ready")
     assert touched(scene.observer.samples, APP) == []
@@ -257,7 +257,7 @@ async def test_wall_clocks_jump_by_an_hour_both_ways(cluster: Cluster) -> None:
                 await set_clock(node, offset)
                 await cluster.until(f"the leader's clock to jump {offset:+d} s", partial(_leads_in, cluster, offset))
                 await cluster.lab.faults.restart(node, "agent")
-                await scene.flowing(50)
+                await scene.traffic.flowing(50)
                 await scene.until_state(node, "ready")
                 assert await cluster.leader() == node
         assert touched(scene.observer.samples, APP) == []
@@ -300,7 +300,7 @@ async def test_a_machine_with_a_copy_of_a_nodes_disk_stays_out(cluster: Cluster)
             await cluster.until(
                 "the copy to be refused", partial(_says, clone, "another machine is in the cluster with the id of this node")
             )
-            await scene.flowing(200)
+            await scene.traffic.flowing(200)
             assert set((await cluster.states()).values()) == {"ready"}
             assert await clone.do("docker", "ps", "--all", "--quiet") == ""
         assert touched(scene.observer.samples, APP) == []

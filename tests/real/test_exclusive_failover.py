@@ -16,6 +16,7 @@ from gestalt.coordinator.store.base import Document, Put
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc
 from gestalt.zk.grants import GrantMark
+from tests.real.agent_rig import until
 from tests.real.guarded_rig import TIMING, WAIT, Exclusive, Guard, GuardedAgent, guarded
 from tests.real.zookeeper_lab import Ensemble, running
 from tests.unit.coordinator.world import PATH
@@ -69,9 +70,12 @@ async def test_a_cut_off_holder_is_dead_before_the_next_begins_after_lease_kill_
     await two.agent_of(holder.name).hang_up()
     holder.wire.cut()
     lost = await losing
-    await asyncio.sleep(0.5)
-    message = (await two.get()).app.message
-    assert f"waits for node {holder.name}: may still hold it for" in message
+
+    async def told() -> str:
+        message = (await two.get()).app.message
+        return message if f"waits for node {holder.name}: may still hold it for" in message else ""
+
+    message = await until("the wait to be told", told, WAIT)
     assert f"`gestaltctl node confirm-dead {holder.name}`" in message
     at = await until_at(two, other, began)
     assert at - lost >= WAIT
@@ -137,7 +141,7 @@ async def test_a_new_leader_waits_anew_and_makes_right_what_zookeeper_says(two: 
     for agent in two.agents:
         await agent.stop()
     two.agents.clear()
-    await asyncio.sleep(WAIT / 2)
+    await asyncio.sleep(WAIT / 2)  # what has passed under the leader before does not count for the next one
     office = monotonic()
     await two.up()
     assert two.leader is not None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-
-from gestalt.clock import monotonic
 
 from .cluster import Cluster, web
 from .invariants import Copy, epochs_that_shrank, failed_requests, shortages
@@ -18,7 +15,6 @@ from .traffic import Traffic
 APP = "/lab/main/prod/shop"
 HOST = "shop"
 
-_STILL = 0.05
 _LIMIT = 5.0
 PATIENT_CHECK = {"kind": "http", "path": "/index.html", "interval": "2s", "timeout": "2s", "failures": 5}
 """Does not call an instance sick because the machine under the lab is busy."""
@@ -39,13 +35,6 @@ class Scene:
     def on(self, node: Node) -> list[Copy]:
         """Return the app's copies on a node, as last seen."""
         return [copy for copy in self.observer.samples[-1].copies if copy.node == node.name and copy.app == APP]
-
-    async def flowing(self, more: int = 50) -> None:
-        """Wait until more requests were answered, so that what comes next happens under traffic."""
-        deadline, enough = monotonic() + 30, self.traffic.answered + more
-        while self.traffic.answered < enough:
-            assert monotonic() < deadline, f"{self.traffic.answered} requests were answered; the last: {self.traffic.requests[-3:]}"
-            await asyncio.sleep(_STILL)
 
     async def until_state(self, node: Node, *states: str) -> None:
         """Wait until the leader says that a node is in one of these states."""
@@ -105,9 +94,9 @@ async def watched(
     """
     async with await cluster.observer() as observer, Traffic(through, host=HOST, rate=rate, limit=_LIMIT) as traffic:
         scene = Scene(cluster, observer, traffic)
-        await scene.flowing(20)
+        await scene.traffic.flowing(20)
         yield scene
-        await scene.flowing(20)
+        await scene.traffic.flowing(20)
     wrong = failed_requests(traffic.requests) + epochs_that_shrank(observer.reigns)
     wrong += shortages(observer.samples, APP, len(cluster.lab.nodes) - lost)
     if judged and wrong:

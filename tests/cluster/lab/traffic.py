@@ -16,6 +16,8 @@ from .invariants import Request
 from .nodes import Node
 
 LIMIT = 2.0
+FLOWING_LIMIT = 30.0
+_LOOK = 0.05
 
 
 class Traffic:
@@ -40,6 +42,13 @@ class Traffic:
     def answered(self) -> int:
         """Return how many requests were answered so far."""
         return sum(not request.failure for request in self.requests)
+
+    async def flowing(self, more: int = 50) -> None:
+        """Wait until more requests were answered, so that what comes next happens under traffic."""
+        deadline, enough = monotonic() + FLOWING_LIMIT, self.answered + more
+        while self.answered < enough:
+            assert monotonic() < deadline, f"{self.answered} requests were answered; the last: {self.requests[-3:]}"
+            await asyncio.sleep(_LOOK)
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._send(), name="traffic")
