@@ -201,7 +201,7 @@ async def launch(client: Client, count: int) -> None:
             "path": APP.format(number),
             "image": "shop/web:1",
             "instances": min(APP_SIZE, count - number * APP_SIZE),
-            "resources": {"cpu": "100m", "memory": "64M"},
+            "resources": {"cpu": "5", "memory": "64M"},  # of 8: one instance a node
             "ports": [{"name": "http", "container_port": 80, "http": {"hosts": [f"app-{number:02}.example"]}}],
             "checks": [{"kind": "http", "path": "/"}],
         }

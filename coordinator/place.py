@@ -6,6 +6,7 @@ allocated share, then by name. Every instance that fits nowhere says why, node b
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -69,19 +70,29 @@ def place(spec: AppSpec, count: int, nodes: tuple[Capacity, ...]) -> Placing:
         count: how many.
         nodes: all nodes with what is reserved on them already.
     """
+    if count <= 0:
+        return Placing(())
     current = {node.id: node for node in nodes}
+    obstacles = {node.id: obstacle(spec, node) for node in nodes}
+    fitting = [_rank(node) for node in nodes if not obstacles[node.id]]
+    heapq.heapify(fitting)
     choices: list[Choice] = []
-    while len(choices) < count:
-        obstacles = {node.id: obstacle(spec, node) for node in current.values()}
-        fitting = [node for node in current.values() if not obstacles[node.id]]
-        if not fitting:
-            return Placing(tuple(choices), count - len(choices), _explain(obstacles, current))
-        best = min(fitting, key=lambda node: (node.same_app, node.load, node.name))
+    while fitting and len(choices) < count:
+        best = current[heapq.heappop(fitting)[-1]]
         ports = _host_ports(spec.ports, best)
         assert ports is not None, "obstacle() said that the ports fit"
         choices.append(Choice(best.id, ports))
-        current[best.id] = _reserve(best, spec, ports)
-    return Placing(tuple(choices))
+        left = current[best.id] = _reserve(best, spec, ports)
+        obstacles[best.id] = obstacle(spec, left)
+        if not obstacles[best.id]:
+            heapq.heappush(fitting, _rank(left))
+    missing = count - len(choices)
+    return Placing(tuple(choices), missing, _explain(obstacles, current) if missing else "")
+
+
+def _rank(node: Capacity) -> tuple[int, float, str, str]:
+    """Return what the best of the nodes that fit has the least of, and its id."""
+    return node.same_app, node.load, node.name, node.id
 
 
 def obstacle(spec: AppSpec, node: Capacity) -> str:

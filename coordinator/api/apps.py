@@ -63,6 +63,7 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         warnings = []
         for spec in specs:
             told = self.planner.warnings(spec)
+            await asyncio.sleep(0)  # many apps and many nodes must not hold the loop
             warnings += [f"{spec.path}: {sentence}" for sentence in told]
             work[spec.path] = partial(_describe, verb=verb, spec=spec, warnings=tuple(told))
         reply = await self.requests.change(call, work)
