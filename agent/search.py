@@ -41,7 +41,9 @@ class Search:
         """Choose the next address after an attempt at the present one, and return the pause before it, in seconds."""
         tried = self.next
         self._failures = 0 if ending.welcomed else self._failures + 1
-        if ending.leader and ending.leader not in (tried, self._suspect):
+        if ending.leader and ending.leader != self._suspect:
+            if ending.leader == tried:  # it took office while it kept us waiting; if it says so again, it is not believed
+                self._suspect = tried
             self.next = ending.leader
             return REFERRED
         # a coordinator that does not know yet that the leader is gone sends us back to where we come from: once that is not followed

@@ -15,7 +15,7 @@ import grpc
 
 from gestalt import __version__
 from gestalt.clock import monotonic
-from gestalt.config import AgentSettings
+from gestalt.config import AgentSettings, TlsSettings
 from gestalt.errors import GestaltError, Kind
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc
 from gestalt.rpc import decode_error
@@ -67,6 +67,7 @@ class Session:
         self._task: asyncio.Task[None] | None = None
         self._complaint = ""
         self._search = Search(known.addresses)
+        self._line = Line(settings.tls)
         self.connected = False
 
     async def ensure(self) -> None:
@@ -79,6 +80,7 @@ class Session:
         while self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait((self._task,), timeout=0.1)
+        await self._line.close()
 
     def summary(self) -> str:
         return "connected" if self.connected else "no coordinator"
@@ -93,7 +95,7 @@ class Session:
         conversation = Conversation(self._settings, self._desired, self._board, self._apply, self._bulk)
         refusal: GestaltError | None = None
         try:
-            await conversation.hold(address, self._welcomed, self._learn)
+            await conversation.hold(await self._line.to(address), address, self._welcomed, self._learn)
             self._complain(f"the coordinator {address} ended the session")
         except grpc.aio.AioRpcError as error:
             meant = decode_error(error)
@@ -101,14 +103,16 @@ class Session:
             self._complain(f"coordinator {address}: {meant.message}")
         except (SessionDoubt, GestaltError) as error:
             self._complain(f"coordinator {address}: {error}")
-        except OSError as error:
-            self._complain(f"what the coordinator wants cannot be written to {self._settings.data_dir}: {error}")
         except TimeoutError:
             self._complain(f"the coordinator {address} does not answer")
+        except OSError as error:
+            self._complain(f"what the coordinator wants cannot be written to {self._settings.data_dir}: {error}")
         except Exception:  # whatever it is, it ends this session only
             log.exception("the session with %s failed", address)
         finally:
             self.connected = False
+            if refusal is None:
+                await self._line.close()
         return Ending(conversation.welcomed, refusal is not None, refusal.leader if refusal else "")
 
     def _welcomed(self, address: str, welcome: agent_pb2.Welcome) -> None:
@@ -127,6 +131,29 @@ class Session:
         self._complaint = complaint
 
 
+class Line:
+    """The connection to a coordinator. One that only stands by may be the next to lead: to come back to it costs no handshake then."""
+
+    def __init__(self, tls: TlsSettings) -> None:
+        self._tls = tls
+        self._address = ""
+        self._channel: grpc.aio.Channel | None = None
+
+    async def to(self, address: str) -> grpc.aio.Channel:
+        """Return the connection to this coordinator, and close the one to another."""
+        if address != self._address:
+            await self.close()
+        if self._channel is None:
+            self._address, self._channel = address, grpc.aio.secure_channel(address, channel_credentials(self._tls), _OPTIONS)
+        return self._channel
+
+    async def close(self) -> None:
+        """Close it: what comes next connects anew. Idempotent."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close(None)
+
+
 class Conversation:
     """One session: two tasks, one that reads and one that writes; the end of either ends both."""
 
@@ -142,7 +169,13 @@ class Conversation:
         self._learn: Callable[[Sequence[str]], None] = lambda _: None
         self.welcomed = False
 
-    async def hold(self, address: str, welcomed: Callable[[str, agent_pb2.Welcome], None], learn: Callable[[Sequence[str]], None]) -> None:
+    async def hold(
+        self,
+        channel: grpc.aio.Channel,
+        address: str,
+        welcomed: Callable[[str, agent_pb2.Welcome], None],
+        learn: Callable[[Sequence[str]], None],
+    ) -> None:
         """Talk to a coordinator until one of us ends it. `learn` hears where coordinators are whenever that changes.
 
         Raises:
@@ -152,9 +185,9 @@ class Conversation:
             TimeoutError: it does not greet us, or has fallen silent.
         """
         self._learn = learn
-        async with grpc.aio.secure_channel(address, channel_credentials(self._settings.tls), _OPTIONS) as channel:
-            stub = cast(Calls, agent_pb2_grpc.AgentsStub(channel))
-            call = stub.Session()
+        stub = cast(Calls, agent_pb2_grpc.AgentsStub(channel))
+        call = stub.Session()
+        try:
             async with asyncio.timeout(WELCOME_LIMIT):
                 await self._send(call, agent_pb2.AgentMessage(hello=self._hello()))
                 greeting = await call.read()
@@ -166,10 +199,10 @@ class Conversation:
                     group.create_task(self._read(call, stub, writer, greeting.welcome.silence or None), name="session reader")
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None  # the other task's failure, if any, only follows from the first
-            finally:
-                self._board.detach()
-                await self._bulk.hang_up()
-                call.cancel()
+        finally:
+            self._board.detach()
+            await self._bulk.hang_up()
+            call.cancel()
 
     def _hello(self) -> agent_pb2.Hello:
         return agent_pb2.Hello(

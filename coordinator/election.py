@@ -7,6 +7,7 @@ candidacy and at most one office. Any doubt about it ends the session, and a new
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable
@@ -17,6 +18,9 @@ from gestalt.zk.client import Stat, Watch, Zk
 from gestalt.zk.paths import Paths
 
 log = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 1.0
+"""Seconds after which somebody who waits for a leader looks whether ZooKeeper can still be reached."""
 
 Seen = tuple[bytes, Stat] | None
 
@@ -213,11 +217,10 @@ class LeaderSight:
         return self._address
 
     async def wait(self, limit: float) -> str:
-        """Return where the leader is, as soon as it is known; empty when it is not within `limit` seconds."""
-        if not self.address:
-            try:
-                async with asyncio.timeout(0.0 if self.trouble else limit):
+        """Return where the leader is, as soon as it is known; empty when it is not within `limit` seconds, or will not be told to us."""
+        end = monotonic() + limit
+        while not self.address and not self.trouble and (left := end - monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK_AGAIN)):
                     await self._known.wait()
-            except TimeoutError:
-                return ""
         return self.address

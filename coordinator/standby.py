@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 
+from gestalt.proto.v1 import agent_pb2
+
 from .api.guard import Context, abort
 from .election import LeaderSight
 from .memory import Memory
@@ -16,13 +18,17 @@ from .reception import Answerers, Handler
 HOLD = 2.0
 """Seconds for which a caller is kept while nobody leads: it hears of the new leader at once, and does not ask again and again."""
 
+HOLD_AGENTS = 6.0
+"""The same for an agent, which has nothing better to do: as long as an election takes, so that a thousand of them come once."""
+
+_SESSION = f"/{agent_pb2.DESCRIPTOR.services_by_name['Agents'].full_name}/Session"
+
 
 class Referral:
-    """Answers every method with the leader's address, or from memory. `hold`: seconds for which a caller is kept while nobody leads."""
+    """Answers every method with the leader's address, or from memory."""
 
-    def __init__(self, sight: LeaderSight, hold: float = HOLD) -> None:
+    def __init__(self, sight: LeaderSight) -> None:
         self._sight = sight
-        self._hold = hold
         self.memory: Memory | None = None
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
@@ -30,11 +36,19 @@ class Referral:
         if self.memory is not None and self._sight.trouble and (remembered := self.memory.handler(details)) is not None:
             known: Handler = remembered
             return known
-        return grpc.stream_stream_rpc_method_handler(self._refuse)
+        return grpc.stream_stream_rpc_method_handler(self._refuse_agent if details.method == _SESSION else self._refuse)
 
     async def _refuse(self, _: Any, context: Context) -> AsyncIterator[bytes]:
-        await abort(context, not_leader(await self._sight.wait(self._hold), self._sight.trouble, self._sight.handicap))
+        await self._keep(context, HOLD)
         yield b""  # never: but it makes this a stream
+
+    async def _refuse_agent(self, _: Any, context: Context) -> AsyncIterator[bytes]:
+        await self._keep(context, HOLD_AGENTS)
+        yield b""
+
+    async def _keep(self, context: Context, limit: float) -> None:
+        """Refuse, once it is known who leads, or after so many seconds."""
+        await abort(context, not_leader(await self._sight.wait(limit), self._sight.trouble, self._sight.handicap))
 
 
 class JoinReferral(Referral):
