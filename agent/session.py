@@ -215,6 +215,7 @@ class Conversation:
             facts=self._board.facts,
             cluster_id=self._settings.cluster_id,
             incarnation=self._incarnation,
+            wants_peers=self._settings.hosts_file is not None,
         )
 
     async def _greeted(self, greeting: Any) -> None:

@@ -101,10 +101,11 @@ def difference(before: NodeState, after: NodeState) -> agent_pb2.NodeDelta | Non
 
 @dataclass(slots=True)
 class Link:
-    """The way to one connected agent. `closed` is set to end its session."""
+    """The way to one connected agent. `wants_peers`: it is told of all nodes. `closed` is set to end its session."""
 
     node: str
     address: str
+    wants_peers: bool = False
     outbox: asyncio.Queue[agent_pb2.CoordinatorMessage] = field(default_factory=lambda: asyncio.Queue(maxsize=1000))
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -147,11 +148,13 @@ class Dispatcher:
         if not self._is_begun:
             self._begin()
         self.heard(set(self._state.placed_on(link.node).values()))
-        if self.neighbours.is_news(link.node):
+        if self.neighbours.is_news(link.node) and any(other.wants_peers for other in self._links.values()):
             self._pace.ask()
-        full = self._next(link.node)
+        full = self._next(link)
         self._told[link.node] = full
-        link.send(agent_pb2.CoordinatorMessage(full=self._whole(full)))
+        message = agent_pb2.CoordinatorMessage()
+        self._put_whole(full, message.full)
+        link.send(message)
 
     def _begin(self) -> None:
         """Know everything before anybody is told: what a first message does not name, an agent removes."""
@@ -159,9 +162,9 @@ class Dispatcher:
         self.neighbours.look()
         self.refresh_routes(self._state.apps)
 
-    def _whole(self, full: NodeState) -> agent_pb2.NodeState:
-        """Return the message of a state. That of a route is made once for all nodes: at a change of the leader all of them ask."""
-        message = to_wire(replace(full, routes={}, peers={}), agent_pb2.NodeState)
+    def _put_whole(self, full: NodeState, message: agent_pb2.NodeState) -> None:
+        """Put a state into a message. That of a route is made once for all nodes: at a change of the leader all of them ask."""
+        message.CopyFrom(to_wire(replace(full, routes={}, peers={}), agent_pb2.NodeState))
         for key, item in full.routes.items():
             known = self._wires.get(key)
             if known is None or known[0] is not item:
@@ -169,7 +172,8 @@ class Dispatcher:
                 if self._routes.get(item.app, {}).get(key) is item:
                     self._wires[key] = known
             message.routes[key].CopyFrom(known[1])
-        return self.neighbours.put_peers(message)
+        if full.peers:
+            self.neighbours.put_peers(message)
 
     def detach(self, link: Link) -> None:
         if self._links.get(link.node) is link:
@@ -220,10 +224,11 @@ class Dispatcher:
         view, record = self._tracker.nodes.get(node), self._state.nodes.get(node)
         return (view.address if view is not None else "") or (record.address if record is not None else "")
 
-    def _next(self, node: str) -> NodeState:
+    def _next(self, link: Link) -> NodeState:
+        node = link.node
         routes = {key: item for path in self._routed_on(node) for key, item in self._routes.get(path, {}).items()}
         own = node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1, terms=self.terms)
-        return replace(own, refused=self.neighbours.refused_by(node), peers=self.neighbours.known)
+        return replace(own, refused=self.neighbours.refused_by(node), peers=self.neighbours.known if link.wants_peers else {})
 
     def _routed_on(self, node: str) -> Iterable[str]:
         """Return the apps whose routes a node gets: all at an edge, which every node of a small cluster is, else those that it runs."""
@@ -245,7 +250,7 @@ class Dispatcher:
         link = self._links.get(node)
         if link is None:
             return
-        after = self._next(node)
+        after = self._next(link)
         delta = difference(self._told[node], after)
         if delta is not None:
             self._told[node] = after

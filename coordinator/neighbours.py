@@ -51,7 +51,6 @@ class Neighbours:
         """Return whom a node is to refuse: never itself."""
         return {other: item for other, item in self.refused().items() if other != node}
 
-    def put_peers(self, message: agent_pb2.NodeState) -> agent_pb2.NodeState:
-        """Put the peers, as they were worked out last, into a message; return it."""
+    def put_peers(self, message: agent_pb2.NodeState) -> None:
+        """Put the peers, as they were worked out last, into a message."""
         message.MergeFrom(self._wire)
-        return message

@@ -176,7 +176,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         view = self.tracker.node(hello.node_id, hello.node_name)
         if (before := self.sessions.get(hello.node_id)) is not None:
             self._replace(view, before)
-        link = self.sessions[hello.node_id] = Link(view.id, hello.address)
+        link = self.sessions[hello.node_id] = Link(view.id, hello.address, hello.wants_peers)
         view.name, view.address, view.agent_version = hello.node_name, hello.address, hello.agent_version
         view.incarnation = hello.incarnation
         view.facts.CopyFrom(hello.facts)

@@ -368,6 +368,7 @@ class Hello(google.protobuf.message.Message):
     FACTS_FIELD_NUMBER: builtins.int
     CLUSTER_ID_FIELD_NUMBER: builtins.int
     INCARNATION_FIELD_NUMBER: builtins.int
+    WANTS_PEERS_FIELD_NUMBER: builtins.int
     node_id: builtins.str
     node_name: builtins.str
     agent_version: builtins.str
@@ -379,6 +380,8 @@ class Hello(google.protobuf.message.Message):
     cluster_id: builtins.str
     incarnation: builtins.int
     """of the node's membership, as its fence says; 0 = no fence, or it does not answer"""
+    wants_peers: builtins.bool
+    """to be told the names and addresses of all nodes"""
     @property
     def facts(self) -> gestalt.proto.v1.model_pb2.Facts: ...
     def __init__(
@@ -393,9 +396,10 @@ class Hello(google.protobuf.message.Message):
         facts: gestalt.proto.v1.model_pb2.Facts | None = ...,
         cluster_id: builtins.str = ...,
         incarnation: builtins.int = ...,
+        wants_peers: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["facts", b"facts"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "agent_version", b"agent_version", "cluster_id", b"cluster_id", "facts", b"facts", "highest_epoch", b"highest_epoch", "incarnation", b"incarnation", "node_id", b"node_id", "node_name", b"node_name", "protocol", b"protocol"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "agent_version", b"agent_version", "cluster_id", b"cluster_id", "facts", b"facts", "highest_epoch", b"highest_epoch", "incarnation", b"incarnation", "node_id", b"node_id", "node_name", b"node_name", "protocol", b"protocol", "wants_peers", b"wants_peers"]) -> None: ...
 
 global___Hello = Hello
 

@@ -34,6 +34,7 @@ class SimulatedAgent:
     address: str = "127.0.0.1"
     incarnation: int = 0
     refuses: bool = True
+    wants_peers: bool = True
     version: str = __version__
     state: NodeState = field(default_factory=lambda: NodeState(0, 0))
     running: dict[str, Observed] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class SimulatedAgent:
             facts=facts,
             cluster_id=self.cluster_id,
             incarnation=self.incarnation,
+            wants_peers=self.wants_peers,
         )
         self._outbox.put_nowait(agent_pb2.AgentMessage(hello=hello))
         beat: asyncio.Task[None] | None = None

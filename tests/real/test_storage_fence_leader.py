@@ -226,3 +226,7 @@ async def test_nodes_are_told_of_each_other(rig: Members) -> None:
         draft.delete("node", rig.ids["a"])
     del expected[rig.ids["a"]]
     await rig.until(lambda: rig.by_name["b"].state.peers == expected, "who is removed is forgotten")
+    await rig.disconnect("c")
+    await rig.connect("c", incarnation=1, wants_peers=False)
+    await rig.until(lambda: rig.by_name["c"].state.epoch > 0, "c is told what to run")
+    assert rig.by_name["c"].state.peers == {}, "it keeps no hosts file, so that a thousand names are nothing to it"
