@@ -7,9 +7,16 @@ from pathlib import Path
 
 from gestalt.cluster.join_command import join_command
 from gestalt.config import CoordinatorSettings
-from gestalt.daemon import daemon_command
+from gestalt.daemon import Subcommand, daemon_command
 
 from .service import build
+
+CONFIG = Path("/etc/gestalt/coordinator.yaml")
+
+_OTHERS = (
+    Subcommand("join", "make this machine a coordinator, with a token of `gestaltctl node token --coordinator`", "--token-file token"),
+    Subcommand("import", "put a file of `gestaltctl cluster export` back, while nobody leads", "gestalt.export"),
+)
 
 
 def main() -> int:
@@ -20,7 +27,7 @@ def main() -> int:
         from .import_command import import_command
 
         return import_command(sys.argv[2:])
-    return daemon_command("gestalt-coordinator", CoordinatorSettings, Path("/etc/gestalt/coordinator.yaml"), build)
+    return daemon_command("gestalt-coordinator", CoordinatorSettings, CONFIG, build, others=_OTHERS)
 
 
 if __name__ == "__main__":

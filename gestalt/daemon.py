@@ -18,6 +18,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -102,6 +103,15 @@ def load_model(path: Path, kind: type[S]) -> S:
     return cast(S, load_settings(path, cast(Any, kind)))
 
 
+@dataclass(frozen=True, slots=True)
+class Subcommand:
+    """What a daemon's program does besides being the daemon, for its help: the word, what it does, and its arguments in an example."""
+
+    word: str
+    does: str
+    example: str
+
+
 def daemon_command(
     name: str,
     kind: type[S],
@@ -110,16 +120,20 @@ def daemon_command(
     argv: Sequence[str] | None = None,
     *,
     load: Callable[[Path, type[S]], S] = load_model,
+    others: Sequence[Subcommand] = (),
 ) -> int:
     """Be the daemon `name`: read the command line and the settings, run to the end, return the exit code.
 
-    `load`: reads the settings; raises GestaltError when they are not good.
+    Args:
+        name: of the program.
+        kind: of its settings.
+        default: where they are.
+        build: starts the service.
+        argv: the arguments; None = those of the process.
+        load: reads the settings; raises GestaltError when they are not good.
+        others: what the program does with a first word, which its `main` has looked for already.
     """
-    parser = argparse.ArgumentParser(prog=name, description="A daemon of Gestalt; it stays in the foreground.")
-    parser.add_argument("--config", type=Path, default=default, metavar="FILE", help="settings (default: %(default)s)")
-    parser.add_argument("--check-config", action="store_true", help="say whether the settings are good, and end")
-    parser.add_argument("--version", action="version", version=f"{name} {__version__}")
-    options = parser.parse_args(argv)
+    options = _parser(name, default, others).parse_args(argv)
 
     def read() -> S:
         return load(options.config, kind)
@@ -134,6 +148,25 @@ def daemon_command(
         return EXIT_OK
     setup_logging(_level(settings))
     return run_daemon(name, lambda life: build(settings, life), read)
+
+
+def _parser(name: str, default: Path, others: Sequence[Subcommand]) -> argparse.ArgumentParser:
+    options = "[--config FILE] [--check-config]"
+    commands = [f"  {other.word:<8}{other.does}" for other in others]
+    examples = [f"  {name} --check-config", *(f"  {name} {other.word} {other.example}" for other in others)]
+    parser = argparse.ArgumentParser(
+        prog=name,
+        usage="\n       ".join([f"{name} {options}", *(f"{name} {other.word} …" for other in others)]),
+        description="A daemon of Gestalt; it stays in the foreground. systemd starts it.",
+        epilog="\n".join(
+            [*(["commands, instead of being the daemon (each has a --help):", *commands, ""] if others else []), "examples:", *examples]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, default=default, metavar="FILE", help="settings (default: %(default)s)")
+    parser.add_argument("--check-config", action="store_true", help="say whether the settings are good, and end")
+    parser.add_argument("--version", action="version", version=f"{name} {__version__}")
+    return parser
 
 
 def run_daemon(name: str, build: Callable[[Life], Awaitable[Service[S]]], read: Callable[[], S]) -> int:
