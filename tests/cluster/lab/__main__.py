@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import yaml
+
 from gestalt.clock import monotonic
 
-from .engine import WEB_IMAGE
+from .cluster import web
 from .install import install
 from .lab import FILES, Lab, find_lab, lower_lab, raise_lab
 from .nodes import CHECKOUT, LabError, Node, build_image, can_run, up
@@ -27,8 +29,25 @@ In the lab that is up (A, B: numbers of nodes; PART: agent, coordinator, fence, 
   refuse A B            lose new connections from A to B       lose A B %   lose some packets
   isolate A             lose everything to and from a node
   heal                  all links whole                        heal-all     and all nodes and parts at work
-  freeze A PART | thaw A PART | crash A PART | stop A PART | start A PART | restart A PART
+  freeze A PART | thaw A PART | crash A PART
+  stop A PART | start A PART | restart A PART      not haproxy, which the agent starts
 """
+_NEXT = """{count} nodes are a cluster after {seconds:.0f} s:
+{nodes}
+
+In each shell, as root, first:
+  cd {checkout}; export GESTALT_CONFIG={folder}/client.yaml PATH={checkout}/.venv/bin:$PATH
+One shell: an app with three instances, then requests through the HAProxy of the first node, without an end
+  gestaltctl launch -f {app}
+  while sleep 0.2; do curl -sSf -m 5 -w '\\n' -H 'Host: shop' http://{first.address}/cgi-bin/who; done
+Another one: watch it
+  watch -n 1 gestaltctl status
+A third one: take the power of a node, and give it back
+  python -m tests.cluster.lab kill {last}
+  python -m tests.cluster.lab boot {last}
+
+More faults: python -m tests.cluster.lab help, docs/lab.md    Into a node: docker exec -it {first.name} bash
+The end: make lab-down"""
 _ON_NODES = {"kill": 1, "boot": 1, "pause": 1, "unpause": 1, "isolate": 1, "cut": 2, "oneway": 2, "refuse": 2}
 _ON_PARTS = ("freeze", "thaw", "crash", "stop", "start", "restart")
 
@@ -61,14 +80,12 @@ async def _raise(count: int) -> None:
     begun = monotonic()
     lab = await raise_lab(count)
     await install(lab)
-    names = "\n".join(f"  {node.name}  {node.address}" for node in lab.nodes)
-    print(
-        f"{count} nodes are a cluster after {monotonic() - begun:.0f} s:\n{names}\n\n"
-        f"  export GESTALT_CONFIG={FILES / lab.group / 'client.yaml'}\n"
-        f"  {CHECKOUT}/.venv/bin/gestaltctl nodes\n\n"
-        f"An image to run is {WEB_IMAGE}; docs/lab.md has an example. Into a node: docker exec -it {lab.nodes[0].name} bash\n"
-        f"Faults: .venv/bin/python -m tests.cluster.lab help    The end: make lab-down"
-    )
+    folder = FILES / lab.group
+    app = folder / "shop.yaml"
+    app.write_text(yaml.safe_dump(web("/lab/main/prod/shop", instances=3), sort_keys=False), encoding="utf-8")
+    nodes = "\n".join(f"  {node.name}  {node.address}" for node in lab.nodes)
+    facts = {"count": count, "seconds": monotonic() - begun, "nodes": nodes, "first": lab.nodes[0], "last": count}
+    print(_NEXT.format(**facts, folder=folder, app=app, checkout=CHECKOUT))
 
 
 async def _fault(lab: Lab, fault: str, arguments: list[str]) -> None:
