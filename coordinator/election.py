@@ -174,7 +174,7 @@ class LeaderSight:
         self._patience = patience
         self._address = ""
         self._heard = 0.0
-        self._known = asyncio.Event()
+        self._news = asyncio.Event()
         self._away_since: float | None = None
         self.own = ""
         self.handicap = ""
@@ -187,10 +187,8 @@ class LeaderSight:
     def tell(self, address: str) -> None:
         """Take note that the coordinator at `address` leads; empty: none does."""
         self._address, self._heard = address, monotonic()
-        if address:
-            self._known.set()
-        else:
-            self._known.clear()
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     def reach(self, *, connected: bool) -> None:
         """Take note of whether ZooKeeper can be reached."""
@@ -216,11 +214,20 @@ class LeaderSight:
             self.tell("")
         return self._address
 
-    async def wait(self, limit: float) -> str:
-        """Return where the leader is, as soon as it is known; empty when it is not within `limit` seconds, or will not be told to us."""
-        end = monotonic() + limit
-        while not self.address and not self.trouble and (left := end - monotonic()) > 0:
+    async def wait(self, limit: float, *, afresh: bool = False) -> str:
+        """Return where the leader is, as soon as it is known; empty when it is not within `limit` seconds, or will not be told to us.
+
+        Args:
+            limit: seconds.
+            afresh: only a leader that has renewed its office since we began to wait counts: who asks may have lost it just now.
+        """
+        begun = monotonic()
+        since = begun if afresh else 0.0
+        while not (found := self._since(since)) and not self.trouble and (left := begun + limit - monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LOOK_AGAIN)):
-                    await self._known.wait()
-        return self.address
+                    await self._news.wait()
+        return found
+
+    def _since(self, moment: float) -> str:
+        return self.address if self._heard >= moment else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
@@ -19,7 +19,8 @@ HOLD = 2.0
 """Seconds for which a caller is kept while nobody leads: it hears of the new leader at once, and does not ask again and again."""
 
 HOLD_AGENTS = 6.0
-"""The same for an agent, which has nothing better to do: as long as an election takes, so that a thousand of them come once."""
+"""The same for an agent, which has nothing better to do: as long as an election takes, so that a thousand of them come once. None is sent
+back to a leader that has not renewed its office since: that would be the one which it has lost."""
 
 _SESSION = f"/{agent_pb2.DESCRIPTOR.services_by_name['Agents'].full_name}/Session"
 
@@ -39,16 +40,16 @@ class Referral:
         return grpc.stream_stream_rpc_method_handler(self._refuse_agent if details.method == _SESSION else self._refuse)
 
     async def _refuse(self, _: Any, context: Context) -> AsyncIterator[bytes]:
-        await self._keep(context, HOLD)
+        await self._keep(context, self._sight.wait(HOLD))
         yield b""  # never: but it makes this a stream
 
     async def _refuse_agent(self, _: Any, context: Context) -> AsyncIterator[bytes]:
-        await self._keep(context, HOLD_AGENTS)
+        await self._keep(context, self._sight.wait(HOLD_AGENTS, afresh=True))
         yield b""
 
-    async def _keep(self, context: Context, limit: float) -> None:
-        """Refuse, once it is known who leads, or after so many seconds."""
-        await abort(context, not_leader(await self._sight.wait(limit), self._sight.trouble, self._sight.handicap))
+    async def _keep(self, context: Context, leader: Awaitable[str]) -> None:
+        """Refuse, once it is known who leads."""
+        await abort(context, not_leader(await leader, self._sight.trouble, self._sight.handicap))
 
 
 class JoinReferral(Referral):
