@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable
 
 from gestalt import clock
+from gestalt.config import TimingSettings
 from gestalt.errors import GestaltError
 
 from .advance import LEADER, Case, advance, steps, waits_for, waits_for_holder
@@ -33,9 +34,16 @@ RETRY = 1.0
 class Decider:
     """Owns the decisions. Events only wake it; silence is fine, for time alone wakes it, too, where a deadline is near."""
 
-    def __init__(self, ledger: Ledger, tracker: Tracker, dispatcher: Dispatcher, brakes: Brakes | None = None, wait: float = 0.0) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        tracker: Tracker,
+        dispatcher: Dispatcher,
+        brakes: Brakes | None = None,
+        timing: TimingSettings = TimingSettings(),  # noqa: B008 (frozen)
+    ) -> None:
         self.brakes = brakes or Brakes()
-        self.grants = GrantBook(ledger.state, tracker, wait, lambda: bool(self._held()))
+        self.grants = GrantBook(ledger.state, tracker, timing, lambda: bool(self._held()))
         tracker.judge, dispatcher.terms = self.grants.verdict, self.grants.terms
         self._ledger = ledger
         self._tracker = tracker

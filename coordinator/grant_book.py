@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gestalt import clock, model
+from gestalt.config import TimingSettings
 from gestalt.model import Phase
 from gestalt.zk.grants import LeaseMark
 
-from .grants import FREE, Holder, NoStorageFence, Rules, StorageFence, Verdict, grant_name, judge, lists
+from .grants import FREE, Holder, NoStorageFence, Rules, StorageFence, Verdict, grant_name, judge, lists, wait_of
+from .leases import Leases
 from .membership import Life
 from .nodes import Tracker
 from .records import App, Grant, Placed, instance_id
@@ -37,7 +39,7 @@ class GrantBook:
     Args:
         state: what is decided; read, never changed.
         tracker: what is known of nodes and instances.
-        wait: lease + kill + margin, seconds.
+        timing: the leader's own times; a holder whose fence told longer ones is waited for longer.
         held: whether lost instances are not to be replaced now.
         now: the boot-time clock.
     """
@@ -46,18 +48,19 @@ class GrantBook:
         self,
         state: State,
         tracker: Tracker,
-        wait: float,
+        timing: TimingSettings,
         held: Callable[[], bool] = lambda: False,
         now: Callable[[], float] = clock.boottime,
     ) -> None:
         self.storage: StorageFence = NoStorageFence()
         self._state = state
         self._tracker = tracker
-        self._wait = wait
+        self.timing = timing
+        self._wait = wait_of(timing)
         self._held = held
         self._now = now
         self._shown: dict[str, tuple[Grant, float]] = {}
-        self._leases: dict[str, tuple[LeaseMark | None, float]] = {}
+        self._leases = Leases(timing)
         self._over: dict[tuple[str, int], float] = {}
 
     # What ZooKeeper says
@@ -80,25 +83,25 @@ class GrantBook:
 
     def leased(self, node: str, lease: LeaseMark | None, asked: float) -> None:
         """Note what the lease of a node says; None: nothing that can be understood. `asked`: when the read began."""
-        self._leases[node] = lease, asked
+        self._leases.note(node, lease, asked)
 
     def undecided(self) -> Iterator[Grant]:
         """Yield the grants of which the lease of their node may tell something that time has not told yet."""
         for grant in self._state.grants.values():
-            if grant.revoked and self._is_placed(grant) and self.is_shown(grant) and self._revoked_for(grant) < self._wait:
-                lease = self._lease(grant)
-                if lease is None or (lease.incarnation == grant.incarnation and lists(lease, grant)):
-                    yield grant
+            if grant.revoked and self._is_placed(grant) and self.is_shown(grant) and self._is_undecided(grant):
+                yield grant
+
+    def _is_undecided(self, grant: Grant) -> bool:
+        shown = self._shown[grant.name][1]
+        wait, lease = self._leases.wait(grant, shown), self._leases.lease(grant, shown)
+        if wait is None:
+            return True
+        if self._now() - shown >= max(self._wait, wait):
+            return False
+        return lease is None or (lease.incarnation == grant.incarnation and lists(lease, grant))
 
     def _is_placed(self, grant: Grant) -> bool:
         return any(item.serial == grant.serial for item in self._state.placed(grant.app).instances)
-
-    def _revoked_for(self, grant: Grant) -> float:
-        return self._now() - self._shown[grant.name][1]
-
-    def _lease(self, grant: Grant) -> LeaseMark | None:
-        lease, asked = self._leases.get(grant.node, (None, -math.inf))
-        return lease if asked >= self._shown[grant.name][1] else None
 
     # What follows for instances
 
@@ -148,7 +151,7 @@ class GrantBook:
         member, stands = self._tracker.incarnation(grant.node), self._tracker.standing(grant.node)
         record, view = self._state.nodes.get(grant.node), self._tracker.nodes.get(grant.node)
         over = self._over_for(grant, member)
-        shown = grant.revoked and self.is_shown(grant)
+        shown = self._shown[grant.name][1] if grant.revoked and self.is_shown(grant) else None
         address = (view.address if view is not None else "") or (record.address if record is not None else "")
         return Holder(
             grant,
@@ -159,8 +162,9 @@ class GrantBook:
             gone=self._is_gone(app, placed),
             present=self._is_present(app, placed),
             over_for=over,
-            revoked_for=self._revoked_for(grant) if shown else None,
-            lease=self._lease(grant) if shown else None,
+            revoked_for=None if shown is None else self._now() - shown,
+            lease=None if shown is None else self._leases.lease(grant, shown),
+            wait=None if shown is None else self._leases.wait(grant, shown),
             secured=member != 0 or self.storage.secured(grant.node, grant.incarnation, address),
         )
 

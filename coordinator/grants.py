@@ -5,7 +5,9 @@ work under a grant any more when
 
 - its revocation is in ZooKeeper, and the lease of that membership, read after that, does not list it: it was never taken, or handed back;
 - or lease + kill + margin have passed since this leader saw that the membership is over, or knew the revocation to be in ZooKeeper:
-  nothing can have renewed it since. Of a node without membership the storage has to refuse the packets, too;
+  nothing can have renewed it since. Lease and kill are those of the fence, which that lease tells, or the leader's own if they are
+  longer: a mistake in the settings of one member must not make two holders. Of a node without membership the storage has to refuse the
+  packets, too;
 - or the node is back with another membership, under which the grant cannot be taken, and its agent says that nothing of it is left;
 - or an operator says so.
 
@@ -74,7 +76,8 @@ class Holder:
     the node was removed. `unreachable`: seconds for which it has been unreachable, None = it is not. `leaving`: the instance is to go.
     `gone`: the agent is heard, and says that nothing of it is left since it was told to stop; `present`: it says that it is at work.
     `over_for`: seconds since this leader saw that the membership of the grant is over; None = it is not. `revoked_for`: seconds since it
-    knows the revocation to be in ZooKeeper; None = it does not. `lease`: as read after that. `secured`: the storage refuses the node.
+    knows the revocation to be in ZooKeeper; None = it does not. `lease`: as read after that. `wait`: lease + kill + margin by what its
+    fence told, seconds, 0 = it told nothing, None = nobody has looked since the revocation. `secured`: the storage refuses the node.
     """
 
     grant: Grant
@@ -87,6 +90,7 @@ class Holder:
     over_for: float | None = None
     revoked_for: float | None = None
     lease: LeaseMark | None = None
+    wait: float | None = 0.0
     secured: bool = True
 
 
@@ -106,6 +110,9 @@ class Verdict:
 
 FREE = Verdict(free=True)
 
+LOOK_AGAIN = 1.0
+"""Seconds until it is looked again whether a lease was read."""
+
 
 def judge(holder: Holder, rules: Rules) -> Verdict:
     """Say what is to become of a grant."""
@@ -120,9 +127,11 @@ def judge(holder: Holder, rules: Rules) -> Verdict:
         return Verdict(why="its right is taken back")
     if holder.lease is not None and not lists(holder.lease, grant):
         return FREE
-    left = rules.wait - max(holder.revoked_for, holder.over_for or 0.0)
+    left = max(rules.wait, holder.wait or 0.0) - max(holder.revoked_for, holder.over_for or 0.0)
     if left > 0:
         return Verdict(look_in=left, why=f"may still hold it for {math.ceil(left)} s")
+    if holder.wait is None:
+        return Verdict(look_in=LOOK_AGAIN, why="ZooKeeper has not told yet for how long it may hold it")
     if not holder.member and not holder.secured:
         return Verdict(why="the other nodes do not all refuse its packets yet")
     return Verdict(why="it has not ended it yet") if holder.present else FREE
@@ -148,6 +157,33 @@ def lists(lease: LeaseMark, grant: Grant) -> bool:
 def wait_of(timing: TimingSettings) -> float:
     """Return the seconds after which nobody is at work any more whose right was taken back, or who cannot renew it."""
     return timing.lease + timing.kill + timing.margin
+
+
+def wait_by(lease: LeaseMark, timing: TimingSettings) -> float:
+    """Return the seconds after which nobody is at work any more under a lease, by what its fence told of it; 0: it holds nothing.
+
+    Args:
+        lease: as it was read.
+        timing: the leader's own, for what the fence does not tell.
+    """
+    kill = timing.kill if lease.kill is None else lease.kill
+    return lease.length + kill + timing.margin if lease.length else 0.0
+
+
+def complaint(lease: float, kill: float, timing: TimingSettings) -> str:
+    """Return what is wrong with the times of a node's fence, a sentence; empty when it may be relied upon as upon the others.
+
+    Args:
+        lease, kill: of the fence, seconds; 0 = it does not tell.
+        timing: the leader's own.
+    """
+    if lease + kill <= timing.lease + timing.kill or not lease:
+        return ""
+    own = f"lease {timing.lease:g} s and kill {timing.kill:g} s"
+    return (
+        f"its fence.yaml says lease {lease:g} s and kill {kill:g} s, the leader's coordinator.yaml {own}: "
+        "a replacement of what is exclusive waits for the longer ones; make `timing` the same on all members"
+    )
 
 
 def grant_name(app: App) -> str:

@@ -30,7 +30,6 @@ from .election import Candidate
 from .enrolment import Enrolment
 from .events import EventRing
 from .grant_keeper import GrantKeeper
-from .grants import wait_of
 from .keeper import NodeKeeper, Reach
 from .ledger import Ledger, Retention
 from .nodes import Tracker
@@ -94,7 +93,7 @@ class Leader:
         )
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
         self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
-        self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes, wait_of(settings.timing))
+        self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes, settings.timing)
         self._reach = Reach(self.ledger, self.tracker, self.dispatcher, self.decider, settings.heartbeat)
         self.storage_fence = NetfilterFence.install(settings, self._reach)
         self._keeper: NodeKeeper | None = None

@@ -41,11 +41,16 @@ class Life(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What a node's fence says of itself. `boot`: the boot id of the machine."""
+    """What a node's fence says of itself. `boot`: the boot id of the machine.
+
+    `lease` and `kill`: its times, seconds, 0 = it does not say. For people to see: what is waited for stands in its lease.
+    """
 
     incarnation: int
     boot: str
     agent_running: bool
+    lease: float = 0.0
+    kill: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,8 @@ def parse_member(value: bytes) -> Member | None:
     """Return the membership that a fence wrote; None when it does not say what it should."""
     try:
         found = json.loads(value)
-        return Member(int(found["incarnation"]), str(found.get("boot", "")), found.get("agent", "running") == "running")
+        lease, kill = (float(found.get(name, 0.0)) for name in ("lease", "kill"))
+        return Member(int(found["incarnation"]), str(found.get("boot", "")), found.get("agent", "running") == "running", lease, kill)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

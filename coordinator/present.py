@@ -16,7 +16,9 @@ from gestalt.wire import spec_to_wire, to_wire
 
 from .decider import Decider
 from .diff import compare
+from .grants import complaint
 from .ledger import Ledger
+from .membership import Member
 from .nodes import Sighting, Tracker
 from .reconcile import View, is_current, is_given_up
 from .records import App, Event, Node, Placed, Task, TaskState, Version, bindings, instance_id
@@ -200,12 +202,17 @@ class Presenter:
             facts=view.facts,
             instances=instances,
             allocated=spec_pb2.Resources(cpu=cpu, memory=memory),
-            problems=(*view.problems, *_refusal(record)),
+            problems=(*view.problems, *_refusal(record), *self._times(view.member)),
             last_seen=clock.monotonic() - view.last_seen if view.last_seen else 0.0,
             labels=record.labels,
             roles=record.roles,
             incarnation=view.member.incarnation if view.member is not None else 0,
         )
+
+    def _times(self, member: Member | None) -> tuple[str, ...]:
+        """Return what is wrong with the times of a node's fence, as far as is known."""
+        problem = complaint(member.lease, member.kill, self.decider.grants.timing) if member is not None else ""
+        return (problem,) if problem else ()
 
     def node_state(self, node: str) -> str:
         """Return the state of a node in the words of the design."""

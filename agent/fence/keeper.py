@@ -18,7 +18,22 @@ from gestalt.zk.ops import ZkError
 from .account import Account
 from .cgroups import pids_in
 from .grants import Found, GrantLost
-from .lease import End, Held, Holding, Membership, Renew, Wanted, holding, mark_of, may_start, next_step, objection, obstacle, renewed
+from .lease import (
+    End,
+    Held,
+    Holding,
+    Membership,
+    Renew,
+    Wanted,
+    holding,
+    mark_of,
+    may_start,
+    next_step,
+    objection,
+    obstacle,
+    renewed,
+    shortened,
+)
 from .settings import FenceSettings
 
 log = logging.getLogger(__name__)
@@ -58,6 +73,7 @@ class LeaseKeeper:
         self._node = settings.node_id
         self._timing = settings.timing
         self._account = account
+        account.held = shortened(account.held, boottime(), self._timing.lease)
         self._registry = registry
         self._revoked: set[str] = set()
         self._resists: dict[str, float] = {}
@@ -83,6 +99,11 @@ class LeaseKeeper:
             "held": {name: _shown(what, name in self._revoked) for name, what in account.live.items()},
             "closed": sorted(account.closed),
         }
+
+    @property
+    def revoked(self) -> frozenset[str]:
+        """What is held, but whose grant was written anew: it is to end now."""
+        return frozenset(self._revoked)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="lease")
@@ -162,7 +183,7 @@ class LeaseKeeper:
         sent = await self._write({wanted.name: what}, found.epoch)
 
         def taken(held: Held) -> Held:
-            after = self._renewed(held, incarnation, sent)
+            after = renewed(held, incarnation, self._account.boot, sent, self._timing.lease)
             in_time = may_start(after, self.membership(), self._account.boot, boottime(), self._timing.kill)
             return holding(after, wanted.name, what) if in_time else after
 
@@ -220,13 +241,13 @@ class LeaseKeeper:
                 return str(lost)
             except ZkError as error:
                 return str(error)
-            await self._account.change(lambda held: self._renewed(held, incarnation, sent))
+            await self._account.change(lambda held: renewed(held, incarnation, self._account.boot, sent, self._timing.lease))
         return ""
 
     async def _write(self, more: Mapping[str, Holding], epoch: int | None) -> float:
         """Write the mark of what is held and of `more`; return when that was sent. Until it is certain, ZooKeeper may know anything."""
         live = {**self._account.live, **more}
-        mark = mark_of(live, self.membership().incarnation, self._timing.lease)
+        mark = mark_of(live, self.membership().incarnation, self._timing.lease, self._timing.kill)
         checks = {what.grant: what.version for name, what in live.items() if name not in self._revoked}
         self._told = None
         self._tried = sent = boottime()
@@ -234,11 +255,8 @@ class LeaseKeeper:
         self._told, self._tried = mark, 0.0
         return sent
 
-    def _renewed(self, held: Held, incarnation: int, sent: float) -> Held:
-        return renewed(held, incarnation, self._account.boot, sent, self._timing.lease)
-
     def _is_told(self) -> bool:
-        return self._told == mark_of(self._account.live, self.membership().incarnation, self._timing.lease)
+        return self._told == mark_of(self._account.live, self.membership().incarnation, self._timing.lease, self._timing.kill)
 
     def _revoke(self, grant: str) -> None:
         """A renewal for the others must not be one for this: whoever hears the state is told that it is over."""

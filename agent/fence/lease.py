@@ -173,10 +173,15 @@ def obstacle(held: Held, wanted: Wanted, membership: Membership, boot: str) -> s
     return ""
 
 
-def mark_of(holdings: Mapping[str, Holding], incarnation: int, length: float) -> LeaseMark:
+def mark_of(holdings: Mapping[str, Holding], incarnation: int, length: float, kill: float) -> LeaseMark:
     """Return what ZooKeeper is told when `holdings` are what is live."""
     grants = {what.grant: what.generation for what in holdings.values()}
-    return LeaseMark(incarnation, length if grants else 0.0, grants)
+    return LeaseMark(incarnation, length, grants, kill) if grants else LeaseMark(incarnation)
+
+
+def shortened(held: Held, now: float, length: float) -> Held:
+    """Return the account at the start of a fence, whose leases may be shorter than those of its last life: ZooKeeper is told of its own."""
+    return replace(held, until=min(held.until, now + length))
 
 
 def renewed(held: Held, incarnation: int, boot: str, sent: float, length: float) -> Held:

@@ -118,14 +118,14 @@ class Servers:
         mark = LeaseMark(action.incarnation).encode()
         self.looked = False
         ops: list[Op] = [Delete(path, action.replaces)] if action.replaces is not None else []
-        ops.append(Create(path, _value(action.incarnation, action.agent), ephemeral=True))
+        ops.append(Create(path, self._value(action.incarnation, action.agent), ephemeral=True))
         ops.append(Create(lease, mark) if action.lease is None else Set(lease, mark, action.lease))
         await self.zk().multi(ops)
 
     async def tell(self, action: Tell) -> None:
         """Write whether the agent runs."""
         self.looked = False
-        value = _value(action.incarnation, action.agent)
+        value = self._value(action.incarnation, action.agent)
         await self.zk().set(self._paths.member(self._settings.node_id), value, action.version)
 
     async def leave(self, version: int) -> None:
@@ -148,6 +148,11 @@ class Servers:
             raise ZkUnavailable("there is no connection to ZooKeeper")
         return self._zk
 
+    def _value(self, incarnation: int, agent: bool) -> bytes:
+        timing, runs = self._settings.timing, "running" if agent else "down"
+        state = {"incarnation": incarnation, "boot": boot_id(), "agent": runs, "since": wall().isoformat()}
+        return json.dumps({**state, "lease": timing.lease, "kill": timing.kill}).encode()
+
     def _state_changed(self, _: ZkState) -> None:
         self.doubt()
         self._wake()
@@ -156,11 +161,6 @@ class Servers:
         if not self.looked or self._seen != ((found[1].created, found[1].version) if found else None):
             self.doubt()
             self._wake()
-
-
-def _value(incarnation: int, agent: bool) -> bytes:
-    state = {"incarnation": incarnation, "boot": boot_id(), "agent": "running" if agent else "down", "since": wall().isoformat()}
-    return json.dumps(state).encode()
 
 
 def _member(value: bytes, stat: Stat) -> Member:

@@ -9,6 +9,7 @@ read after that, the node does not hold.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,14 +31,20 @@ class GrantMark:
 
 @dataclass(frozen=True, slots=True)
 class LeaseMark:
-    """The content of a node's lease znode. `length`: seconds, 0 = nothing is held. `grants`: generation by name of what it has taken."""
+    """The content of a node's lease znode. `length`: seconds, 0 = nothing is held. `grants`: generation by name of what it has taken.
+
+    `kill`: seconds after the end of the lease within which it has ended what it held; None = it does not say. Both are the fence's own
+    settings, so that who waits for their end needs no settings that are the same.
+    """
 
     incarnation: int
     length: float = 0.0
     grants: Mapping[str, int] = field(default_factory=dict)
+    kill: float | None = None
 
     def encode(self) -> bytes:
-        return json.dumps({"incarnation": self.incarnation, "length": self.length, "grants": dict(self.grants)}, sort_keys=True).encode()
+        document = {"incarnation": self.incarnation, "length": self.length, "grants": dict(self.grants), "kill": self.kill}
+        return json.dumps(document, sort_keys=True).encode()
 
 
 def parse_grant(value: bytes) -> GrantMark | None:
@@ -54,6 +61,8 @@ def parse_lease(value: bytes) -> LeaseMark | None:
     try:
         found = json.loads(value)
         grants = {str(name): int(number) for name, number in found.get("grants", {}).items()}
-        return LeaseMark(int(found["incarnation"]), float(found.get("length", 0.0)), grants)
+        kill = None if found.get("kill") is None else float(found["kill"])
+        mark = LeaseMark(int(found["incarnation"]), float(found.get("length", 0.0)), grants, kill)
+        return mark if math.isfinite(mark.length + (kill or 0.0)) else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -178,8 +178,9 @@ class Watcher:
 
 @dataclass
 class Exclusive(Members):
-    """A leader, and nodes that are guarded. `guarded` gives them."""
+    """A leader, and nodes that are guarded. `guarded` gives them. `times`: of the fences."""
 
+    times: TimingSettings = TIMING
     guards: dict[str, Guard] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=lambda: Watcher([]))
 
@@ -199,7 +200,13 @@ class Exclusive(Members):
         assert self.ensemble is not None
         guard = self.guards[name]
         servers = self.ensemble.settings(self.root).model_copy(update={"hosts": (f"127.0.0.1:{guard.wire.port}",)})
-        settings = {"cluster_id": self.cluster_id, "zookeeper": servers, "timing": TIMING, "data_dir": guard.folder / "data"}
+        settings = {
+            "cluster_id": self.cluster_id,
+            "zookeeper": servers,
+            "timing": self.times,
+            "data_dir": guard.folder / "data",
+            "watchdog": "",
+        }
         guard.start(self.ids[name], settings)
 
     async def link(self, name: str) -> None:

@@ -90,6 +90,28 @@ async def test_a_cut_off_holder_is_dead_before_the_next_begins_after_lease_kill_
     assert (mark.generation, mark.node) == (2, two.ids[other.name])
 
 
+async def test_a_fence_with_a_longer_lease_than_the_leader_is_waited_for(ensemble: Ensemble, tmp_path: Path) -> None:
+    """One wrong number in a settings file must not make two holders."""
+    settings = {
+        "timing": TIMING.model_copy(update={"lease": 2.0, "kill": 0.2, "margin": 0.2}),
+        "unreachable_after": 1.0,
+        "hands_off_share": 1.0,
+    }
+    times = TIMING.model_copy(update={"lease": 6.0})
+    async with guarded(Exclusive(tmp_path, ensemble=ensemble, settings=settings, times=times), "a", "b") as rig:
+        await applied(rig, "web:1")
+        holder, began = await rig.holder(), monotonic()
+        nodes = api_pb2_grpc.NodesStub(rig.channel())
+        shown = (await nodes.List(api_pb2.ListNodesRequest(), timeout=10)).nodes
+        assert all(any("lease 6 s and kill 1 s" in problem for problem in node.problems) for node in shown), shown
+        losing = asyncio.create_task(rig.lost(holder))
+        holder.wire.cut()
+        lost = await losing
+        at = await until_at(rig, rig.other(holder), began)
+        assert at - lost >= times.lease + times.kill + 0.2
+        assert rig.watcher.doubles() == []
+
+
 async def test_a_confirmed_loss_is_replaced_at_once(two: Exclusive) -> None:
     holder = await two.holder()
     other, began = two.other(holder), monotonic()

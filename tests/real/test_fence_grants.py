@@ -105,7 +105,7 @@ async def test_what_is_taken_is_listed_and_what_is_handed_back_is_not(rig: Rig, 
     await rig.grant("a", 4)
     await rig.grant("b", 7)
     await taken(agent, "a", cgroups[0], 4)
-    assert await rig.lease() == LeaseMark(1, TIMING.lease, {"a": 4})
+    assert await rig.lease() == LeaseMark(1, TIMING.lease, {"a": 4}, TIMING.kill)
     await taken(agent, "b", cgroups[1], 7)
     assert (await rig.lease()).grants == {"a": 4, "b": 7}
     state = await agent.until(lambda state: len(state["lease"]["held"]) == 2)
@@ -193,6 +193,7 @@ async def test_a_membership_that_was_lost_takes_all_with_it(rig: Rig, cgroups: t
     await rig.member(lambda value, _: value["incarnation"] == 2)
     assert not pids_in(cgroups[0])
     assert await rig.lease() == LeaseMark(2)
+    await agent.until(lambda state: state["incarnation"] == 2)
     assert "membership 1 of this node, which is now at 2" in await agent.hold("a", cgroups[0])
     await agent.close()
 

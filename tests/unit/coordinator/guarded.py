@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from gestalt import model
+from gestalt.config import TimingSettings
 from gestalt.coordinator.grant_book import GrantBook, Terms
 from gestalt.coordinator.grants import mark_of
 from gestalt.coordinator.place import Capacity
@@ -17,6 +18,7 @@ from tests.unit.coordinator.world import PATH, spec
 
 LEASE, KILL, MARGIN = 8.0, 2.0, 1.0
 WAIT = LEASE + KILL + MARGIN
+TIMING = TimingSettings(lease=LEASE, kill=KILL, margin=MARGIN)
 
 
 @dataclass
@@ -31,11 +33,15 @@ class Taken:
 
 @dataclass
 class Fence:
-    """What a node has taken, and what its agent was told last, which it keeps on disk. `deaf`: it does not hear of revocations."""
+    """What a node has taken, and what its agent was told last, which it keeps on disk. `deaf`: it does not hear of revocations.
+
+    `lease`: the length in its settings.
+    """
 
     taken: dict[str, Taken] = field(default_factory=dict)
     told: dict[str, tuple[Terms, bool]] = field(default_factory=dict)
     deaf: bool = False
+    lease: float = LEASE
 
 
 class Storage:
@@ -65,7 +71,7 @@ class Guarded(Fleet):
 
     def take_office(self) -> None:
         super().take_office()
-        self.book = GrantBook(self.state, self.tracker, WAIT, lambda: self.replaceable == 0, lambda: self.now)
+        self.book = GrantBook(self.state, self.tracker, TIMING, lambda: self.replaceable == 0, lambda: self.now)
         if self.storage is not None:
             self.book.storage = self.storage
         self.tracker.judge = self.book.verdict
@@ -143,14 +149,14 @@ class Guarded(Fleet):
                 if not fence.deaf:
                     del fence.taken[identity]
             else:
-                taken.until = self.now + LEASE
+                taken.until = self.now + fence.lease
         self._tell_lease(name)
 
     def _tell_lease(self, name: str) -> None:
         machine, fence = self.machines[name], self.fences[name]
         if machine.member and not fence.deaf:
             held = {taken.grant.name: taken.grant.generation for taken in fence.taken.values() if taken.incarnation == machine.incarnation}
-            self.leases[name] = LeaseMark(machine.incarnation, LEASE, held)
+            self.leases[name] = LeaseMark(machine.incarnation, fence.lease, held, KILL)
 
     def hear(self, name: str) -> None:
         """The agent takes in what it is told."""
@@ -193,9 +199,9 @@ class Guarded(Fleet):
                 machine.incarnation,
             )
         ):
-            fence.taken[identity] = Taken(grant, mark, machine.incarnation, self.now + LEASE)
+            fence.taken[identity] = Taken(grant, mark, machine.incarnation, self.now + fence.lease)
             held = {taken.grant.name: taken.grant.generation for taken in fence.taken.values()}
-            self.leases[name] = LeaseMark(machine.incarnation, LEASE, held)
+            self.leases[name] = LeaseMark(machine.incarnation, fence.lease, held, KILL)
 
     def pass_time(self, seconds: float) -> None:
         """What nobody renews is killed at the very end of its lease and the kill budget."""

@@ -73,6 +73,41 @@ def test_a_lost_holder_is_replaced_after_the_whole_wait_and_not_before() -> None
     assert len(fleet.at_work()) == 1
 
 
+@pytest.mark.parametrize("is_new", [False, True], ids=["same leader", "another leader"])
+def test_a_holder_with_a_longer_lease_in_its_settings_is_waited_for_as_long(is_new: bool) -> None:
+    fleet = guarded()
+    first = holder(fleet)
+    fleet.fences[first].lease = 60.0
+    fleet.lose(first, dead=False)
+    fleet.settle()
+    if is_new:
+        fleet.take_office()
+        fleet.settle()
+    assert "may still hold it for 63 s" in why(fleet)
+    fleet.pass_time(62.9)
+    fleet.settle()
+    assert holder(fleet) == first
+    fleet.pass_time(0.2)
+    fleet.settle()
+    assert holder(fleet) != first
+    assert len(fleet.at_work()) == 1
+
+
+def test_what_was_told_of_a_lease_counts_when_its_znode_is_gone() -> None:
+    fleet = guarded()
+    first = holder(fleet)
+    fleet.fences[first].lease = 60.0
+    fleet.lose(first, dead=False)
+    fleet.settle()
+    del fleet.leases[first]
+    fleet.pass_time(WAIT)
+    fleet.settle()
+    assert holder(fleet) == first
+    fleet.pass_time(60.0)
+    fleet.settle()
+    assert holder(fleet) != first
+
+
 def test_time_wakes_the_leader_when_the_wait_ends() -> None:
     fleet = guarded()
     fleet.lose(holder(fleet))
@@ -304,7 +339,7 @@ def test_a_lease_that_was_read_before_the_revocation_says_nothing() -> None:
     fleet.ask(changes.restart, PATH)
     fleet.settle()
     assert generation(fleet) == 2
-    assert fleet.book._leases["n1"][0] is not None, "it was read when the first right was taken back"
+    assert fleet.book._leases._read["n1"][0] is not None, "it was read when the first right was taken back"
     fleet.cut("n1")
     fleet.pass_time(35)
     fleet.renew("n1")

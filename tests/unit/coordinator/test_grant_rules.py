@@ -8,7 +8,20 @@ from dataclasses import replace
 import pytest
 
 from gestalt.config import TimingSettings
-from gestalt.coordinator.grants import FREE, Holder, Rules, caught_up, grant_name, judge, lists, mark_of, next_grant, wait_of
+from gestalt.coordinator.grants import (
+    FREE,
+    Holder,
+    Rules,
+    caught_up,
+    complaint,
+    grant_name,
+    judge,
+    lists,
+    mark_of,
+    next_grant,
+    wait_by,
+    wait_of,
+)
 from gestalt.coordinator.records import App, Grant
 from gestalt.zk.grants import GrantMark, LeaseMark
 
@@ -106,6 +119,44 @@ def test_of_a_lost_node_it_is_free_when_the_lease_must_be_over_and_not_a_moment_
 def test_of_an_unreachable_member_the_wait_counts_from_the_revocation() -> None:
     assert judge(Holder(BACK, 5, unreachable=1000.0, revoked_for=4.0), RULES).look_in == 7.0
     assert judge(Holder(BACK, 5, unreachable=1000.0, revoked_for=11.0), RULES).free
+
+
+@pytest.mark.parametrize("member", [0, 5, 6])
+def test_a_holder_whose_fence_told_longer_times_is_waited_for_by_those(member: int) -> None:
+    just = Holder(BACK, member, over_for=62.9, revoked_for=62.9, lease=HELD, wait=63.0)
+    assert not judge(just, RULES).free
+    assert judge(just, RULES).look_in == pytest.approx(0.1)
+    assert judge(replace(just, revoked_for=63.0), RULES).free
+
+
+def test_shorter_times_of_a_fence_shorten_nothing() -> None:
+    assert not judge(Holder(BACK, 0, over_for=10.9, revoked_for=10.9, lease=HELD, wait=3.0), RULES).free
+
+
+def test_time_frees_nothing_before_it_is_known_how_long_it_may_be_held() -> None:
+    unread = judge(Holder(BACK, 0, over_for=50.0, revoked_for=50.0, wait=None), RULES)
+    assert not unread.free
+    assert unread.look_in == 1.0
+    assert "has not told" in unread.why
+
+
+@pytest.mark.parametrize(
+    ("lease", "wait"),
+    [
+        (LeaseMark(5, 60.0, {"x": 1}, 5.0), 66.0),
+        (LeaseMark(5, 60.0, {"x": 1}), 63.0),
+        (LeaseMark(5), 0.0),
+    ],
+    ids=["its own kill", "the leader's for what is not told", "nothing held"],
+)
+def test_the_wait_by_the_times_that_a_fence_tells(lease: LeaseMark, wait: float) -> None:
+    assert wait_by(lease, TimingSettings()) == wait
+
+
+def test_a_node_with_longer_times_than_the_leader_is_complained_about() -> None:
+    assert "lease 60 s and kill 2 s" in complaint(60.0, 2.0, TimingSettings())
+    for lease, kill in ((8.0, 2.0), (4.0, 1.0), (0.0, 0.0)):
+        assert complaint(lease, kill, TimingSettings()) == ""
 
 
 def test_a_node_that_is_lost_after_its_right_was_taken_back_is_not_waited_for_twice() -> None:

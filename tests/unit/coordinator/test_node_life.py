@@ -72,6 +72,7 @@ def test_what_is_noted_of_a_node(record: Node, member: Member | None, expected: 
 
 def test_a_membership_is_read_and_what_is_none_is_not() -> None:
     assert parse_member(b'{"incarnation": 3, "boot": "b", "agent": "down", "since": 1}') == Member(3, "b", agent_running=False)
+    assert parse_member(b'{"incarnation": 3, "lease": 60, "kill": 5}') == Member(3, "", agent_running=True, lease=60.0, kill=5.0)
     for value in (b"", b"[]", b"{}", b"null", b'{"incarnation": "x"}', b"\xff"):
         assert parse_member(value) is None
 

@@ -25,6 +25,7 @@ from gestalt.agent.fence.lease import (
     objection,
     obstacle,
     renewed,
+    shortened,
 )
 from gestalt.zk.grants import GrantMark, LeaseMark
 
@@ -106,11 +107,17 @@ def test_what_is_held_is_told_at_once_and_again_until_it_is_known() -> None:
 
 def test_what_was_killed_is_not_listed_and_not_forgotten() -> None:
     account = closed(holding(held(), "other", OTHER), "volume")
-    assert mark_of(account.live, 1, LENGTH) == LeaseMark(1, LENGTH, {"b-volume": 1})
+    assert mark_of(account.live, 1, LENGTH, 2.0) == LeaseMark(1, LENGTH, {"b-volume": 1}, 2.0)
     assert account.closed.keys() == {"volume"}
-    assert mark_of(closed(account, "other").live, 1, LENGTH) == LeaseMark(1)
+    assert mark_of(closed(account, "other").live, 1, LENGTH, 2.0) == LeaseMark(1)
     assert step(closed(account, "other"), MEMBER, 200.0) == Wait(None)
     assert closed(Held(), "unknown") == Held()
+
+
+def test_a_fence_that_starts_with_a_shorter_lease_holds_no_longer_than_it_tells() -> None:
+    account = held()
+    assert shortened(account, 100.0, 3.0).until == 103.0
+    assert shortened(account, 100.0, 60.0) == account
 
 
 @pytest.mark.parametrize(
