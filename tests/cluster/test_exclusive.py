@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
 
 from gestalt.clock import monotonic
-from gestalt.config import TimingSettings
+from gestalt.cluster.secrets import node_identity, node_secret, read_secret, write_secret
+from gestalt.config import TimingSettings, ZooKeeperSettings
+from gestalt.proto.v1 import api_pb2
+from gestalt.zk.client import Zk, ZkError
+from gestalt.zk.grants import parse_lease
+from gestalt.zk.paths import Paths
 
-from .lab.cluster import Cluster, web
+from .lab.cluster import SECRET, Cluster, web
 from .lab.invariants import Sample, double_holders, working
 from .lab.nodes import Node, can_run
 from .lab.observer import Observer
@@ -104,15 +111,17 @@ async def test_a_holder_that_hung_is_ended_as_soon_as_it_moves_again(cluster: Cl
     assert ended(observer.samples, holder) - moved < TIMING.kill + TIMING.margin, "no fence can act while its machine does not move"
 
 
-async def test_the_judge_finds_two_where_the_leader_believes_in_shorter_leases(cluster: Cluster) -> None:
-    """The checker is checked: with a lease in coordinator.yaml that is shorter than the fences', two copies are at work."""
+async def test_the_judge_finds_two_where_the_leader_believes_in_shorter_leases(cluster: Cluster, tmp_path: Path) -> None:
+    """The checker is checked: coordinators with shorter leases than the fences, and a lie about what the holder's fence told."""
     wrong = {"lease": 2.0, "kill": 0.1, "margin": 0.1}
     before = await asyncio.gather(*(node.do("cat", COORDINATOR) for node in cluster.coordinators))
     await asyncio.gather(*(_configure(node, text, wrong) for node, text in zip(cluster.coordinators, before, strict=True)))
     try:
         await cluster.until_ready()
         async with watched(cluster) as (observer, holder):
-            await cluster.lab.faults.isolate(holder)
+            async with _liar(cluster, holder, tmp_path / "secret") as lie:
+                await cluster.lab.faults.isolate(holder)
+                await cluster.until("ZooKeeper to take the lie", lambda: lie(wrong["lease"], wrong["kill"]))
             await until_elsewhere(cluster, observer, holder)
             await until(cluster, "the old copy to end", lambda: holder.name not in working(observer.samples[-1], APP))
         assert double_holders(observer.samples, {APP})
@@ -120,6 +129,35 @@ async def test_the_judge_finds_two_where_the_leader_believes_in_shorter_leases(c
         await cluster.lab.faults.heal()
         await asyncio.gather(*(_configure(node, text, {}) for node, text in zip(cluster.coordinators, before, strict=True)))
         await cluster.until_ready()
+
+
+@asynccontextmanager
+async def _liar(cluster: Cluster, holder: Node, secret: Path) -> AsyncIterator[Callable[[float, float], Awaitable[bool]]]:
+    """Gives what has the lease of a node say, in its own name, another length and kill than its fence wrote; returns whether it does.
+
+    To be used when the fence is cut off, and cannot write it anew, and before its membership ends: then the leader reads it.
+    """
+    reply = await cluster.ask(lambda api: api.nodes.List, api_pb2.ListNodesRequest())
+    node = next(item.id for item in reply.nodes if item.name == holder.name)
+    write_secret(secret, node_secret(read_secret(cluster.client.with_name(SECRET)), node))
+    hosts = tuple(host for host in cluster.lab.ensemble.hosts if host.rpartition(":")[0] != holder.address)
+    access = ZooKeeperSettings(hosts=hosts, identity=node_identity(node), secret_file=secret)
+    path = Paths(access.root).lease(node)
+    zk = await Zk.connect(access, session=10.0, name="liar")
+
+    async def lie(length: float, kill: float) -> bool:
+        with suppress(ZkError):
+            found = await zk.get(path)
+            mark = parse_lease(found[0]) if found is not None else None
+            assert mark is not None, f"the lease of {holder.name} says {found}"
+            await zk.set(path, replace(mark, length=length, kill=kill).encode())
+            return True
+        return False
+
+    try:
+        yield lie
+    finally:
+        await zk.close()
 
 
 async def _configure(node: Node, text: str, timing: dict[str, float]) -> None:
