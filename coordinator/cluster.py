@@ -22,6 +22,7 @@ from gestalt.errors import GestaltError
 from gestalt.zk.client import Set, Zk, ZkError, ZkRefused, ZkState, ZkUnavailable, ZkUnknown
 from gestalt.zk.known import KnownServers, kept_in
 from gestalt.zk.paths import Paths
+from gestalt.zk.session_length import is_beyond, objection
 
 from .admission import Admission
 from .api.promises import PromisesServicer
@@ -137,6 +138,7 @@ class ClusterService(Service[CoordinatorSettings]):
         self._me = Candidate(settings.name, settings.advertise, __version__, formats.newest())
         self._work: list[asyncio.Task[None]] = []
         self._complaint = ""
+        self._objection = ""
         self._witness = Witness.of(settings)
         self.leader: Leader | None = None
         self.port = 0
@@ -188,6 +190,7 @@ class ClusterService(Service[CoordinatorSettings]):
         try:
             zk = await connection.open(self._zookeeper, self._servers, self._settings.timing.session, f"coordinator-{self._me.name}")
             self._complaint = ""
+            self._judge_session(zk.timeout)
             self._standby.remember(None)
             zk.watch(self._paths.leader, self._sight.seen)
             admission = Admission(zk, self._paths, self._me, self._not_admitted, self._witness)
@@ -202,6 +205,15 @@ class ClusterService(Service[CoordinatorSettings]):
             if watching is not None:
                 watching.cancel()
             await connection.close()
+
+    def _judge_session(self, granted: float) -> None:
+        """Reckon with the session that was granted, and say once if it is another than the one that was asked for."""
+        self._sight.patience = granted * SHARE
+        timing = self._settings.timing
+        found = objection(timing.session, granted, timing.lease)
+        if found and found != self._objection:
+            log.log(logging.ERROR if is_beyond(granted, timing.lease) else logging.WARNING, "%s", found)
+        self._objection = found
 
     def _not_admitted(self, why: str) -> None:
         if why and why != self._sight.handicap:
@@ -343,7 +355,8 @@ class Term:
         """Write, fenced, several times in a session's length; the deadline itself ends the office when that fails for too long."""
         period = self._zk.timeout / RENEWALS
         me, epoch = self._service.me, self._leader.ledger.epoch
-        value = json.dumps({"epoch": epoch, "name": me.name, "address": me.address, "version": me.version}, sort_keys=True).encode()
+        told = {"epoch": epoch, "name": me.name, "address": me.address, "version": me.version, "session": self._zk.timeout}
+        value = json.dumps(told, sort_keys=True).encode()
         while self._office.holds():
             sent = self._office.now()
             try:

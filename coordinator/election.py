@@ -17,6 +17,8 @@ from gestalt.clock import monotonic
 from gestalt.zk.client import Stat, Watch, Zk
 from gestalt.zk.paths import Paths
 
+from .office import SHARE
+
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 1.0
@@ -71,6 +73,14 @@ def _number(name: str) -> tuple[int, str]:
     """Return what candidacies are sorted by; a stranger among them, which has no number, is the last."""
     digits = name.rpartition("-")[2]
     return (int(digits), name) if digits.isdecimal() else (2**63, name)
+
+
+def session_in(value: bytes) -> float:
+    """Return the length of the leader's session, in seconds, as its znode tells it; 0 when it does not."""
+    try:
+        return float(json.loads(value)["session"])
+    except (ValueError, TypeError, KeyError):
+        return 0.0
 
 
 class Candidacy:
@@ -166,12 +176,13 @@ class Roster:
 class LeaderSight:
     """What a coordinator that does not lead knows of the leader. It lives as long as it renews, so its name does not outlast it.
 
-    `patience`: seconds without a renewal after which nobody leads, as far as we know. `own`: our own address, which is never the answer
+    `patience`: seconds without a renewal after which nobody leads, as far as we know, unless the leader tells of its own session, which
+    ZooKeeper may have granted another length; without ZooKeeper, after which we say so. `own`: our own address, which is never the answer
     while we stand by. `handicap`: why we may not lead ourselves, a sentence; empty when we may.
     """
 
     def __init__(self, patience: float) -> None:
-        self._patience = patience
+        self.patience = self._patience_with_leader = patience
         self._address = ""
         self._heard = 0.0
         self._news = asyncio.Event()
@@ -182,6 +193,7 @@ class LeaderSight:
     def seen(self, seen: Seen) -> None:
         """Take note of the leader's znode."""
         address = Candidate.decode(seen[0]).address if seen is not None else ""
+        self._patience_with_leader = session_in(seen[0] if seen is not None else b"") * SHARE or self.patience
         self.tell(address if address != self.own else "")
 
     def tell(self, address: str) -> None:
@@ -205,12 +217,12 @@ class LeaderSight:
     @property
     def trouble(self) -> str:
         """A sentence when ZooKeeper has been away for longer than a leader lasts; else empty."""
-        return f"ZooKeeper has not been reached for {self.away:.0f} s" if self.away > self._patience else ""
+        return f"ZooKeeper has not been reached for {self.away:.0f} s" if self.away > self.patience else ""
 
     @property
     def address(self) -> str:
         """Where the leader is; empty when there is none that is known to live."""
-        if self._address and monotonic() - self._heard > self._patience:
+        if self._address and monotonic() - self._heard > self._patience_with_leader:
             self.tell("")
         return self._address
 

@@ -16,7 +16,7 @@ from gestalt.cluster.secrets import read_secret
 from gestalt.config import CoordinatorSettings
 from gestalt.errors import GestaltError, Kind
 
-from .election import Candidate
+from .election import Candidate, session_in
 from .export import documents_of
 from .restoring import STRIDE, Loss, Target, fitted, loss
 from .store.base import MetaStore, Restored
@@ -143,7 +143,7 @@ async def _refuse_leader(zk: Zk, paths: Paths, session: float) -> None:
     if not await zk.exists(paths.election) or not await zk.children(paths.election):
         return
     before = await zk.get(paths.leader)
-    await asyncio.sleep(session)
+    await asyncio.sleep(max(session, session_in(before[0]) if before is not None else 0.0))
     after = await zk.get(paths.leader)
     if after is not None and (before is None or before[1].modified != after[1].modified):
         name = Candidate.decode(after[0])

@@ -88,9 +88,9 @@ class Leader:
         self.events = EventRing(settings.event_ring)
         retention = Retention(settings.task_retention, AUDITS, settings.request_retention)
         self.ledger = Ledger(seat.store, self.events, retention, seat.office)
-        self.tracker = Tracker(
-            clock.monotonic, self.ledger.state.nodes, unreachable_after=settings.unreachable_after, fenced=seat.zk is not None
-        )
+        self._session = seat.zk.timeout if seat.zk is not None else settings.timing.session
+        patience = settings.patience_with_agents(self._session)
+        self.tracker = Tracker(clock.monotonic, self.ledger.state.nodes, unreachable_after=patience, fenced=seat.zk is not None)
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
         self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
         self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes, settings.timing)
@@ -203,6 +203,6 @@ class Leader:
             self.decider,
             self._switchboard,
             enrolment=self._enrolment,
-            silence=settings.timing.session if settings.mode == "cluster" else 0.0,
+            silence=self._session if settings.mode == "cluster" else 0.0,
             reported=self.storage_fence.reported,
         )

@@ -175,6 +175,7 @@ class StoreSettings(Settings):
 class CoordinatorSettings(Settings):
     """/etc/gestalt/coordinator.yaml. A cluster has ZooKeeper, a name for each coordinator and an address that others reach it at.
 
+    `unreachable_after`: seconds without an agent's stream after which its node takes no new instances; by default two sessions.
     `advertise`: that address, with port; default: `listen`. `join_listen`: where machines join, with a token; empty = nowhere.
     `hands_off_share`: when more than this part of the nodes vanishes at once, the leader doubts itself and replaces nothing.
     `storage_fence`: what keeps a lost node from what it held before another one gets it, besides the lease: "netfilter" has all other
@@ -198,7 +199,7 @@ class CoordinatorSettings(Settings):
     data_dir: Path | None = None
     store: StoreSettings = StoreSettings()
     heartbeat: Duration = 2.0
-    unreachable_after: Duration = 4.0
+    unreachable_after: Duration | None = None
     agent_grace: Duration = 300.0
     storage_fence: Literal["none", "netfilter"] = "none"
     hands_off_share: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -211,10 +212,19 @@ class CoordinatorSettings(Settings):
     @model_validator(mode="after")
     def _times_fit(self) -> Self:
         """A node must miss at least one heartbeat before it counts as unreachable, and be unreachable long before it is given up."""
-        if not 0 < self.heartbeat <= self.unreachable_after <= self.agent_grace:
-            times = f"{self.heartbeat:g} s, {self.unreachable_after:g} s, {self.agent_grace:g} s"
+        patience = self.patience_with_agents(self.timing.session)
+        if not 0 < self.heartbeat <= patience <= self.agent_grace:
+            times = f"{self.heartbeat:g} s, {patience:g} s, {self.agent_grace:g} s"
             raise ValueError(f"heartbeat, unreachable_after and agent_grace ({times}) must be above 0 and in this order")
         return self
+
+    def patience_with_agents(self, session: float) -> float:
+        """Return `unreachable_after`, in seconds; where it is not set that of two sessions, or of a heartbeat if that is longer.
+
+        Args:
+            session: as ZooKeeper granted it, seconds.
+        """
+        return max(2 * session, self.heartbeat) if self.unreachable_after is None else self.unreachable_after
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Self:

@@ -87,15 +87,15 @@ class LeaseKeeper:
     @property
     def state(self) -> dict[str, Any]:
         """What the agent is told. `until`: the end of the lease, in seconds since boot; `held`: may be at work; `closed`: was killed."""
-        account = self._account
+        account, membership = self._account, self.membership()
         held = account.held if account.held.boot == account.boot else Held()
         return {
             "incarnation": held.incarnation,
             "until": held.until,
             "length": self._timing.lease,
             "kill": self._timing.kill,
-            "settled": self._timing.session + self._timing.margin,
-            "connected": self.membership().connected,
+            "settled": max(self._timing.session, membership.session) + self._timing.margin,
+            "connected": membership.connected,
             "held": {name: _shown(what, name in self._revoked) for name, what in account.live.items()},
             "closed": sorted(account.closed),
         }

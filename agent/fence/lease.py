@@ -59,10 +59,14 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What the fence knows of its membership. `incarnation`: 0 = it has none; `connected`: a request can be sent."""
+    """What the fence knows of its membership. `incarnation`: 0 = it has none; `connected`: a request can be sent.
+
+    `session`: the length that was granted last, in seconds; 0 = none was yet.
+    """
 
     incarnation: int
     connected: bool
+    session: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -13,12 +14,15 @@ from gestalt.zk.client import Create, Delete, Op, SessionId, Set, Stat, Watch, Z
 from gestalt.zk.grants import LeaseMark
 from gestalt.zk.known import KnownServers, kept_in
 from gestalt.zk.paths import Paths
+from gestalt.zk.session_length import is_beyond, objection
 
 from .membership import Enter, Lease, Link, Member, Session, Tell
 from .settings import FenceSettings
 
 if TYPE_CHECKING:
     from gestalt.config import ZooKeeperSettings
+
+log = logging.getLogger(__name__)
 
 CONNECT_LIMIT = 5.0
 _LINKS = {ZkState.CONNECTED: Link.CONNECTED, ZkState.SUSPENDED: Link.SUSPENDED, ZkState.LOST: Link.LOST}
@@ -37,6 +41,8 @@ class Servers:
         self._zk: Zk | None = None
         self._watch: Watch | None = None
         self._seen: tuple[int, int] | None = None
+        self._timeout = 0.0
+        self._objection = ""
         self.looked = False
         self.member: Member | None = None
         self.lease: Lease | None = None
@@ -56,8 +62,8 @@ class Servers:
 
     @property
     def timeout(self) -> float:
-        """The length of the session that the servers agreed to, in seconds; 0 without one."""
-        return self._zk.timeout if self._zk is not None else 0.0
+        """The length of the last session that the servers granted, in seconds; 0: there was none yet."""
+        return self._timeout
 
     @property
     def incarnation(self) -> int:
@@ -91,7 +97,16 @@ class Servers:
             self._known.failed()
             raise
         self._known.follow(self._zk)
+        self._judge_session(self._zk.timeout)
         self._watch = self._zk.watch(self._paths.member(settings.node_id), self._member_changed)
+
+    def _judge_session(self, granted: float) -> None:
+        """Reckon with the session that was granted, and say once if it is another than the one that was asked for."""
+        timing, self._timeout = self._settings.timing, granted
+        found = objection(timing.session, granted, timing.lease)
+        if found and found != self._objection:
+            log.log(logging.ERROR if is_beyond(granted, timing.lease) else logging.WARNING, "%s", found)
+        self._objection = found
 
     async def close(self, *, keep_session: bool = False) -> None:
         """Let the session go."""

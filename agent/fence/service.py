@@ -186,7 +186,7 @@ class Fence(Service[FenceSettings]):
         )
 
     def _standing(self) -> Membership:
-        return Membership(self._servers.incarnation, self._servers.link is Link.CONNECTED)
+        return Membership(self._servers.incarnation, self._servers.link is Link.CONNECTED, self._servers.timeout)
 
     def _rules(self) -> Rules:
         session = max(self._settings.timing.session, self._servers.timeout)

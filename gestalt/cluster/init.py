@@ -10,7 +10,7 @@ import json
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
@@ -19,12 +19,16 @@ from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, Ti
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import write_atomic
 from gestalt.pki import NODE_HOST, Authority, Identity, Role
+from gestalt.zk.session_length import is_beyond, objection
 
 from .issuing import coordinator_names
 from .layout import ClusterLayout
 from .names import check_address, check_name
 from .secrets import ensure_secret, node_secret, read_secret, write_secret
 from .settings import Member, NodeChoices, agent_document, coordinator_document, fence_document, have_settings, tls_of, yaml_of
+
+if TYPE_CHECKING:
+    from gestalt.zk.client import Zk
 
 API_PORT, JOIN_PORT = 7400, 7401
 CONNECT_LIMIT = 10.0
@@ -88,9 +92,28 @@ async def found(layout: ClusterLayout, options: InitOptions) -> list[Made]:
     files.append(_founder(layout, agent, options))
     files.append(_client(layout, coordinator))
     assert coordinator.zookeeper is not None
+    note = await _look_at_sessions(coordinator)
     made = await make_tree(coordinator.zookeeper, coordinator.cluster_id, agent.node_id, coordinator.tls.ca)
     kept = [file for file in files if file.path not in changed]
-    return [*taken, *kept, Made(Path(coordinator.zookeeper.root), made, "in ZooKeeper")]
+    return [*taken, *kept, Made(Path(coordinator.zookeeper.root), made, f"in ZooKeeper{note}")]
+
+
+async def _look_at_sessions(coordinator: CoordinatorSettings) -> str:
+    """Ask ZooKeeper for a session of the chosen length; return what to note when it grants another one.
+
+    Raises:
+        GestaltError: ZooKeeper cannot be reached, or its sessions are longer than a lease.
+    """
+    assert coordinator.zookeeper is not None
+    timing = coordinator.timing
+    zk = await _connect(coordinator.zookeeper, timing.session, coordinator.tls.ca)
+    granted = zk.timeout
+    await zk.close()
+    found = objection(timing.session, granted, timing.lease)
+    if is_beyond(granted, timing.lease):
+        hint = "correct it, or `timing` in the settings that were made, and run this again: nothing was made in ZooKeeper"
+        raise GestaltError(Kind.INVALID, found, hint=hint)
+    return f"; note: {found}" if found else ""
 
 
 async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str, authority: Path) -> bool:
@@ -101,20 +124,10 @@ async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str, au
     Raises:
         GestaltError: ZooKeeper cannot be reached, or the root belongs to something else.
     """
-    from gestalt.zk.client import Zk, ZkUnavailable
-
     from .tree import Rights, Tree
 
     assert zookeeper.secret_file is not None
-    try:
-        zk = await Zk.connect(zookeeper, session=CONNECT_LIMIT, name="init", limit=CONNECT_LIMIT)
-    except ZkUnavailable as error:
-        trust = f"; its servers must trust {authority} (ssl.trustStore.location)" if zookeeper.tls is not None else ""
-        raise GestaltError(
-            Kind.UNAVAILABLE,
-            f"ZooKeeper cannot be reached: {error}",
-            hint=f"start it, or correct --zookeeper{trust}; run this again then: what was made is kept",
-        ) from error
+    zk = await _connect(zookeeper, CONNECT_LIMIT, authority)
     try:
         tree = Tree(zk, zookeeper.root, Rights(read_secret(zookeeper.secret_file)))
         made = await tree.make(cluster_id)
@@ -122,6 +135,20 @@ async def make_tree(zookeeper: ZooKeeperSettings, cluster_id: str, node: str, au
     finally:
         await zk.close()
     return made
+
+
+async def _connect(zookeeper: ZooKeeperSettings, session: float, authority: Path) -> Zk:
+    from gestalt.zk.client import Zk, ZkUnavailable
+
+    try:
+        return await Zk.connect(zookeeper, session=session, name="init", limit=CONNECT_LIMIT)
+    except ZkUnavailable as error:
+        trust = f"; its servers must trust {authority} (ssl.trustStore.location)" if zookeeper.tls is not None else ""
+        raise GestaltError(
+            Kind.UNAVAILABLE,
+            f"ZooKeeper cannot be reached: {error}",
+            hint=f"start it, or correct --zookeeper{trust}; run this again then: what was made is kept",
+        ) from error
 
 
 def _settings(layout: ClusterLayout, options: InitOptions) -> tuple[list[Made], CoordinatorSettings, AgentSettings]:
@@ -173,6 +200,7 @@ def _noted(made: Made, options: InitOptions, coordinator: CoordinatorSettings) -
         "--address": (options.address, coordinator.advertise.rpartition(":")[0].strip("[]")),
         "--name": (options.name, coordinator.name),
         "--storage-fence": (options.storage_fence, coordinator.storage_fence),
+        **{f"--{name}": (getattr(options.timing, name), chosen) for name, chosen in coordinator.timing.model_dump().items()},
     }
     kept = [name for name, (asked, there) in pairs.items() if asked != there]
     return Made(made.path, made.made, f"keeps its own {', '.join(kept)}: edit it to change that" if kept else "")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import pytest
 
-from gestalt.coordinator.election import CandidacyLost, Candidate, LeaderSight, before
+from gestalt.coordinator.election import CandidacyLost, Candidate, LeaderSight, before, session_in
 from gestalt.zk.client import Stat
 
 STAT = Stat(1, 1, 1, 0, 0)
 
 
-def seen(address: str) -> tuple[bytes, Stat]:
-    return Candidate("one", address, "1").encode(), STAT
+def seen(address: str, **more: Any) -> tuple[bytes, Stat]:
+    return json.dumps({"name": "one", "address": address, "version": "1", **more}).encode(), STAT
 
 
 def test_each_waits_for_the_one_right_before_it() -> None:
@@ -55,6 +57,21 @@ async def test_a_leader_that_does_not_renew_is_not_named_any_more() -> None:
     async with asyncio.timeout(10):
         while sight.address:  # noqa: ASYNC110 - time alone ends it, which tells nobody
             await asyncio.sleep(0.02)
+
+
+async def test_a_leader_whose_session_is_longer_than_ours_is_named_for_longer() -> None:
+    sight = LeaderSight(0.01)
+    sight.seen(seen("10.0.0.1:7400", session=60.0))
+    await asyncio.sleep(0.05)
+    assert sight.address == "10.0.0.1:7400"
+    sight.seen(seen("10.0.0.2:7400"))
+    await asyncio.sleep(0.05)
+    assert sight.address == "", "one that tells nothing is known by our own"
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"7", b"{}", b'{"session": "x"}'])
+def test_a_leader_that_tells_nothing_of_its_session_tells_nothing(value: bytes) -> None:
+    assert session_in(value) == 0.0
 
 
 async def test_who_asks_while_nobody_leads_hears_of_the_new_leader_at_once() -> None:

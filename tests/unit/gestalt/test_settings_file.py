@@ -75,6 +75,16 @@ def test_a_file_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
     assert "appliance init" in caught.value.hint
 
 
+def test_a_node_is_unreachable_after_two_sessions_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
+    document = {"cluster_id": "c", "tls": yaml.safe_load(GOOD)["tls"]}
+    default = CoordinatorSettings.model_validate(document)
+    assert default.patience_with_agents(default.timing.session) == 4.0
+    assert default.patience_with_agents(1.0) == 2.0
+    assert default.patience_with_agents(0.5) == default.heartbeat, "no earlier than a heartbeat may come"
+    chosen = CoordinatorSettings.model_validate({**document, "unreachable_after": "7s"})
+    assert chosen.patience_with_agents(1.0) == 7.0
+
+
 def test_times_and_ports_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     (told,) = mistakes(tmp_path, GOOD + "port_first: 4000\nport_last: 3000\n")
     assert "port_first (4000) and port_last (3000) are no range of ports" in told
