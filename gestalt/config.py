@@ -100,7 +100,8 @@ class ZooKeeperSettings(Settings):
 class FenceSettings(Settings):
     """/etc/gestalt/fence.yaml. `agent_grace`: how long an agent that does not run may be away before the node gives itself up.
 
-    `failsafe`: without ZooKeeper, let leases go on by the coordinators' promises; also to be set in agent.yaml.
+    `failsafe`: without ZooKeeper, let leases go on by the coordinators' promises; also to be set in agent.yaml. `watchdog`: the device that
+    resets the machine when the fence cannot vouch for what is exclusive; "/dev/watchdog" is used where there is one; "" = none.
     """
 
     node_id: str
@@ -112,7 +113,14 @@ class FenceSettings(Settings):
     failsafe: bool = False
     data_dir: Path = Path("/var/lib/gestalt/fence")
     socket: Path = Path("/run/gestalt/fence/fence.sock")
+    watchdog: str = "/dev/watchdog"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _watchdog_is_a_path(self) -> Self:
+        if self.watchdog and not self.watchdog.startswith("/"):
+            raise ValueError(f'watchdog ({self.watchdog!r}) must be the path of a device, or "" for none')
+        return self
 
 
 class AgentSettings(Settings):

@@ -7,6 +7,7 @@ import logging
 import math
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from .membership import Action, Decision, Facts, Link, Memory, Rest, Rules, Stat
 from .saved import HeldFile, SavedFile
 from .servers import Servers
 from .settings import FenceSettings
+from .watchdog import Guarded, Watchdog
+from .watchdog_device import Marker
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,8 @@ class Fence(Service[FenceSettings]):
         grants = Grants(self._servers, Paths(settings.zookeeper.root), settings.node_id, self._grant_changed)
         account = Account(HeldFile(settings.data_dir), self._boot, settings.timing.kill, self._publish)
         self._lease = LeaseKeeper(settings, account, self._standing, grants)
+        marker = Marker(settings.data_dir, self._boot)
+        self._watchdog = Watchdog(settings.watchdog, settings.timing, marker, partial(_guarded, account, self._lease), self._publish)
         self._link = AgentLink(settings.socket, self._woken.set, Asks(settings, account, self._lease).ask)
         self._memory = Memory(boottime())
         self._task: asyncio.Task[None] | None = None
@@ -86,6 +91,7 @@ class Fence(Service[FenceSettings]):
             OSError: the socket cannot be made.
         """
         self._lease.start()
+        self._watchdog.start()
         self._publish()
         await self._link.start()
         self._task = asyncio.create_task(self._run(), name="fence")
@@ -102,6 +108,7 @@ class Fence(Service[FenceSettings]):
             await asyncio.wait((self._task,))
         await self._link.close()
         await self._lease.close()
+        await self._watchdog.close()
         await self._servers.close(keep_session=True)
         self._file.unlock()
 
@@ -198,10 +205,16 @@ class Fence(Service[FenceSettings]):
         self._publish()
 
     def _publish(self) -> None:
-        self._link.publish(self._voice.state | {"lease": self._lease.state})
+        self._watchdog.wake()
+        state = self._voice.state
+        self._link.publish(state | {"problem": state["problem"] or self._watchdog.problem, "lease": self._lease.state})
 
     def _grant_changed(self, grant: str, modified: int | None) -> None:
         self._lease.grant_changed(grant, modified)
+
+
+def _guarded(account: Account, lease: LeaseKeeper) -> Guarded:
+    return Guarded(frozenset(account.live), account.held.until, lease.revoked)
 
 
 class Voice:

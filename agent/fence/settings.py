@@ -20,6 +20,8 @@ _ROOT = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _HINT = "make it with: gestaltctl cluster init, or gestalt-agent join; or name another with --config"
 _MISTAKE = object()
 
+WATCHDOG = "/dev/watchdog"
+
 T = TypeVar("T")
 
 
@@ -83,11 +85,14 @@ class FenceSettings:
     failsafe: bool = False
     data_dir: Path = Path("/var/lib/gestalt/fence")
     socket: Path = Path("/run/gestalt/fence/fence.sock")
+    watchdog: str = WATCHDOG
     log_level: str = "info"
 
     def __post_init__(self) -> None:
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise ValueError(f"log_level ({self.log_level!r}) must be debug, info, warning or error")
+        if self.watchdog and not self.watchdog.startswith("/"):
+            raise ValueError(f'watchdog ({self.watchdog!r}) must be the path of a device, or "" for none')
 
 
 def load_fence_settings(path: Path, kind: type[FenceSettings] = FenceSettings) -> FenceSettings:

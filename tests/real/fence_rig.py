@@ -84,7 +84,7 @@ class Rig:
 
     def __init__(self, folder: Path, servers: ZooKeeperSettings, zk: Zk, **changes: Any) -> None:
         self._zk = zk
-        places: dict[str, Any] = {"data_dir": folder / "data", "socket": folder / "fence.sock"}
+        places: dict[str, Any] = {"data_dir": folder / "data", "socket": folder / "fence.sock", "watchdog": ""}
         choices = {"timing": TimingSettings(session=SESSION), **places, **changes}
         self.settings = FenceSettings(node_id=NODE, node_name="one", cluster_id="c", zookeeper=servers, **choices)
         self._file = folder / "fence.yaml"
@@ -113,6 +113,11 @@ class Rig:
     def wait(self) -> int:
         assert self.process is not None
         return self.process.wait(PATIENCE)
+
+    def until_stopped(self) -> None:
+        """Return when a SIGSTOP that was sent has stopped it."""
+        assert self.process is not None
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -25,6 +25,7 @@ FULL = FenceSettings(
     agent_grace=60,
     data_dir=Path("/d"),
     socket=Path("/s"),
+    watchdog="/dev/watchdog1",
     log_level="debug",
 )
 LEAST = "node_id: n\nnode_name: one\ncluster_id: c\nzookeeper: {hosts: [a:1]}\n"
@@ -63,6 +64,8 @@ def test_both_readers_read_the_same(text: str, tmp_path: Path) -> None:
         ("timing:\n  kill: 7s\n  margin: 2s\n", "5: timing", "must not exceed lease"),
         ("timing:\n  margin: 0\n", "5: timing", "must be above 0"),
         ("log_level: loud\n", "the whole file", "must be debug"),
+        ("watchdog: 7\n", "5: watchdog", "should be a text"),
+        ("watchdog: dog\n", "the whole file", "must be the path of a device"),
     ],
 )
 def test_mistakes_are_told_with_their_line_and_refused_by_both(mistake: str, field: str, problem: str, tmp_path: Path) -> None:
