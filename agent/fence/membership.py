@@ -59,12 +59,16 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The member znode as it was read. `version`: of the znode, for a write that is to find it unchanged."""
+    """The member znode as it was read. `version`: of the znode, for a write that is to find it unchanged.
+
+    `current`: the times that it tells are those of our settings.
+    """
 
     owner: int
     incarnation: int
     agent: bool
     version: int
+    current: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,7 @@ class Enter:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Write into the member znode of version `version` whether the agent runs."""
+    """Write into the member znode of version `version` whether the agent runs, and our times."""
 
     incarnation: int
     agent: bool
@@ -276,6 +280,8 @@ def _inside(facts: Facts, member: Member, memory: Memory, rules: Rules) -> Decis
     if member.agent != runs:
         action = Tell(member.incarnation, runs, member.version)
         return Decision(action, memory, Status.MEMBER, "the agent runs" if runs else "the agent does not run")
+    if not member.current:
+        return Decision(Tell(member.incarnation, runs, member.version), memory, Status.MEMBER, "the settings have other times")
     until = _earliest(gives_up, None if facts.agent or not runs else memory.started + rules.settle)
     return Decision(Rest(until), memory, Status.MEMBER, "is a member")
 

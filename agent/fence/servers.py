@@ -123,7 +123,7 @@ class Servers:
         await zk.sync(path)
         lease, found = await zk.get(self._paths.lease(node)), await zk.get(path)
         self.lease = Lease(_number(lease[0]), lease[1].version) if lease else None
-        self.member = _member(*found) if found else None
+        self.member = self._member(*found) if found else None
         self._seen = (found[1].created, found[1].version) if found else None
         self.looked = True
 
@@ -168,6 +168,16 @@ class Servers:
         state = {"incarnation": incarnation, "boot": boot_id(), "agent": runs, "since": wall().isoformat()}
         return json.dumps({**state, "lease": timing.lease, "kill": timing.kill}).encode()
 
+    def _member(self, value: bytes, stat: Stat) -> Member:
+        """Read a member znode; what holds nonsense is somebody's all the same."""
+        timing = self._settings.timing
+        try:
+            state = json.loads(value)
+            running, times = state.get("agent") == "running", (state.get("lease"), state.get("kill"))
+        except (ValueError, AttributeError):
+            running, times = False, (None, None)
+        return Member(stat.owner, _number(value), running, stat.version, times == (timing.lease, timing.kill))
+
     def _state_changed(self, _: ZkState) -> None:
         self.doubt()
         self._wake()
@@ -176,15 +186,6 @@ class Servers:
         if not self.looked or self._seen != ((found[1].created, found[1].version) if found else None):
             self.doubt()
             self._wake()
-
-
-def _member(value: bytes, stat: Stat) -> Member:
-    """Read a member znode; what holds nonsense is somebody's all the same."""
-    try:
-        running = json.loads(value).get("agent") == "running"
-    except (ValueError, AttributeError):
-        running = False
-    return Member(stat.owner, _number(value), running, stat.version)
 
 
 def _number(value: bytes) -> int:

@@ -92,6 +92,11 @@ class Rig:
         self._log = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
 
+    def change(self, **changes: Any) -> None:
+        """Change settings, for the next start."""
+        self.settings = self.settings.model_copy(update=changes)
+        self._file.write_text(dump_settings(self.settings))
+
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(

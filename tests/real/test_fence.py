@@ -86,6 +86,21 @@ async def test_a_restart_of_the_fence_is_no_loss(how: signal.Signals, servers: Z
         await agent.close()
 
 
+async def test_a_restart_with_other_times_is_no_loss_and_tells_them(servers: ZooKeeperSettings, zk: Zk) -> None:
+    async with machine(servers, zk) as rig:
+        rig.start()
+        agent = await rig.agent()
+        before, stat = await rig.member(lambda value, _: value["agent"] == "running")
+        assert (before["lease"], before["kill"]) == (8.0, 2.0)
+        rig.kill()
+        rig.change(timing=TimingSettings(session=SESSION, lease=5.0, kill=1.0))
+        rig.start()
+        agent = await rig.agent()
+        after, found = await rig.member(lambda value, _: value["lease"] == 5.0)
+        assert (after["kill"], after["agent"], after["incarnation"], found.owner) == (1.0, "running", 1, stat.owner)
+        await agent.close()
+
+
 async def test_a_fence_that_hung_for_longer_than_its_session_comes_back_as_another_incarnation(servers: ZooKeeperSettings, zk: Zk) -> None:
     async with machine(servers, zk) as rig:
         rig.start()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
-from gestalt.agent.fence.membership import Enter, Lease, Leave, Link, Rest, Save, Saved, Status, Tell
+from gestalt.agent.fence.membership import Enter, Lease, Leave, Link, Look, Rest, Save, Saved, Status, Tell
 from tests.unit.agent.fence.membership_world import RULES, Fault, Machine, World
 
 
@@ -184,6 +185,14 @@ def test_an_agent_that_ends_is_told_of_at_once() -> None:
     machine.settle()
     assert machine.world.member is not None
     assert machine.world.member.agent
+
+
+def test_a_member_that_tells_other_times_than_its_settings_tells_anew() -> None:
+    machine = member()
+    assert machine.world.member is not None
+    machine.world.member = replace(machine.world.member, current=False)
+    assert isinstance(machine.step(), Look)
+    assert machine.step() == Tell(1, True, 0)
 
 
 def test_without_an_agent_the_node_gives_itself_up_and_comes_back_as_another_incarnation() -> None:
