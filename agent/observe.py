@@ -79,9 +79,11 @@ def _complaint(checks: CheckReport) -> str:
 
 
 def _stopping(situation: Situation, current: AttemptStatus | None, checks: CheckReport, activity: str) -> Observed:
-    attempt = current.key.attempt if current else situation.record.attempt
-    runtime_id = current.runtime_id if current else ""
+    """Tell of what is to go. When nothing is left of it that is told even if its grant cannot be handed back: the leader waits for it."""
     why = "stops" if situation.goal is Goal.STOP else "is removed: nobody wants it"
+    if current is None:
+        return _observed(situation.record, situation.record.attempt, Phase.STOPPED, activity or why)
+    runtime_id, attempt = current.runtime_id, current.key.attempt
     return _observed(situation.record, attempt, Phase.STOPPING, activity or why, runtime_id=runtime_id, checks=checks.statuses)
 
 

@@ -233,8 +233,8 @@ class Worker:
         if self._told is None:
             return
         situation, action = self._told
-        if isinstance(action, Count | Forget) or self.local.gone:
-            return
+        if isinstance(action, Count) or (isinstance(action, Forget) and not activity) or self.local.gone:
+            return  # more is known in a moment, but when forgetting is put off
         told = observe(situation, action, self._checks.report, activity or self.local.target.why)
         if situation.goal is Goal.KEEP:
             told = replace(told, app=self.local.app())

@@ -98,6 +98,15 @@ def test_it_is_told_why_nothing_starts(claim: Claim, why: str) -> None:
     assert retry_at(after, plan(after)) == 0.0, "each look at the fence would be told"
 
 
+@pytest.mark.parametrize("goal", [Goal.STOP, Goal.DISCARD])
+def test_when_nothing_is_left_that_is_told_though_the_fence_may_hang_to_which_the_grant_is_handed_back(goal: Goal) -> None:
+    silent = replace(TAKEN, standing=Standing())
+    left = situation(attempt(state=EXITED), record=ENDED, claim=silent, goal=goal)
+    assert observe(left, plan(left), CheckReport()).phase is Phase.STOPPING
+    nothing = situation(record=ENDED, claim=silent, goal=goal)
+    assert observe(nothing, plan(nothing), CheckReport()).phase is Phase.STOPPED
+
+
 def test_on_a_node_that_is_cut_off_it_stops_and_waits() -> None:
     ordinary = Claim()
     assert plan(situation(attempt(), record=RAN, claim=ordinary, isolated=True)) == Stop(1, ISOLATED)
