@@ -73,6 +73,14 @@ class Agent:
         """Ask to start something, of which everything will be in `cgroup`, under the grant of the same name."""
         return await self.ask(hold={"name": name, "cgroups": [str(cgroup)], "grant": {"name": grant or name, "generation": generation}})
 
+    async def take(self, name: str, cgroup: Path, generation: int = 1) -> None:
+        """Hold something; what the fence says while it looks anew at its membership does not count."""
+        end = monotonic() + PATIENCE
+        while problem := await self.hold(name, cgroup, generation):
+            assert "no member" in problem, problem
+            assert monotonic() < end, problem
+            await asyncio.sleep(0.05)
+
     async def close(self) -> None:
         self._writer.close()
         with contextlib.suppress(OSError):

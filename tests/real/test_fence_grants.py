@@ -24,7 +24,7 @@ from gestalt.zk.client import Zk, ZkRefused
 from gestalt.zk.grants import LeaseMark
 from gestalt.zk.paths import Paths
 from tests.real.cgroup_lab import hierarchies, new_cgroup, run_in, until_populated
-from tests.real.fence_rig import NODE, PATIENCE, Agent, Rig, machine
+from tests.real.fence_rig import NODE, Agent, Rig, machine
 from tests.real.zookeeper_lab import Ensemble, running
 
 pytestmark = pytest.mark.real
@@ -91,22 +91,13 @@ async def until_empty(cgroup: Path, limit: float) -> None:
         await asyncio.sleep(0.02)
 
 
-async def taken(agent: Agent, name: str, cgroup: Path, generation: int = 1) -> None:
-    """Take a grant; what the fence says while it looks anew at its membership does not count."""
-    end = monotonic() + PATIENCE
-    while problem := await agent.hold(name, cgroup, generation):
-        assert "no member" in problem, problem
-        assert monotonic() < end, problem
-        await asyncio.sleep(0.05)
-
-
 async def test_what_is_taken_is_listed_and_what_is_handed_back_is_not(rig: Rig, cgroups: tuple[Path, Path]) -> None:
     agent = await member(rig)
     await rig.grant("a", 4)
     await rig.grant("b", 7)
-    await taken(agent, "a", cgroups[0], 4)
+    await agent.take("a", cgroups[0], 4)
     assert await rig.lease() == LeaseMark(1, TIMING.lease, {"a": 4}, TIMING.kill)
-    await taken(agent, "b", cgroups[1], 7)
+    await agent.take("b", cgroups[1], 7)
     assert (await rig.lease()).grants == {"a": 4, "b": 7}
     state = await agent.until(lambda state: len(state["lease"]["held"]) == 2)
     assert state["lease"]["held"]["a"] == {"generation": 4, "cgroups": [str(cgroups[0])], "revoked": False}
@@ -132,7 +123,7 @@ async def test_what_was_not_given_so_is_not_taken(rig: Rig, cgroups: tuple[Path,
         assert why in await agent.hold("a", cgroups[0])
     assert await rig.lease() == LeaseMark(1)
     await rig.grant("a")
-    await taken(agent, "a", cgroups[0])
+    await agent.take("a", cgroups[0])
     await agent.close()
 
 
@@ -166,7 +157,7 @@ async def test_a_grant_that_is_given_to_another_ends_alone_and_at_once(rig: Rig,
     agent = await member(rig)
     for name, cgroup in zip("ab", cgroups, strict=True):
         await rig.grant(name)
-        await taken(agent, name, cgroup)
+        await agent.take(name, cgroup)
     doomed, other = (work_in(cgroup) for cgroup in cgroups)
     await rig.grant("a", 2, node="another")
     await until_empty(cgroups[0], TIMING.kill + SLACK)
@@ -185,7 +176,7 @@ async def test_a_membership_that_was_lost_takes_all_with_it(rig: Rig, cgroups: t
     """The fence hangs for longer than its session, not for the whole lease: what it held ends before it is a member again."""
     agent = await member(rig)
     await rig.grant("a")
-    await taken(agent, "a", cgroups[0])
+    await agent.take("a", cgroups[0])
     work_in(cgroups[0])
     rig.send(signal.SIGSTOP)
     await rig.gone()
@@ -203,7 +194,7 @@ async def test_a_node_gives_itself_up_only_when_nothing_is_left(servers: ZooKeep
         rig.start()
         agent = await member(rig)
         await rig.grant("a")
-        await taken(agent, "a", cgroups[0])
+        await agent.take("a", cgroups[0])
         work_in(cgroups[0])
         await agent.close()
         await rig.gone()
@@ -219,7 +210,7 @@ async def test_the_fence_may_be_killed_at_any_time(seed: int, servers: ZooKeeper
         rig.start()
         await rig.grant("a")
         agent = await member(rig)
-        await taken(agent, "a", cgroups[0])
+        await agent.take("a", cgroups[0])
         worker = work_in(cgroups[0])
         await rig.grant("b")
         for _ in range(4):
@@ -250,7 +241,7 @@ async def test_without_zookeeper_promises_count_for_nothing_unless_the_fence_is_
     """With the setting on: test_exclusive_agent.py."""
     agent = await member(rig)
     await rig.grant("a")
-    await taken(agent, "a", cgroups[0])
+    await agent.take("a", cgroups[0])
     work_in(cgroups[0])
     ensemble.pause(0)
     try:

@@ -54,7 +54,7 @@ async def start(rig: Rig, cgroup: Path) -> tuple[Agent, subprocess.Popen[bytes]]
     agent = await rig.agent()
     await agent.until(lambda state: bool(state["member"]))
     await rig.grant("volume")
-    assert await agent.hold("volume", cgroup) == ""
+    await agent.take("volume", cgroup)
     process = run_in(cgroup, "trap '' TERM; while :; do sleep 1; done")
     until_populated(cgroup, 1)
     return agent, process
