@@ -93,12 +93,16 @@ class GrantBook:
 
     def _is_undecided(self, grant: Grant) -> bool:
         shown = self._shown[grant.name][1]
-        wait, lease = self._leases.wait(grant, shown), self._leases.lease(grant, shown)
+        wait, lease = self._wait_for(grant, shown), self._leases.lease(grant, shown)
         if wait is None:
             return True
         if self._now() - shown >= max(self._wait, wait):
             return False
         return lease is None or (lease.incarnation == grant.incarnation and lists(lease, grant))
+
+    def _wait_for(self, grant: Grant, shown: float) -> float | None:
+        view = self._tracker.nodes.get(grant.node)
+        return self._leases.wait(grant, shown, view.member if view is not None else None)
 
     def _is_placed(self, grant: Grant) -> bool:
         return any(item.serial == grant.serial for item in self._state.placed(grant.app).instances)
@@ -164,7 +168,7 @@ class GrantBook:
             over_for=over,
             revoked_for=None if shown is None else self._now() - shown,
             lease=None if shown is None else self._leases.lease(grant, shown),
-            wait=None if shown is None else self._leases.wait(grant, shown),
+            wait=None if shown is None else self._wait_for(grant, shown),
             secured=member != 0 or self.storage.secured(grant.node, grant.incarnation, address),
         )
 

@@ -6,6 +6,7 @@ from gestalt.config import TimingSettings
 from gestalt.zk.grants import LeaseMark
 
 from .grants import wait_by
+from .membership import Member
 from .records import Grant
 
 
@@ -35,6 +36,12 @@ class Leases:
         """Return the lease of the holder, as it was read since a moment; None: it was not, or says nothing."""
         return self._read[grant.node][0] if self.is_read(grant, since) else None
 
-    def wait(self, grant: Grant, since: float) -> float | None:
-        """Return lease + kill + margin by what the holder told, 0 = it told nothing; None: it was not read since a moment."""
-        return self._waits.get((grant.node, grant.incarnation), 0.0) if self.is_read(grant, since) else None
+    def wait(self, grant: Grant, since: float, member: Member | None) -> float | None:
+        """Return lease + kill + margin by what the holder told, 0 = it told nothing; None: it was not read since a moment.
+
+        `member`: the present membership of its node, whose lease has been written anew if it is another one; its settings are the same.
+        """
+        if not self.is_read(grant, since):
+            return None
+        now = member.lease + member.kill + self._timing.margin if member is not None and member.lease else 0.0
+        return max(self._waits.get((grant.node, grant.incarnation), 0.0), now)

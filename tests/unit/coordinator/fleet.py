@@ -29,7 +29,9 @@ class Machine:
 
 
 class Fleet(World):
-    """A cluster of nodes n1, n2 … under one app."""
+    """A cluster of nodes n1, n2 … under one app. `times`: lease and kill that the memberships tell."""
+
+    times: tuple[float, float] = (0.0, 0.0)
 
     def __init__(self, count: int = 3, instances: int = 3, **fields: object) -> None:
         self.machines = {f"n{number}": Machine() for number in range(1, count + 1)}
@@ -63,7 +65,7 @@ class Fleet(World):
 
     def _tell_member(self, name: str) -> None:
         machine = self.machines[name]
-        member = Member(machine.incarnation, "boot", machine.agent) if machine.member else None
+        member = Member(machine.incarnation, "boot", machine.agent, *self.times) if machine.member else None
         self.tracker.member(self.view_of(name), member)
         after = noted(self.state.nodes[name], member)
         if after != self.state.nodes[name]:

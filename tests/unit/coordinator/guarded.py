@@ -62,8 +62,9 @@ class Storage:
 class Guarded(Fleet):
     """Nodes n1, n2 … with fences. The leader keeps ZooKeeper right at each `show`; agents hear and act at each `act`."""
 
-    def __init__(self, count: int = 3, *, failover_after: float = 30.0, storage: Storage | None = None) -> None:
-        self.fences = {f"n{number}": Fence() for number in range(1, count + 1)}
+    def __init__(self, count: int = 3, *, failover_after: float = 30.0, storage: Storage | None = None, lease: float = LEASE) -> None:
+        self.times = (lease, KILL)
+        self.fences = {f"n{number}": Fence(lease=lease) for number in range(1, count + 1)}
         self.znodes: dict[str, GrantMark] = {}
         self.leases: dict[str, LeaseMark] = {}
         self.storage = storage

@@ -14,7 +14,7 @@ from gestalt.coordinator.records import TaskState, instance_id
 from gestalt.coordinator.state import Draft
 from gestalt.errors import GestaltError
 from gestalt.model import Observed, Phase
-from tests.unit.coordinator.guarded import WAIT, Guarded, Storage, guarded, spec
+from tests.unit.coordinator.guarded import LEASE, WAIT, Guarded, Storage, guarded, spec
 from tests.unit.coordinator.world import AT, PATH, World
 
 
@@ -100,6 +100,24 @@ def test_what_was_told_of_a_lease_counts_when_its_znode_is_gone() -> None:
     fleet.lose(first, dead=False)
     fleet.settle()
     del fleet.leases[first]
+    fleet.pass_time(WAIT)
+    fleet.settle()
+    assert holder(fleet) == first
+    fleet.pass_time(60.0)
+    fleet.settle()
+    assert holder(fleet) != first
+
+
+def test_a_new_membership_of_the_holders_node_tells_the_times_of_the_old_one() -> None:
+    """Its lease is written anew, and a leader that takes office then has not read the old one."""
+    fleet = guarded(lease=60.0)
+    first = holder(fleet)
+    fleet.fences[first].deaf = True  # another machine with a copy of the disk: nobody ends what runs here
+    fleet.lose(first, dead=False)
+    fleet.rejoin(first)
+    fleet.cut(first)
+    fleet.take_office()
+    fleet.settle()
     fleet.pass_time(WAIT)
     fleet.settle()
     assert holder(fleet) == first
@@ -478,9 +496,10 @@ def trouble(fleet: Guarded, what: str, which: int, name: str) -> None:
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 8)), max_size=60))
-def test_whatever_happens_there_are_never_two_and_in_the_end_there_is_one(steps: list[tuple[str, int]]) -> None:
-    fleet = guarded(failover_after=5.0)
+@given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 8)), max_size=60), st.sampled_from([LEASE, 4 * LEASE]))
+def test_whatever_happens_there_are_never_two_and_in_the_end_there_is_one(steps: list[tuple[str, int]], lease: float) -> None:
+    """`lease`: of the fences, in their settings; the leader's is `LEASE`."""
+    fleet = guarded(failover_after=5.0, lease=lease)
     for what, which in steps:
         step(fleet, what, which, f"n{which % 3 + 1}")
         assert len(fleet.at_work()) <= 1, f"{what} {which}: {fleet.at_work()}"
@@ -491,6 +510,6 @@ def test_whatever_happens_there_are_never_two_and_in_the_end_there_is_one(steps:
     if fleet.app.stopped:
         fleet.ask(changes.start, PATH)
     fleet.settle()
-    fleet.pass_time(WAIT)
+    fleet.pass_time(WAIT + lease)
     fleet.settle()
     assert len(fleet.at_work()) == 1 == len(fleet.placed)
