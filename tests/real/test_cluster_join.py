@@ -7,7 +7,7 @@ import json
 import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -155,6 +155,21 @@ async def test_wrong_tokens_are_refused_with_the_way_out(cluster: Cluster) -> No
 
 def _changed(text: str, **fields: str) -> str:
     return replace(decode_token(text), **fields).encode()  # type: ignore[arg-type]
+
+
+async def test_an_expired_token_says_since_when_and_how_to_get_another(cluster: Cluster) -> None:
+    text = await cluster.token("--lifetime", "1s")
+    assert cluster.leader is not None
+    (kept,) = cluster.leader.ledger.state.tokens.values()
+    ends = datetime.fromisoformat(kept.expires_at)
+    await eventually(lambda: wall() > ends, "the token has expired")
+    refusal = await cluster.join(text, "two")
+    assert refusal.code == 1, refusal.err
+    assert f"this token expired at {ends:%Y-%m-%d %H:%M} UTC" in refusal.err
+    assert "gestaltctl node token" in refusal.err
+    assert not ClusterLayout(cluster.folder / "two").agent_settings.exists()
+    assert len(cluster.leader.ledger.state.nodes) == 1
+    assert (await cluster.join(await cluster.token(), "two")).code == 0
 
 
 async def test_a_token_of_another_cluster_trusts_nobody_here(cluster: Cluster, tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.errors import Kind
+from gestalt.pki import Role
 from gestalt.proto.v1 import api_pb2
+from gestalt.rpc import decode_error
 from tests.real.members_rig import Members
 from tests.real.zookeeper_lab import Ensemble, running
 from tests.unit.coordinator.world import PATH
@@ -177,6 +180,22 @@ async def test_a_pause_holds_replacement_back_but_neither_routes_nor_operators(t
     assert (await three.cluster().Resume(api_pb2.PauseRequest(), timeout=10)).changed
     await three.until(lambda: three.runs("b", "c") == 5, "the lost one is replaced")
     assert not (await three.cluster().Resume(api_pb2.PauseRequest(), timeout=10)).changed
+
+
+async def test_a_node_with_another_nodes_identity_is_refused_and_that_one_goes_on(three: Members) -> None:
+    await launched(three)
+    honest = three.by_name["b"]
+    for claimed in (three.ids["b"], "nobody"):
+        liar = await three.agent(node_id=claimed, name="b", tls=three.tls(Role.NODE, three.ids["a"]))
+        await liar.ended()
+        assert liar.error is not None
+        assert decode_error(liar.error).kind is Kind.UNAUTHENTICATED
+        assert not liar.welcome
+        assert not liar.running
+    assert honest.error is None
+    assert [three.state(name) for name in "abc"] == ["ready"] * 3
+    assert three.runs("a", "b", "c") == 3
+    assert not three.events("app.failover")
 
 
 async def test_a_node_that_never_had_a_membership_is_shown_and_takes_nothing(rig: Members) -> None:
