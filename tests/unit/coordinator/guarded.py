@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from gestalt import model
 from gestalt.config import TimingSettings
+from gestalt.coordinator.advance import Case, waits_for_holder
 from gestalt.coordinator.grant_book import GrantBook, Terms
 from gestalt.coordinator.grants import mark_of
 from gestalt.coordinator.place import Capacity
@@ -14,7 +15,7 @@ from gestalt.coordinator.records import instance_id
 from gestalt.model import Health, Observed, Phase
 from gestalt.zk.grants import GrantMark, LeaseMark
 from tests.unit.coordinator.fleet import Fleet
-from tests.unit.coordinator.world import PATH, spec
+from tests.unit.coordinator.world import AT, PATH, spec
 
 LEASE, KILL, MARGIN = 8.0, 2.0, 1.0
 WAIT = LEASE + KILL + MARGIN
@@ -246,4 +247,17 @@ def guarded(count: int = 3, **options: object) -> Guarded:
     return fleet
 
 
-__all__ = ["WAIT", "Guarded", "Storage", "guarded", "spec"]
+def holder(fleet: Guarded) -> str:
+    """Return the node that has the grant."""
+    (grant,) = fleet.state.grants.values()
+    return grant.node
+
+
+def why(fleet: Guarded) -> str:
+    """Return what the app waits for, as it is told."""
+    views = fleet.tracker.views(fleet.app, fleet.state.placed(PATH))
+    template = fleet.state.version(PATH, fleet.app.version).spec
+    return waits_for_holder(Case(fleet.app, template, views, AT))
+
+
+__all__ = ["LEASE", "WAIT", "Guarded", "Storage", "guarded", "holder", "spec", "why"]

@@ -7,21 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gestalt.coordinator import changes
-from gestalt.coordinator.advance import Case, waits_for_holder
 from gestalt.coordinator.brakes import UNLIMITED
 from gestalt.coordinator.members import confirmed_dead
 from gestalt.coordinator.records import TaskState, instance_id
 from gestalt.coordinator.state import Draft
 from gestalt.errors import GestaltError
 from gestalt.model import Observed, Phase
-from tests.unit.coordinator.guarded import LEASE, WAIT, Guarded, Storage, guarded, spec
-from tests.unit.coordinator.world import AT, PATH, World
-
-
-def holder(fleet: Guarded) -> str:
-    """Return the node that has the grant."""
-    (grant,) = fleet.state.grants.values()
-    return grant.node
+from tests.unit.coordinator.guarded import LEASE, WAIT, Guarded, Storage, guarded, holder, spec, why
+from tests.unit.coordinator.world import PATH, World
 
 
 def generation(fleet: Guarded) -> int:
@@ -33,12 +26,6 @@ def confirm(fleet: Guarded, name: str) -> None:
     draft = Draft(fleet.state)
     draft.put_node(confirmed_dead(fleet.state.nodes[name]))
     fleet.state.apply(draft)
-
-
-def why(fleet: Guarded) -> str:
-    views = fleet.tracker.views(fleet.app, fleet.state.placed(PATH))
-    template = fleet.state.version(PATH, fleet.app.version).spec
-    return waits_for_holder(Case(fleet.app, template, views, AT))
 
 
 def test_the_grant_comes_with_the_placement_and_is_told_only_when_zookeeper_shows_it() -> None:
@@ -71,59 +58,6 @@ def test_a_lost_holder_is_replaced_after_the_whole_wait_and_not_before() -> None
     assert holder(fleet) != first
     assert generation(fleet) == 2
     assert len(fleet.at_work()) == 1
-
-
-@pytest.mark.parametrize("is_new", [False, True], ids=["same leader", "another leader"])
-def test_a_holder_with_a_longer_lease_in_its_settings_is_waited_for_as_long(is_new: bool) -> None:
-    fleet = guarded()
-    first = holder(fleet)
-    fleet.fences[first].lease = 60.0
-    fleet.lose(first, dead=False)
-    fleet.settle()
-    if is_new:
-        fleet.take_office()
-        fleet.settle()
-    assert "may still hold it for 63 s" in why(fleet)
-    fleet.pass_time(62.9)
-    fleet.settle()
-    assert holder(fleet) == first
-    fleet.pass_time(0.2)
-    fleet.settle()
-    assert holder(fleet) != first
-    assert len(fleet.at_work()) == 1
-
-
-def test_what_was_told_of_a_lease_counts_when_its_znode_is_gone() -> None:
-    fleet = guarded()
-    first = holder(fleet)
-    fleet.fences[first].lease = 60.0
-    fleet.lose(first, dead=False)
-    fleet.settle()
-    del fleet.leases[first]
-    fleet.pass_time(WAIT)
-    fleet.settle()
-    assert holder(fleet) == first
-    fleet.pass_time(60.0)
-    fleet.settle()
-    assert holder(fleet) != first
-
-
-def test_a_new_membership_of_the_holders_node_tells_the_times_of_the_old_one() -> None:
-    """Its lease is written anew, and a leader that takes office then has not read the old one."""
-    fleet = guarded(lease=60.0)
-    first = holder(fleet)
-    fleet.fences[first].deaf = True  # another machine with a copy of the disk: nobody ends what runs here
-    fleet.lose(first, dead=False)
-    fleet.rejoin(first)
-    fleet.cut(first)
-    fleet.take_office()
-    fleet.settle()
-    fleet.pass_time(WAIT)
-    fleet.settle()
-    assert holder(fleet) == first
-    fleet.pass_time(60.0)
-    fleet.settle()
-    assert holder(fleet) != first
 
 
 def test_time_wakes_the_leader_when_the_wait_ends() -> None:
