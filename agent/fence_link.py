@@ -26,6 +26,8 @@ BEARABLE = 1.0
 
 BACK_OFF = 0.2
 ANSWER_LIMIT = 5.0
+LINE_LIMIT = 16 * 1024**2
+"""Bytes of a line: the fence lists all cgroups of everything that is held, some hundred bytes for each instance."""
 NO_FENCE = "the fence does not answer"
 MEMBER = "member"
 
@@ -141,7 +143,7 @@ class FenceLink:
             ValueError, KeyError, TypeError, AttributeError: what it says cannot be understood.
         """
         async with asyncio.timeout(ANSWER_LIMIT):
-            reader, writer = await asyncio.open_unix_connection(self._path)
+            reader, writer = await asyncio.open_unix_connection(self._path, limit=LINE_LIMIT)
         try:
             writer.write(json.dumps({"hello": {"version": __version__}}).encode() + b"\n")
             async with asyncio.timeout(ANSWER_LIMIT):

@@ -133,7 +133,7 @@ class ClusterService(Service[CoordinatorSettings]):
         self._sight = LeaderSight(settings.timing.session * SHARE)
         self._standby = Standby(self._sight)
         self._office: Office | None = None
-        promises = PromisesServicer(settings.cluster_id, wait_of(settings.timing), self.leads)
+        promises = PromisesServicer(settings.cluster_id, wait_of(settings.timing), self.leads, lambda: self._sight.address)
         self._reception = Reception(settings, SERVICES, self._standby.answerers, promises)
         self._me = Candidate(settings.name, settings.advertise, __version__, formats.newest())
         self._work: list[asyncio.Task[None]] = []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from cryptography import x509
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from gestalt.zk.client import Zk
 
 log = logging.getLogger(__name__)
+
+EXPULSION_LIMIT = 5.0
+"""Seconds for which the removal of a node is waited for."""
+EXPEL_AGAIN = 1.0
 
 
 class NodeTree(Protocol):
@@ -64,6 +69,8 @@ class Enrolment:
     bars: CoordinatorBars | None = None
     servers: Callable[[], Sequence[str]] = tuple
     """Where ZooKeeper's servers are now; empty = as in the settings."""
+    expulsions: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """Of removed nodes, by id, as long as something of them is left in ZooKeeper."""
 
     @classmethod
     def create(cls, settings: CoordinatorSettings, ledger: Ledger, zk: Zk | None) -> Enrolment:
@@ -89,9 +96,9 @@ class Enrolment:
         Raises:
             GestaltError: the store cannot be used.
         """
-        if self.authority is None:
-            return
         settings = self.settings
+        if settings.mode == "appliance":
+            return
         async with self.ledger.draft("leader", f"note coordinator {settings.name}") as draft:
             known = draft.coordinator(settings.name)
             own = Coordinator(
@@ -163,6 +170,7 @@ class Enrolment:
         admit_node(self.ledger.state.nodes, token, asked, "")  # refused before anything is made
         certificate = authority.sign(request.signing_request, Identity(self.settings.cluster_id, Role.NODE, asked.id), dns=(NODE_HOST,))
         if self.tree is not None:
+            await self._require_no_leftover(asked.id)
             await self.tree.admit(asked.id)
         async with self.ledger.draft(f"token:{token.id}", f"join node {asked.name}") as draft:
             token = self._token(asked)
@@ -216,14 +224,38 @@ class Enrolment:
             raise GestaltError(Kind.REFUSED, "this coordinator signs no certificates", hint=hint)
         return self.authority.sign(signing_request, Identity(self.settings.cluster_id, Role.USER, name))
 
-    async def expel(self, node: str) -> None:
-        """Have nothing left of a removed node in ZooKeeper; what cannot be removed now is swept up by the next leader."""
-        if self.tree is None:
-            return
-        try:
-            await self.tree.expel(node)
-        except GestaltError as error:
-            log.error("node %s was removed, its znode is still there: %s", node, error)
+    def committed(self, draft: Draft) -> None:
+        """Have nothing left in ZooKeeper of the nodes that were removed, whoever waits for it."""
+        for (kind, node), record in draft.records.items():
+            if kind == "node" and record is None and self.tree is not None:
+                self.expulsions[node] = task = asyncio.create_task(self._expel(self.tree, node), name=f"removal of {node}")
+                task.add_done_callback(lambda _, node=node: self.expulsions.pop(node, None))  # type: ignore[misc]
+
+    async def expelled(self, node: str) -> None:
+        """Return when nothing of a removed node is left in ZooKeeper, or after a moment: it goes on by itself."""
+        if (task := self.expulsions.get(node)) is not None:
+            await asyncio.wait((task,), timeout=EXPULSION_LIMIT)
+
+    async def _require_no_leftover(self, node: str) -> None:
+        await self.expelled(node)
+        if node in self.expulsions:
+            hint = "try again in a moment; gestalt-coordinator's log says what is in the way"
+            raise GestaltError(Kind.UNAVAILABLE, f"node {node} was removed, and ZooKeeper still has something of it", hint=hint)
+
+    async def _expel(self, tree: NodeTree, node: str) -> None:
+        """Try until it is done; a later leader sweeps up what is left when the office ends."""
+        while self.ledger.office.holds():
+            try:
+                await tree.expel(node)
+                return
+            except GestaltError as error:
+                log.error("node %s was removed, its znode is still there: %s", node, error)
+            await asyncio.sleep(EXPEL_AGAIN)
+
+    def close(self) -> None:
+        """Leave what is not done yet to the next leader."""
+        for task in tuple(self.expulsions.values()):
+            task.cancel()
 
     def _token(self, asked: Asked) -> Token:
         token = self.ledger.state.tokens.get(asked.token)

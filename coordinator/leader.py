@@ -113,6 +113,7 @@ class Leader:
         Recovery(self.ledger, self._brakes, self.dispatcher, self.decider).begin()
         self._enrolment = Enrolment.create(self._settings, self.ledger, self._seat.zk)
         await self._enrolment.begin()
+        self.ledger.on_commit(self._enrolment.committed)
         for node in self.ledger.state.nodes.values():
             self.tracker.node(node.id, node.name)
         if self._seat.zk is not None and self._settings.zookeeper is not None:
@@ -155,6 +156,7 @@ class Leader:
         if self._keeper is not None:
             self._keeper.close()
         self.storage_fence.close()
+        self._enrolment.close()
         await self.ledger.close()
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
@@ -178,7 +180,7 @@ class Leader:
         api_pb2_grpc.add_AppsServicer_to_server(AppsServicer(cluster, requests, presenter, planner, streams), server)
         agents = self._agents()
         self.ledger.on_commit(agents.committed)
-        nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, agents.hang_up)
+        nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment)
         api_pb2_grpc.add_NodesServicer_to_server(nodes, server)
         api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self.events), server)
         api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self.events), server)

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 HELLO_LIMIT = 5.0
 LINE_LIMIT = 64 * 1024
 _UNREAD_LIMIT = 64 * 1024
+_UNREAD_LINES = 4
 _BACKLOG = 16
 
 
@@ -68,7 +69,7 @@ class AgentLink:
             return
         self._line = line
         for writer in tuple(self._agents):
-            if writer.transport.get_write_buffer_size() > _UNREAD_LIMIT:
+            if writer.transport.get_write_buffer_size() > max(_UNREAD_LIMIT, _UNREAD_LINES * len(line)):
                 writer.transport.abort()
             else:
                 writer.write(line)

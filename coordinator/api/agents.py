@@ -137,13 +137,16 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             raise GestaltError(Kind.REFUSED, "this coordinator signs no certificates", hint="set authority in coordinator.yaml")
         return self.enrolment.renew(identity.name, request)
 
-    def hang_up(self, node: str) -> None:
+    def _hang_up(self, node: str) -> None:
         """End the session of a node at once; it is admitted again only if it is still known then."""
         if (link := self.sessions.get(node)) is not None:
             link.closed.set()
 
     def committed(self, draft: Draft) -> None:
-        """Tell all agents where coordinators are, when that has changed."""
+        """End the sessions of removed nodes, and tell all agents where coordinators are when that has changed."""
+        for (kind, key), record in draft.records.items():
+            if kind == "node" and record is None:
+                self._hang_up(key)
         if any(kind == "coordinator" for kind, _ in draft.records):
             beat = agent_pb2.CoordinatorMessage(heartbeat=agent_pb2.Heartbeat(coordinators=coordinators_of(self.ledger)))
             for link in self.sessions.values():

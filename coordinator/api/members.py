@@ -13,7 +13,7 @@ from ..ledger import Ledger
 from ..members import Holding, check_removable, confirmed_dead, find_node, relabelled
 from ..records import Node
 from ..requests import Call, answered, check_request, put_answer
-from ..state import State
+from ..state import Draft, State
 from .guard import Context, caller, unary
 from .views import NodesServicer
 
@@ -22,11 +22,10 @@ Change = Callable[[Node], Node]
 
 @dataclass(frozen=True, slots=True)
 class MembersServicer(NodesServicer):
-    """The whole service Nodes. `hang_up` ends the session of a node at once."""
+    """The whole service Nodes."""
 
     ledger: Ledger
     enrolment: Enrolment
-    hang_up: Callable[[str], None]
 
     @unary
     async def Token(self, request: api_pb2.TokenRequest, context: Context) -> api_pb2.TokenReply:
@@ -58,16 +57,20 @@ class MembersServicer(NodesServicer):
         call = self._call("remove", request, context)
         async with self.ledger.draft(call.actor, f"node.remove {request.node}"[:500], call.request.id) as draft:
             if (data := answered(draft, call)) is not None:
-                return api_pb2.NodeReply.FromString(data)
-            node = find_node(self.ledger.state.nodes.values(), request.node)
-            check_removable(node, self.presenter.node_state(node.id), holding(self.ledger.state, node.id), force=request.force)
-            reply = api_pb2.NodeReply(changed=True)
-            reply.node.id, reply.node.name = node.id, node.name
-            draft.delete("node", node.id)
-            draft.tell("node.removed", node.name, f"{call.actor} removed node {node.name}")
-            put_answer(draft, call, reply)
-        self.hang_up(node.id)
-        await self.enrolment.expel(node.id)
+                reply = api_pb2.NodeReply.FromString(data)
+            else:
+                reply = self._remove(draft, call, request)
+        await self.enrolment.expelled(reply.node.id)
+        return reply
+
+    def _remove(self, draft: Draft, call: Call, request: api_pb2.NodeRequest) -> api_pb2.NodeReply:
+        node = find_node(self.ledger.state.nodes.values(), request.node)
+        check_removable(node, self.presenter.node_state(node.id), holding(self.ledger.state, node.id), force=request.force)
+        reply = api_pb2.NodeReply(changed=True)
+        reply.node.id, reply.node.name = node.id, node.name
+        draft.delete("node", node.id)
+        draft.tell("node.removed", node.name, f"{call.actor} removed node {node.name}")
+        put_answer(draft, call, reply)
         return reply
 
     def _call(self, verb: str, request: api_pb2.NodeRequest | api_pb2.LabelRequest, context: Context) -> Call:

@@ -31,7 +31,7 @@ from gestalt.zk.paths import Paths
 from tests.real.cluster_rig import Cluster
 from tests.real.coordinator_rig import eventually, refused
 from tests.real.simulated_agent import SimulatedAgent
-from tests.real.zookeeper_lab import Ensemble, free_ports, running
+from tests.real.zookeeper_lab import Ensemble, free_ports, running, until
 
 
 @pytest.fixture(scope="module")
@@ -219,11 +219,11 @@ async def test_a_removed_node_is_out_at_once_and_comes_back_with_a_new_token_onl
         await eventually(lambda: leader.link(agent.node_id), "the node is connected")
         removed = await cluster.ctl("node", "remove", "two", "-o", "json")
         assert removed.code == 0, removed.err
+        assert cluster.zk is not None
+        assert await cluster.zk.exists(Paths(cluster.root).node(fence.node_id)) is None
         await eventually(lambda: leader.link(agent.node_id) is None, "its session ends")
     finally:
         await simulated.stop()
-    assert cluster.zk is not None
-    assert await cluster.zk.exists(Paths(cluster.root).node(fence.node_id)) is None
     error = await refused(_renew(cluster, agent))
     assert error.kind is Kind.REFUSED
     assert "no member" in error.message
@@ -231,6 +231,28 @@ async def test_a_removed_node_is_out_at_once_and_comes_back_with_a_new_token_onl
     back = await cluster.join(await cluster.token(), "two", "--again")
     assert back.code == 0, back.err
     assert agent.node_id in leader.ledger.state.nodes
+
+
+async def test_a_removal_is_carried_through_when_its_caller_is_gone(cluster: Cluster) -> None:
+    assert (await cluster.join(await cluster.token(), "two")).code == 0
+    agent, fence = node_settings(cluster, "two")
+    simulated = SimulatedAgent(int(cluster.settings.listen.rpartition(":")[2]), agent.tls, agent.cluster_id, agent.node_id, name="two")
+    await simulated.start()
+    leader, znode = cluster.leader, Paths(cluster.root).node(fence.node_id)
+    assert leader is not None
+
+    async def absent() -> bool:
+        assert cluster.zk is not None
+        return await cluster.zk.exists(znode) is None
+
+    try:
+        await eventually(lambda: leader.link(agent.node_id), "the node is connected")
+        async with leader.ledger.draft("admin", "the commit of a call that ends with it") as draft:
+            draft.delete("node", agent.node_id)
+        await eventually(lambda: leader.link(agent.node_id) is None, "its session ends")
+        await until("its znode to be gone", absent)
+    finally:
+        await simulated.stop()
 
 
 async def _renew(cluster: Cluster, agent: AgentSettings) -> agent_pb2.RenewReply:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.agent.board import Board
 from gestalt.agent.fence.link import LINE_LIMIT, AgentLink
+from gestalt.agent.fence_link import MEMBER, FenceLink
+from gestalt.agent.fence_state import HeldHere, LeaseState
 
 HELLO = b'{"hello": {"version": "1"}}\n'
 LIMIT = 10.0
@@ -98,3 +101,18 @@ async def test_the_socket_is_for_its_owner_and_replaces_a_dead_one(served: Socke
     await again.until(present=True)
     writer.close()
     await again.link.close()
+
+
+async def test_an_agent_hears_of_a_thousand_things_that_are_held(tmp_path: Path) -> None:
+    cgroups = tuple(f"/sys/fs/cgroup/{controller}/docker/{'0' * 64}" for controller in ("freezer", "pids", "unified"))
+    lease = LeaseState(incarnation=3, held={f"shop-web-a1b2c3-{number}": HeldHere(number, cgroups) for number in range(1, 1001)})
+    server = AgentLink(tmp_path / "fence.sock", lambda: None)
+    server.publish({"incarnation": 3, "problem": "", "node_id": "n", "status": MEMBER, "lease": lease.document()})
+    await server.start()
+    link = FenceLink(tmp_path / "fence.sock", "n", Board())
+    try:
+        await link.ensure()
+        assert link.lease == lease, "it was not heard within the first moment"
+    finally:
+        await link.close()
+        await server.close()
