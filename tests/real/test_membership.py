@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,22 @@ async def test_when_most_nodes_vanish_nothing_is_replaced_until_an_operator_conf
     await three.connect("d")
     await three.until(lambda: three.runs("d") == 8, "the last node runs everything")
     assert (await three.status()).held == ""
+
+
+async def test_a_pause_while_most_nodes_vanish_confirms_nothing(three: Members) -> None:
+    await three.node("d")
+    await launched(three, 8)
+    assert three.leader is not None
+    ledger = three.leader.ledger
+    async with ledger.draft("admin", "pause") as draft:  # nothing else is written meanwhile, also not the doubt
+        for name in ("a", "b", "c"):
+            await three.end(name)
+            await three.disconnect(name)
+        await three.until(lambda: three.leader is not None and three.leader.decider.brakes.held, "it doubts itself")
+        draft.put(replace(ledger.state.switches, paused="by admin"))
+    await three.until(lambda: three.events("cluster.held"), "the doubt is noted")
+    assert (await three.cluster().Resume(api_pb2.PauseRequest(), timeout=10)).changed
+    await three.until(lambda: three.runs("d") == 8, "what is confirmed is replaced")
 
 
 async def test_a_pause_holds_replacement_back_but_neither_routes_nor_operators(three: Members) -> None:
