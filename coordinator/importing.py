@@ -19,7 +19,7 @@ from gestalt.errors import GestaltError, Kind
 from .election import Candidate, session_in
 from .export import documents_of
 from .restoring import STRIDE, Loss, Target, fitted, loss
-from .store.base import MetaStore, Restored
+from .store.base import MetaStore, OutcomeUnknown, Restored
 from .store.sqlite import SqliteStore
 from .witness import Witness
 
@@ -58,7 +58,7 @@ async def put_back(settings: CoordinatorSettings, choice: Choice) -> Outcome:
     Raises:
         GestaltError: the file is bad (INVALID, NOT_FOUND) or of another cluster (CONFLICT); somebody leads or holds the store (REFUSED);
             something would be lost that nobody agreed to lose (CONFLICT); the store cannot be reached. Nothing changed, unless it says that
-            the outcome is not known: then the same call again is right.
+            the outcome is not known: then the same call with `replace` is right.
     """
     export = read_export(choice.file)
     _check_cluster(export.header, settings)
@@ -77,7 +77,15 @@ async def put_back(settings: CoordinatorSettings, choice: Choice) -> Outcome:
             )
         seen = Witness.of(settings).seen
         highest = max(export.header.epoch, present.epoch, choice.above, seen.epoch if seen else 0)
-        restored = await store.restore(documents, commit=export.header.commit + 1, epoch=highest + STRIDE - 1, expected=present.commit)
+        epoch = highest + STRIDE - 1
+        try:
+            restored = await store.restore(documents, commit=export.header.commit + 1, epoch=epoch, expected=present.commit)
+        except OutcomeUnknown as unknown:
+            raise GestaltError(
+                Kind.UNAVAILABLE,
+                f"the file may have been put into the store or not: {unknown.message}",
+                hint="run it once more, with --replace: nothing can be lost by that but what this file brought",
+            ) from unknown
     return Outcome(export.header, restored, lost)
 
 

@@ -21,7 +21,8 @@ from gestalt.coordinator.importing import Choice, put_back
 from gestalt.coordinator.records import Node
 from gestalt.coordinator.restoring import STRIDE
 from gestalt.coordinator.state import encode
-from gestalt.coordinator.store import Snapshot, store_for
+from gestalt.coordinator.store import OutcomeUnknown, Restored, Snapshot, store_for
+from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.errors import GestaltError, Kind
 from gestalt.pki import Role
 from gestalt.settings_file import load_settings
@@ -250,6 +251,28 @@ async def test_two_imports_at_once_do_not_mix(rig: Rig, ensemble: Ensemble) -> N
     assert any(not isinstance(outcome, BaseException) for outcome in outcomes), outcomes
     assert all(isinstance(outcome, GestaltError) for outcome in outcomes if isinstance(outcome, BaseException))
     assert len({each.revision for each in (await held(rig.folder / "zookeeper.yaml")).documents if each.kind == "app"}) == 1
+
+
+async def test_an_import_whose_answer_was_lost_is_repeated_as_its_error_says(
+    rig: Rig, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.agent()
+    await rig.outcome(await rig.launch())
+    file = await exported(rig)
+    settings = load_settings(zookeeper_file(rig, ensemble, new_root()), CoordinatorSettings)
+    restore = ZookeeperStore.restore
+
+    async def unanswered(store: ZookeeperStore, *given: Any, **named: Any) -> Restored:
+        await restore(store, *given, **named)
+        raise OutcomeUnknown("the connection was cut", 1)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ZookeeperStore, "restore", unanswered)
+        with pytest.raises(GestaltError, match="may have been put into the store or not") as unknown:
+            await put_back(settings, Choice(file))
+    assert (unknown.value.kind, "with --replace" in unknown.value.hint) == (Kind.UNAVAILABLE, True)
+    await put_back(settings, Choice(file, replace=True))
+    assert [each.key for each in (await held(rig.folder / "zookeeper.yaml")).documents if each.kind == "app"] == [PATH]
 
 
 async def remove_all(zk: Zk, path: str) -> None:
