@@ -23,7 +23,7 @@ LEADER = "leader"
 class Case:
     """One app at one moment: its goal, the template of the wanted version, all its instances as they are known.
 
-    `names`: of nodes. `task`: the id for a task that begins now.
+    `names`: of nodes. `task`: the id for a task that begins now. `strange`: why a copy that no view is of may be at work, else empty.
     """
 
     app: App
@@ -32,6 +32,7 @@ class Case:
     at: str
     names: Mapping[str, str] = field(default_factory=dict)
     task: str = ""
+    strange: str = ""
 
     @property
     def given_up(self) -> tuple[View, ...]:
@@ -41,7 +42,7 @@ class Case:
     @property
     def is_taken(self) -> bool:
         """It may exist only once, and it is not certain that no copy is at work."""
-        return self.spec.placement.exclusive and not all(view.is_over for view in self.views)
+        return self.spec.placement.exclusive and (bool(self.strange) or not all(view.is_over for view in self.views))
 
     def nodes_of(self, views: Iterable[View]) -> str:
         """Return the names of the nodes of these instances, for people."""
@@ -84,6 +85,8 @@ def waits_for(case: Case, decision: Decision, held: str) -> str:
 
 def waits_for_holder(case: Case) -> str:
     """Return why something exclusive is not given to another node yet; empty when nothing waits for that."""
+    if case.strange and case.spec.placement.exclusive:
+        return case.strange
     for view in case.views:
         if view.verdict is not None and view.verdict.why:
             name = case.names.get(view.placed.node, view.placed.node)

@@ -20,11 +20,12 @@ class Doubt:
     """The leader's doubt in itself: begins when more than `share` of the nodes that were there within the last minute are gone.
 
     It ends when so many are back that it would not have begun, or when an operator confirms the losses. `base`: the nodes
-    that were there when it began, empty = there is no doubt.
+    that were there when it began, empty = there is no doubt. `noted`: it is durable.
     """
 
     share: float = 0.5
     base: frozenset[str] = frozenset()
+    noted: bool = False
     _seen: dict[str, float] = field(default_factory=dict)
 
     def remember(self, nodes: Iterable[str], now: float) -> None:
@@ -42,6 +43,16 @@ class Doubt:
 
     def _is_much(self, base: Set[str], present: Set[str]) -> bool:
         return len(base) >= FEW and len(base - present) > self.share * len(base)
+
+    def is_confirmed(self, noted: bool, ours: bool) -> bool:
+        """Return whether an operator has confirmed the losses by a commit: only one that takes a noted doubt away does.
+
+        Args:
+            noted: whether the doubt is durable after that commit.
+            ours: whether the leader wrote it, which knows better by now.
+        """
+        was_noted, self.noted = self.noted, noted
+        return was_noted and not noted and not ours and bool(self.base)
 
     def confirm(self, present: Set[str]) -> None:
         """Believe in the losses: what is gone was not there a minute ago."""

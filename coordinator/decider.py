@@ -144,7 +144,8 @@ class Decider:
         state = self._ledger.state
         views = self._tracker.views(app, state.placed(app.path))
         names = {node.id: node.name for node in state.nodes.values()}
-        return Case(app, state.version(app.path, app.version).spec, views, at, names, uuid.uuid4().hex[:12])
+        spec, strange = state.version(app.path, app.version).spec, self.grants.strange.why_taken(app.path)
+        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], strange)
 
     def capacities(self, path: str = "") -> tuple[Capacity, ...]:
         """Return all nodes with what is reserved on them, as `place` needs them for the app of this path."""

@@ -20,6 +20,7 @@ from .membership import Life
 from .nodes import Tracker
 from .records import App, Grant, Placed, instance_id
 from .state import State
+from .strange_grants import StrangeGrants
 
 AT_WORK = frozenset({Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
 
@@ -61,6 +62,7 @@ class GrantBook:
         self._now = now
         self._shown: dict[str, tuple[Grant, float]] = {}
         self._leases = Leases(timing)
+        self.strange = StrangeGrants(state, tracker, timing, lambda: self.storage, now)
         self._over: dict[tuple[str, int], float] = {}
 
     # What ZooKeeper says

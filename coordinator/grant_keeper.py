@@ -98,8 +98,10 @@ class GrantKeeper:
                 found[name] = mark
 
         grants = self._ledger.state.grants
-        await _all(map(read, self._there & grants.keys()))
-        ahead = [after for name, mark in found.items() if (after := caught_up(grants[name], mark)) != grants[name]]
+        await _all(map(read, self._there))
+        for name in found.keys() - grants.keys():
+            self._book.strange.note(name, found[name])
+        ahead = [after for name in found.keys() & grants.keys() if (after := caught_up(grants[name], found[name])) != grants[name]]
         if not ahead:
             return
         async with self._ledger.draft("leader", "grants") as draft:
@@ -125,13 +127,15 @@ class GrantKeeper:
             self._ledger.office.require()
             await self._make_right()
             await self._read_leases()
+            await self._end_strange()
         except (ZkError, GestaltError) as error:
             level = logging.DEBUG if str(error) == self._complaint else logging.WARNING
             log.log(level, "grants in ZooKeeper are not as decided yet: %s", error)
             self._complaint = str(error)
             return False
         self._complaint = ""
-        return not any(True for _ in self._book.undecided())
+        is_waiting = bool(self._book.strange) and not self._ledger.state.switches.recovering
+        return not is_waiting and not any(True for _ in self._book.undecided())
 
     def _committed(self, draft: Draft) -> None:
         if any(kind in ("grant", "switches") for kind, _ in draft.records):
@@ -141,12 +145,22 @@ class GrantKeeper:
         grants = self._ledger.state.grants
         wrong = [grant for grant in grants.values() if not self._book.is_shown(grant)]
         await _all(map(self._show, wrong))
-        recovering = self._ledger.state.switches.recovering  # then who holds what we do not know keeps it
-        for name in () if recovering else self._there - grants.keys():
+        if self._ledger.state.switches.recovering:
+            return  # who holds what we do not know keeps it
+        for grant in self._book.strange.to_revoke():
+            await self._put(grant)
+            self._book.strange.revoked(grant.name)
+            self._changed((grant.app,))
+        for name in self._there - grants.keys() - self._book.strange.names():
             await self._remove(name)
 
     async def _show(self, grant: Grant) -> None:
-        """Have ZooKeeper say what a record says."""
+        """Have ZooKeeper say what a record says, and tell of it."""
+        await self._put(grant)
+        self._book.shown(grant)
+        self._changed((grant.app,))
+
+    async def _put(self, grant: Grant) -> None:
         path, value = self._paths.grant(grant.name), mark_of(grant).encode()
         found = await self._zk.get(path)
         if found is None:
@@ -154,8 +168,13 @@ class GrantKeeper:
         elif found[0] != value:
             await self._write(Set(path, value, found[1].version))
         self._there.add(grant.name)
-        self._book.shown(grant)
-        self._changed((grant.app,))
+
+    async def _end_strange(self) -> None:
+        """Remove those grants of which no record is, and under which nobody is at work any more."""
+        strange = self._book.strange
+        for name in () if self._ledger.state.switches.recovering else strange.over():
+            await self._remove(name)
+            self._changed((strange.forget(name),))
 
     async def _remove(self, name: str) -> None:
         try:
@@ -178,7 +197,7 @@ class GrantKeeper:
 
     async def _read_leases(self) -> None:
         """Learn what the holders of grants that were taken back hold now."""
-        wanted = {grant.node for grant in self._book.undecided()}
+        wanted = {grant.node for grant in self._book.undecided()} | self._book.strange.to_read()
         await _all(map(self._read_lease, sorted(wanted)))
 
     async def _read_lease(self, node: str) -> None:
@@ -186,7 +205,9 @@ class GrantKeeper:
         before = {grant.name: grant.app for grant in self._book.undecided() if grant.node == node}
         await self._zk.sync(path)
         found = await self._zk.get(path)
-        self._book.leased(node, parse_lease(found[0]) if found is not None else None, asked)
+        lease = parse_lease(found[0]) if found is not None else None
+        self._book.leased(node, lease, asked)
+        self._book.strange.leased(node, lease, asked)
         left = {grant.name for grant in self._book.undecided()}
         self._changed({app for name, app in before.items() if name not in left})
 

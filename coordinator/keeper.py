@@ -72,7 +72,6 @@ class NodeKeeper:
         self._lives: dict[str, Life] = {}
         self._began = clock.monotonic()
         self._started = False
-        self._doubt_is_noted = False
         self._noting_doubt = False
 
     async def start(self) -> None:
@@ -88,7 +87,7 @@ class NodeKeeper:
         self._brakes.doubt.base = frozenset(state.switches.doubted)
         self._brakes.doubt.remember((node.id for node in state.nodes.values() if node.incarnation and not node.lost), self._began)
         self._lives = {node: self._tracker.standing(node).life for node in state.nodes}
-        self._started, self._doubt_is_noted = True, bool(state.switches.doubted)
+        self._started, self._brakes.doubt.noted = True, bool(state.switches.doubted)
         self._ledger.on_commit(self._committed)
         self._look(())
 
@@ -192,18 +191,13 @@ class NodeKeeper:
             for node in self._watcher.nodes - nodes.keys():
                 self._watcher.forget(node)
         if "switches" in kinds:
-            self._take_confirmation()
+            if self._brakes.doubt.is_confirmed(bool(self._ledger.state.switches.doubted), ours=self._noting_doubt):
+                self._brakes.doubt.confirm(self._members())
             self._decider.wake(self._ledger.state.apps)
         if kinds & {"node", "switches"}:
             touched = {key for kind, key in draft.records if kind == "node"}
             self._look(tuple(touched))
             self._wake.set()
-
-    def _take_confirmation(self) -> None:
-        """An operator confirms the losses by a commit that takes a noted doubt away. Any other says nothing of them."""
-        was_noted, self._doubt_is_noted = self._doubt_is_noted, bool(self._ledger.state.switches.doubted)
-        if was_noted and not self._doubt_is_noted and not self._noting_doubt and self._brakes.doubt.base:
-            self._brakes.doubt.confirm(self._members())
 
     async def _note(self) -> None:
         """Write what a later leader has to know: losses, returns, the doubt."""

@@ -88,8 +88,9 @@ class GuardedAgent(SimulatedAgent):
         for instance in list(self.state.instances.values()):
             if not instance.stop and instance.grant is not None and not self._lives(instance.id):
                 await self._begin(fence, instance)
-        for identity in [item for item in self.running if item not in self.state.instances or self.state.instances[item].stop]:
-            await self._end(fence, identity)
+        for identity in list(self.running):
+            if self.state.instances[identity].stop if identity in self.state.instances else not self.state.recovering:
+                await self._end(fence, identity)
         gone = [item.id for item in self.state.instances.values() if item.stop and item.id not in self.running]
         if gone:
             self._outbox.put_nowait(agent_pb2.AgentMessage(observed=agent_pb2.ObservedChange(gone=gone)))
@@ -235,6 +236,10 @@ class Exclusive(Members):
 
     def other(self, guard: Guard) -> Guard:
         return next(item for item in self.guards.values() if item is not guard)
+
+    async def mark_alone(self) -> GrantMark | None:
+        """Return what ZooKeeper says of the one grant, None if there are more."""
+        return await self.mark() if len(await self.fences.children(self.paths.grants)) == 1 else None
 
     async def mark(self) -> GrantMark | None:
         """Return what ZooKeeper says of the one grant."""

@@ -38,7 +38,7 @@ class Members(Rig):
     reception: Reception | None = None
     office: Office = field(default_factory=Office.for_life)
 
-    def _settings(self) -> CoordinatorSettings:
+    def coordinator_settings(self) -> CoordinatorSettings:
         assert self.ensemble is not None
         return CoordinatorSettings(
             cluster_id=self.cluster_id,
@@ -52,7 +52,7 @@ class Members(Rig):
 
     async def up(self) -> None:
         """Have a leader at work; memberships and agents are as they are."""
-        settings = self._settings()
+        settings = self.coordinator_settings()
         assert settings.zookeeper is not None
         self.zk = await Zk.connect(settings.zookeeper, session=20.0, name="leader")
         self.fences = await Zk.connect(settings.zookeeper, session=20.0, name="fences")

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from gestalt.clock import monotonic
+from gestalt.coordinator.export import export_pieces
 from gestalt.coordinator.grants import mark_of
+from gestalt.coordinator.importing import Choice, put_back
 from gestalt.coordinator.store.base import Document, Put
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc
@@ -201,6 +203,44 @@ async def test_a_state_that_was_put_back_gives_nothing_away_that_was_given_on_si
     await two.until(lambda: generation(two) == 3, "the right is given anew, under the next number")
     await two.until(lambda: max(two.watcher.first(guard, began) for guard in (holder, other)), "it is at work")
     assert two.watcher.doubles() == []
+
+
+async def test_what_a_restored_state_does_not_know_keeps_its_right_until_nobody_is_at_work(ensemble: Ensemble, tmp_path: Path) -> None:
+    """It was launched after the backup: to launch it once more must not start a second copy, nor must the end of the recovery."""
+    settings = {"timing": TIMING, "unreachable_after": 1.0, "hands_off_share": 1.0}
+    async with guarded(Exclusive(tmp_path, ensemble=ensemble, settings=settings), "a", "b") as rig:
+        assert rig.leader is not None
+        file = tmp_path / "backup"
+        file.write_bytes(b"".join(export_pieces(await rig.leader.ledger.snapshot())))
+        await applied(rig, "web:1")
+        holder = await rig.holder()
+        await put_back_to(rig, file)
+        await rig.launch(1, "web:1", ports=[], checks=[], placement={"exclusive": True})
+
+        async def told() -> str:
+            message = (await rig.get()).app.message
+            return message if f"node {holder.name} may run a copy that the restored state does not know" in message else ""
+
+        assert "cluster recover --confirm" in await until("the wait to be told", told, 20)
+        await rig.agent_of(holder.name).hang_up()
+        holder.wire.cut()
+        confirmed = monotonic()
+        await api_pb2_grpc.RecoveryStub(rig.channel()).Recover(api_pb2.RecoverRequest(), timeout=10)
+        at = await until_at(rig, rig.other(holder), confirmed)
+        assert WAIT <= at - confirmed <= WAIT + SLACK
+        assert rig.watcher.doubles() == []
+        mark = await until("its grant to be removed", rig.mark_alone, 20)
+        assert mark.node == rig.ids[rig.other(holder).name]
+
+
+async def put_back_to(rig: Exclusive, file: Path) -> None:
+    """Have the next leader begin with the state of a file."""
+    for name in rig.by_name:
+        await rig.agent_of(name).hang_up()
+    await rig.leave_office()
+    await put_back(rig.coordinator_settings(), Choice(file, replace=True))
+    await rig.up()
+    await asyncio.gather(*map(rig.relink, tuple(rig.by_name)))
 
 
 async def documents(rig: Exclusive) -> list[Document]:
