@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 _THREADS = ThreadPoolExecutor(8, thread_name_prefix="gestalt-kill")
 """Of its own: a disk that hangs must not delay a kill."""
 
+NOTED_WITHIN = 0.2
+"""Seconds for which the disk is waited for after a kill: something else may have to end, too."""
+
 
 class Account:
     """`changed` is called after each change. `kill`: seconds that ending something may take."""
@@ -29,6 +32,7 @@ class Account:
         self._kill_limit = kill
         self.announce = changed
         self._changing = asyncio.Lock()
+        self._noting: dict[str, asyncio.Future[Held]] = {}
         self.boot = boot
         self.held = file.load()
 
@@ -60,16 +64,30 @@ class Account:
             return after
 
     async def end(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Kill these, and close what has ended; return what has not within the time for that."""
+        """Kill these, and close what has ended; return what has not within the time for that, or is not written down as closed yet.
+
+        Raises:
+            OSError: it cannot be written down that something has ended.
+        """
         deadline = boottime() + self._kill_limit
         doomed = {name: self.held.holdings[name] for name in names if name in self.held.holdings}
         gone = dict(zip(doomed, await asyncio.gather(*(_kill(what, deadline) for what in doomed.values())), strict=True))
-        for name, what in doomed.items():
-            if gone[name]:
-                await self.change(partial(_close, name=name, what=what))
-            else:
-                log.critical("%s could not be ended within %g s", name, self._kill_limit)
-        return tuple(name for name in doomed if not gone[name])
+        for name in (name for name in doomed if not gone[name]):
+            log.critical("%s could not be ended within %g s", name, self._kill_limit)
+        await self._note({name: what for name, what in doomed.items() if gone[name]})
+        return tuple(name for name, what in doomed.items() if not gone[name] or self.held.holdings.get(name) == what)
+
+    async def _note(self, over: Mapping[str, Holding]) -> None:
+        """Have the disk know what has ended, if it answers soon; else that goes on."""
+        for name in over.keys() - self._noting.keys():
+            self._noting[name] = asyncio.ensure_future(self.change(partial(_close, name=name, what=over[name])))
+        if over:
+            done, late = await asyncio.wait([self._noting[name] for name in over], timeout=NOTED_WITHIN)
+            self._noting = {name: task for name, task in self._noting.items() if task not in done}
+            if late:
+                log.error("the disk does not take it that %s ended", ", ".join(over))
+            for task in done:
+                task.result()
 
     async def reopen(self, what: Holding) -> None:
         """It is held anew: things may start again in its cgroups."""

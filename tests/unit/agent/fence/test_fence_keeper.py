@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from gestalt.agent.fence import account
 from gestalt.agent.fence.account import Account
 from gestalt.agent.fence.asks import Asks
 from gestalt.agent.fence.cgroups import ROOT, remove_cgroup
 from gestalt.agent.fence.grants import Found, GrantLost
 from gestalt.agent.fence.keeper import LeaseKeeper
-from gestalt.agent.fence.lease import Held, Membership
+from gestalt.agent.fence.lease import Held, Holding, Membership
 from gestalt.agent.fence.saved import HeldFile
 from gestalt.agent.fence.settings import FenceSettings, TimingSettings, ZooKeeperSettings
 from gestalt.zk.grants import GrantMark, LeaseMark
@@ -191,3 +193,36 @@ async def test_a_membership_is_cleared_before_it_ends(tmp_path: Path) -> None:
     await fence.keeper.tell()
     assert (fence.account.live, fence.world.lease) == ({}, LeaseMark(1))
     assert fence.keeper.state["closed"] == ["web-1"]
+
+
+async def test_a_disk_that_hangs_while_one_thing_ends_does_not_keep_the_next_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    world.grants["db"] = GrantMark("/db", 1, "db-1", "n", 1), 0
+    fence = Fence(tmp_path, world)
+    assert await fence.ask(HOLD) == ""
+    db = {"name": "db-1", "cgroups": [f"{NEVER}/db-1"], "grant": {"name": "db", "generation": 1}}
+    assert await fence.ask({"hold": db}) == ""
+    disk, killed = threading.Event(), list[str]()
+    save = HeldFile.save
+    monkeypatch.setattr(HeldFile, "save", lambda file, held: (disk.wait(LIMIT), save(file, held))[1])
+
+    async def kill(what: Holding, deadline: float) -> bool:
+        killed.append(what.grant)
+        return True
+
+    monkeypatch.setattr(account, "_kill", kill)
+    fence.keeper.start()
+    try:
+        world.give(4, "another")
+        fence.keeper.grant_changed("web", 1)
+        await until(lambda: killed == ["web"])
+        world.grants["db"] = world.grants["db"][0], 1
+        fence.keeper.grant_changed("db", 1)
+        await until(lambda: "db" in killed)
+        assert fence.account.closed == {}, "nothing is written down yet"
+    finally:
+        disk.set()
+    await until(lambda: fence.account.closed.keys() == {"web-1", "db-1"})
+    await fence.keeper.close()
