@@ -96,9 +96,9 @@ class Enrolment:
         Raises:
             GestaltError: the store cannot be used.
         """
-        settings = self.settings
-        if settings.mode == "appliance":
+        if self.authority is None:
             return
+        settings = self.settings
         async with self.ledger.draft("leader", f"note coordinator {settings.name}") as draft:
             known = draft.coordinator(settings.name)
             own = Coordinator(
