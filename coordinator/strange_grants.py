@@ -123,6 +123,6 @@ class StrangeGrants:
             over_for=self._now() - each.over_since if each.over_since is not None and grant.node else None,
             revoked_for=self._now() - since if since is not None else None,
             lease=self._leases.lease(grant, since) if since is not None else None,
-            wait=self._leases.wait(grant, since) if grant.node and since is not None else 0.0,
+            wait=self._leases.wait(grant, since, view.member if view is not None else None) if grant.node and since is not None else 0.0,
             secured=member != 0 or record is None or self._storage().secured(grant.node, grant.incarnation, address),
         )
