@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 LINK_LIMIT = 2.0
 """Seconds that a fence which lives has, after the agent's start, to say how its lease stands now."""
 
+HEARING = 0.5
+"""The same after this agent stood still itself: the fence may have renewed the lease meanwhile, and has said so."""
+
 NAPS = 1.0
 AGAIN = 0.25
 
@@ -50,6 +53,8 @@ class Guard:
         self._boot = boot_id()
         self._since = boottime() + LINK_LIMIT
         self._heard = boottime()
+        self._rested = boottime()
+        self._hears = 0.0
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.lease = self._load()
@@ -82,6 +87,7 @@ class Guard:
             except Exception:  # whatever it is, what is due has to end
                 log.exception("the guard of the lease failed")
                 pause = AGAIN
+            self._rested = boottime()
             try:
                 async with asyncio.timeout(pause):
                     await self._woken.wait()
@@ -90,7 +96,10 @@ class Guard:
 
     async def _step(self) -> float:
         """End what is due; return how long to rest."""
-        now, times = boottime(), over(self.lease, self._heard, self._since)
+        now = boottime()
+        if now - self._rested > NAPS + HEARING:
+            self._hears = now + HEARING
+        times = {name: max(when, self._hears) for name, when in over(self.lease, self._heard, self._since).items()}
         if due := [name for name, when in times.items() if when <= now]:
             await self._end(due)
             return AGAIN
