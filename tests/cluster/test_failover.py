@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import pytest_asyncio
+
+from gestalt.clock import monotonic
+from gestalt.config import TimingSettings
 
 from .lab.cluster import Cluster, web
-from .lab.invariants import Copy, epochs_that_shrank, failed_requests
-from .lab.nodes import LabError, Node, can_run
-from .lab.traffic import Traffic
+from .lab.invariants import working
+from .lab.nodes import Node, can_run
+from .lab.scene import APP, SOLO, others, set_up, watched
+from .lab.traffic import LIMIT
 
 pytestmark = [
     pytest.mark.real,
@@ -18,12 +23,14 @@ pytestmark = [
     pytest.mark.skipif(not can_run(), reason="lab nodes need root, systemd-sysv and busybox-static"),
 ]
 
-APP = "/lab/main/prod/shop"
-HOST = "shop"
+OVER = TimingSettings().lease + TimingSettings().kill
 
 
-def others(cluster: Cluster, *without: Node) -> list[Node]:
-    return [node for node in cluster.lab.nodes if node not in without]
+@pytest_asyncio.fixture(loop_scope="session")
+async def cluster(cluster: Cluster) -> Cluster:
+    """The cluster with the apps, new and with the checks that users have."""
+    await set_up(cluster, checks=web(APP)["checks"])
+    return cluster
 
 
 async def worker(cluster: Cluster) -> Node:
@@ -31,109 +38,70 @@ async def worker(cluster: Cluster) -> Node:
     return others(cluster, await cluster.leader(), await cluster.lab.ensemble.leader())[0]
 
 
-async def until_healthy(cluster: Cluster, nodes: list[Node], count: int = 3) -> None:
-    """Wait until the app has all its instances, healthy and on these nodes alone."""
-    seen: list[str] = []
-
-    async def whole() -> bool:
-        try:
-            _, listed = await cluster.view()
-        except LabError as error:
-            seen[:] = [str(error)]
-            return False
-        seen[:] = [f"{item.instance} on {item.node}: {item.phase}, {item.health}" for item in listed]
-        names = {node.name for node in nodes}
-        return len(listed) == count and all(item.node in names and item.health == "healthy" for item in listed)
-
-    await cluster.until(f"{count} healthy instances on {[node.name for node in nodes]}", whole, state=lambda: "; ".join(seen))
-
-
 async def test_the_loss_of_a_node_fails_no_request_and_its_instances_run_elsewhere(cluster: Cluster) -> None:
-    await cluster.launch(web(APP, instances=3))
-    await cluster.until_converged()
     victim = await worker(cluster)
     survivors = others(cluster, victim)
-    async with Traffic(survivors, host=HOST) as traffic:
-        await traffic.flowing()
+    async with watched(cluster, survivors, lost=1, limit=LIMIT) as scene:
         await cluster.lab.faults.kill(victim)
-        await until_healthy(cluster, survivors)
-        await traffic.flowing()
-    assert failed_requests(traffic.requests) == []
-    assert (await cluster.states())[victim.name] == "lost"
-    await cluster.until_converged(survivors)
-
+        await scene.until_healthy(survivors)
+        assert (await cluster.states())[victim.name] == "lost"
+        await cluster.until_converged(survivors)
     await cluster.lab.faults.boot(victim)
     await cluster.until_ready()
     await cluster.until_converged()
 
 
 async def test_the_loss_of_the_leaders_node_is_survived_by_apps_and_by_the_cluster(cluster: Cluster) -> None:
-    await cluster.launch(web(APP, instances=3))
-    await cluster.until_converged()
     victim = await cluster.leader()
     survivors = others(cluster, victim)
-    async with await cluster.observer() as observer, Traffic(survivors, host=HOST) as traffic:
-        await traffic.flowing()
+    async with watched(cluster, survivors, lost=1, limit=LIMIT) as scene:
         await cluster.lab.faults.kill(victim)
         await cluster.launch(web("/lab/main/prod/second", instances=1))
-        await until_healthy(cluster, survivors, count=4)
-        await traffic.flowing()
+        await scene.until_healthy(survivors)
         assert await cluster.leader() in survivors
-    assert failed_requests(traffic.requests) == []
-    assert epochs_that_shrank(observer.reigns) == []
-    assert len({reign.leader for reign in observer.reigns}) == 2, "the observer saw both leaders"
+    assert len({reign.leader for reign in scene.observer.reigns}) == 2, "the observer saw both leaders"
     await cluster.lab.faults.boot(victim)
     await cluster.until_ready()
     await cluster.until_converged()
 
 
 async def test_a_node_that_was_cut_off_keeps_its_instances_until_it_is_back(cluster: Cluster) -> None:
-    await cluster.launch(web(APP, instances=3))
-    await cluster.until_converged()
     away = await worker(cluster)
-    async with await cluster.observer() as observer, Traffic(others(cluster, away), host=HOST) as traffic:
-        await traffic.flowing()
+    rest = others(cluster, away)
+    async with watched(cluster, rest, limit=LIMIT) as scene:
         await cluster.lab.faults.isolate(away)
-        await until_healthy(cluster, others(cluster, away))
-        assert len(_on(away, observer.samples[-1].copies)) == 1, "isolation stops nothing"
+        await scene.until_healthy(rest)
+        assert len(scene.on(away)) == 1, "isolation stops nothing"
         await cluster.lab.faults.heal()
         await cluster.until_ready()
         await cluster.until_converged()
-        await traffic.flowing()
-    assert failed_requests(traffic.requests) == []
-    least = min(len(sample.copies) for sample in observer.samples)
-    assert least >= 3, "at every moment there were as many instances as wanted"
-
-
-def _on(node: Node, copies: tuple[Copy, ...]) -> list[Copy]:
-    return [copy for copy in copies if copy.node == node.name]
 
 
 async def test_crashes_of_all_daemons_touch_no_instance(cluster: Cluster) -> None:
-    await cluster.launch(web(APP, instances=3))
-    await cluster.until_converged()
     before = await cluster.listed()
-    async with await cluster.observer() as observer, Traffic(cluster.lab.nodes, host=HOST) as traffic:
-        await traffic.flowing()
+    async with watched(cluster, cluster.lab.nodes, limit=LIMIT) as scene:
         crashes = (cluster.lab.faults.crash(node, part) for node in cluster.lab.nodes for part in ("agent", "fence", "coordinator"))
         await asyncio.gather(*crashes)
         await cluster.until_answering()
         await cluster.until_ready()
         await cluster.until_converged()
-        await traffic.flowing()
     assert await cluster.listed() == before
-    assert {sample.copies for sample in observer.samples} == {observer.samples[0].copies}, "the same containers all the time"
-    assert failed_requests(traffic.requests) == []
+    assert scene.disturbed() == []
 
 
 async def test_without_zookeepers_quorum_apps_go_on_and_nothing_is_promised(cluster: Cluster) -> None:
-    await cluster.launch(web(APP, instances=3))
-    await cluster.until_converged()
+    """What is exclusive ends with its lease, and is back when the quorum is."""
     two = cluster.lab.ensemble.servers[:2]
-    async with await cluster.observer() as observer, Traffic(cluster.lab.nodes, host=HOST) as traffic:
-        await asyncio.gather(*(cluster.lab.faults.stop(node, "zookeeper") for node in two))
+    async with watched(cluster, cluster.lab.nodes, limit=LIMIT) as scene:
+
+        async def ended() -> bool:
+            return not working(scene.observer.samples[-1], SOLO)
+
+        await asyncio.gather(*(cluster.lab.faults.crash_for_good(node, "zookeeper") for node in two))
+        dead = monotonic()
         scaling = asyncio.create_task(cluster.scale(APP, 4))
-        await traffic.flowing(250)
+        await cluster.until("the exclusive app to end", ended)
+        assert monotonic() - dead < OVER + 1.0
         assert not scaling.done() or scaling.exception(), "nothing can be promised now: the change is refused, or it waits"
         await asyncio.gather(*(cluster.lab.faults.start(node, "zookeeper") for node in two))
         await asyncio.wait([scaling])
@@ -142,6 +110,3 @@ async def test_without_zookeepers_quorum_apps_go_on_and_nothing_is_promised(clus
             await cluster.scale(APP, 4)
         await cluster.until_ready()
         await cluster.until_converged()
-    assert failed_requests(traffic.requests) == []
-    assert epochs_that_shrank(observer.reigns) == []
-    assert min(len(sample.copies) for sample in observer.samples) == 3, "ordinary apps need no ZooKeeper"

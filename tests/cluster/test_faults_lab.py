@@ -16,7 +16,7 @@ from .lab.ensemble import PORT
 from .lab.http import HttpFailed, get
 from .lab.invariants import double_holders
 from .lab.lab import Lab
-from .lab.nodes import Node, can_run
+from .lab.nodes import LabError, Node, can_run
 from .lab.observer import Eyes, Observer
 
 pytestmark = [
@@ -187,6 +187,22 @@ async def test_a_stopped_part_stays_away_until_it_is_started(lab: Lab) -> None:
     assert not (await one.run("docker", "ps")).ok
     await lab.faults.start(one, "docker")
     assert (await one.run("docker", "ps")).ok
+
+
+async def test_a_part_that_crashed_for_good_was_killed_and_stays_dead_until_it_is_started(lab: Lab) -> None:
+    server = lab.nodes[0]
+    await lab.faults.crash_for_good(server, "zookeeper")
+    how = await server.do("systemctl", "show", "--property=ActiveState,ExecMainStatus,Result", "zookeeper")
+    assert how.split() == ["Result=signal", "ExecMainStatus=9", "ActiveState=failed"]
+    await lab.faults.start(server, "zookeeper")
+    await lab.ensemble.until_serving(server)
+
+
+async def test_what_is_no_part_or_has_no_unit_is_told(lab: Lab) -> None:
+    with pytest.raises(LabError, match="haproxy has no unit of its own"):
+        await lab.faults.stop(lab.nodes[0], "haproxy")
+    with pytest.raises(LabError, match=r"'engine' is no part of a node; there are agent, .*zookeeper"):
+        await lab.faults.crash(lab.nodes[0], "engine")
 
 
 def _labels(app: str, instance: str) -> list[str]:

@@ -1,7 +1,7 @@
 """What can fail, one after the other, under an app that is used all the time; each scenario ends with the cluster whole again.
 
-In all of them no request through the HAProxy of a node that is up may fail, no epoch may shrink, and of the app no more copies may be
-missing than the fault itself takes: `watched` judges that from outside.
+In all of them no request through the HAProxy of a node that is up may fail, no epoch may shrink, of the app no more copies may be
+missing than the fault itself takes, and the exclusive app beside it may never be at work twice: `watched` judges that from outside.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import pytest
 import pytest_asyncio
 
 from gestalt.clock import wall
+from gestalt.plugins.runtime.docker_options import LABEL_APP, LABEL_ATTEMPT, LABEL_INSTANCE
 
 from .lab import nodes as power
 from .lab.clocks import own_clocks, set_clock
 from .lab.cluster import Cluster, web
-from .lab.engine import start_engines
+from .lab.engine import WEB_IMAGE, start_engines
 from .lab.ensemble import PORT
 from .lab.invariants import touched
 from .lab.nodes import Node, can_run
-from .lab.scene import APP, heal, others, set_up, watched
+from .lab.scene import APP, SOLO, Scene, heal, holder, move_solo, others, set_up, watched
 
 pytestmark = [
     pytest.mark.real,
@@ -41,7 +42,7 @@ _PROGRAMS = ("usr/bin/gestalt-agent", "usr/bin/gestalt-fence")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def stage(shared_cluster: Cluster) -> AsyncIterator[Cluster]:
-    """The shared cluster with the app, which one scenario leaves to the next."""
+    """The shared cluster with the apps, which one scenario leaves to the next."""
     yield shared_cluster
     apps, _ = await shared_cluster.view()
     await asyncio.gather(*map(shared_cluster.delete, apps))
@@ -98,31 +99,43 @@ async def test_the_leader_and_zookeepers_leader_die_with_one_node(cluster: Clust
 
 
 async def test_the_leader_dies_while_it_replaces_a_nodes_instances(cluster: Cluster) -> None:
-    """On one node there would be no quorum without the leader's: so its coordinator alone dies, and stays away."""
+    """It has decided the replacement, which does not run yet, as Docker hangs on the other nodes until another coordinator leads.
+
+    On one node there would be no quorum without the leader's: so its coordinator alone dies, and stays dead.
+    """
     victim = await worker(cluster)
     leader = await cluster.leader()
     rest = others(cluster, victim)
+    known = {item.instance for item in (await cluster.view())[1]}
     async with watched(cluster, rest, lost=1) as scene:
+        await asyncio.gather(*(cluster.lab.faults.freeze(node, "docker") for node in rest))
         await cluster.lab.faults.kill(victim)
-        await scene.until_state(victim, "lost")
-        await cluster.lab.faults.crash(leader, "coordinator")
-        await cluster.lab.faults.stop(leader, "coordinator")
+        replacement = await scene.until_replacing(known)
+        assert scene.observer.reigns[-1].leader == leader.name, "its own decision"
+        await cluster.lab.faults.crash_for_good(leader, "coordinator")
+        await scene.until_led_by(others(cluster, victim, leader))
+        assert not _ran(scene, replacement.instance), "it died in the middle"
+        await asyncio.gather(*(cluster.lab.faults.thaw(node, "docker") for node in rest))
         await scene.until_healthy(rest)
-        assert await cluster.leader() != leader
+        assert _ran(scene, replacement.instance), "the next leader goes on with what was decided"
+
+
+def _ran(scene: Scene, instance: str) -> bool:
+    return any(copy.instance == instance for sample in scene.observer.samples for copy in sample.copies)
 
 
 # ZooKeeper
 
 
 async def test_zookeepers_servers_go_one_by_one_and_come_back(cluster: Cluster) -> None:
-    """One is missed by nobody. Without the majority nothing is promised and nothing is touched."""
+    """One is missed by nobody. Without the majority nothing is promised, and nothing is touched but what is exclusive."""
     first, second, _ = cluster.lab.ensemble.servers
     async with watched(cluster, cluster.lab.nodes) as scene:
-        await cluster.lab.faults.stop(first, "zookeeper")
+        await cluster.lab.faults.crash_for_good(first, "zookeeper")
         await cluster.launch(web(OTHER, checks=[], ports=[]))
         await cluster.delete(OTHER)
-        await cluster.lab.faults.stop(second, "zookeeper")
-        await cluster.until("old answers", lambda: _is_old(cluster))
+        await cluster.lab.faults.crash_for_good(second, "zookeeper")
+        await _until_old_answers(cluster)
         refused = await cluster.run("scale", APP, "5", "--detach")
         assert not refused.ok
         assert "ZooKeeper has not been reached" in refused.stderr.decode()
@@ -134,14 +147,20 @@ async def test_zookeepers_servers_go_one_by_one_and_come_back(cluster: Cluster) 
     assert touched(scene.observer.samples, APP) == []
 
 
-async def _is_old(cluster: Cluster) -> bool:
-    """Return whether questions are answered with the age of what is said."""
-    done = await cluster.run("nodes", "--output", "json")
-    return done.ok and b"this is what was known" in done.stderr
+async def _until_old_answers(cluster: Cluster) -> None:
+    """Wait until questions are answered with the age of what is said."""
+    said: list[str] = []
+
+    async def old() -> bool:
+        done = await cluster.run("nodes", "--output", "json")
+        said[:] = [f"gestaltctl nodes: exit {done.code}, {done.stderr.decode()}"]
+        return done.ok and b"this is what was known" in done.stderr
+
+    await cluster.until("old answers", old, state=lambda: "".join(said))
 
 
 async def test_zookeepers_disk_is_slow(cluster: Cluster) -> None:
-    """Every fsync of the majority takes 300 ms more: changes take longer, and nobody is given up for it."""
+    """Every fsync of the majority takes 300 ms more: changes take longer, and nobody is given up for it, nor does a lease end."""
     leader = await cluster.leader()
     async with watched(cluster, cluster.lab.nodes) as scene:
         slow = {await cluster.lab.ensemble.leader(), *cluster.lab.ensemble.servers[:2]}
@@ -151,7 +170,7 @@ async def test_zookeepers_disk_is_slow(cluster: Cluster) -> None:
         await scene.traffic.flowing(150)
         await cluster.until_ready()
         assert await cluster.leader() == leader
-    assert touched(scene.observer.samples, APP) == []
+    assert scene.disturbed() == []
 
 
 # Links
@@ -161,6 +180,7 @@ async def test_the_leader_is_cut_from_zookeeper_and_not_from_the_agents(cluster:
     """It ends its office by its own clock; what runs on its node runs on, besides its replacement, until the node is back."""
     old = await cluster.leader()
     rest = others(cluster, old)
+    await move_solo(cluster, rest[0])  # nobody refuses the node then
     async with watched(cluster, cluster.lab.nodes) as scene:
         await cluster.lab.faults.cut_ports(old, *ZOOKEEPER_PORTS)
         await scene.until_led_by(rest)
@@ -179,7 +199,7 @@ async def test_the_leader_is_cut_from_the_agents_and_not_from_zookeeper(cluster:
         await scene.until_led_by(others(cluster, old))
         await cluster.lab.faults.heal()
         await cluster.until_ready()
-    assert touched(scene.observer.samples, APP) == []
+    assert scene.disturbed() == []
 
 
 async def test_the_network_is_slow(cluster: Cluster) -> None:
@@ -190,7 +210,7 @@ async def test_the_network_is_slow(cluster: Cluster) -> None:
         await cluster.delete(OTHER)
         await scene.traffic.flowing(100)
         await cluster.until_ready()
-    assert touched(scene.observer.samples, APP) == []
+    assert scene.disturbed() == []
 
 
 # Processes and nodes that stand still, and go on
@@ -207,39 +227,57 @@ async def test_the_leader_stands_still_for_longer_than_its_deadline(cluster: Clu
         await cluster.delete(OTHER)
         await cluster.until_ready()
         assert await cluster.leader() == new
-    assert touched(scene.observer.samples, APP) == []
+    assert scene.disturbed() == []
 
 
 async def test_an_agent_stands_still(cluster: Cluster) -> None:
-    node = await worker(cluster)
+    """Its node's lease goes on: that is the fence's affair."""
+    node = await holder(cluster)
     async with watched(cluster, cluster.lab.nodes) as scene:
         await cluster.lab.faults.freeze(node, "agent")
         await scene.until_state(node, "unreachable")
         await scene.traffic.flowing(100)
         await cluster.lab.faults.thaw(node, "agent")
         await scene.until_state(node, "ready")
-    assert touched(scene.observer.samples, APP) == []
+    assert scene.disturbed() == []
 
 
 async def test_a_fence_stands_still(cluster: Cluster) -> None:
     """The node is lost for the leader, though all else in it works; when the fence goes on, it is back, and its copy was never stopped."""
     node = await worker(cluster)
+    rest = others(cluster, node)
+    await move_solo(cluster, rest[0])
     async with watched(cluster, cluster.lab.nodes) as scene:
         await cluster.lab.faults.freeze(node, "fence")
         await scene.until_state(node, "lost")
-        await scene.until_healthy(others(cluster, node))
+        await scene.until_healthy(rest)
         assert len(scene.on(node)) == 1
         await cluster.lab.faults.thaw(node, "fence")
         await scene.until_state(node, "ready")
 
 
-async def test_a_whole_node_stands_still(cluster: Cluster) -> None:
-    """It accepts connections and answers nothing, then goes on as if no time had passed."""
+async def test_the_fence_of_what_is_exclusive_stands_still(cluster: Cluster) -> None:
+    """The agent ends it in the fence's place, before it begins elsewhere. The others refuse the node, so nobody asks through it."""
     node = await worker(cluster)
+    rest = others(cluster, node)
+    await move_solo(cluster, node)
+    async with watched(cluster, rest) as scene, cluster.lab.faults.without_watchdogs(node):
+        await cluster.lab.faults.freeze(node, "fence")
+        await scene.until_solo_left(node)
+        await cluster.lab.faults.thaw(node, "fence")
+        await scene.until_state(node, "ready")
+
+
+async def test_a_whole_node_stands_still(cluster: Cluster) -> None:
+    """It accepts connections and answers nothing, then goes on as if no time had passed; its fence at once ends what is exclusive."""
+    node = await worker(cluster)
+    await move_solo(cluster, node)
     rest = others(cluster, node)
     async with watched(cluster, rest, lost=1) as scene:
         await cluster.lab.faults.pause(node)
         await scene.until_healthy(rest)
+        await scene.until_solo_left(node)
+        scene.excuse_two_holders()
         await cluster.lab.faults.unpause(node)
         await scene.until_state(node, "ready")
 
@@ -248,19 +286,21 @@ async def test_a_whole_node_stands_still(cluster: Cluster) -> None:
 
 
 async def test_wall_clocks_jump_by_an_hour_both_ways(cluster: Cluster) -> None:
-    """Under leader, agent and fence: nothing that matters goes by the wall clock. A new connection is made with each time, too."""
-    async with own_clocks(cluster.lab.nodes):
+    """Under all daemons of all nodes: nothing that matters goes by the wall clock. New connections are made with each time, too."""
+    nodes = cluster.lab.nodes
+    async with own_clocks(nodes):
         await cluster.until_ready()
-        node = await cluster.leader()
-        async with watched(cluster, cluster.lab.nodes) as scene:
+        async with watched(cluster, nodes) as scene:
             for offset in (3600, -3600):
-                await set_clock(node, offset)
+                leader = await cluster.leader()
+                await asyncio.gather(*(set_clock(node, offset) for node in nodes))
                 await cluster.until(f"the leader's clock to jump {offset:+d} s", partial(_leads_in, cluster, offset))
-                await cluster.lab.faults.restart(node, "agent")
+                assert await cluster.leader() == leader
+                for node in dict.fromkeys((leader, await holder(cluster))):
+                    await cluster.lab.faults.restart(node, "agent")
                 await scene.traffic.flowing(50)
-                await scene.until_state(node, "ready")
-                assert await cluster.leader() == node
-        assert touched(scene.observer.samples, APP) == []
+                await cluster.until_ready()
+        assert scene.disturbed() == []
 
 
 async def _leads_in(cluster: Cluster, offset: int) -> bool:
@@ -280,15 +320,26 @@ async def test_all_agents_are_upgraded_under_load(cluster: Cluster) -> None:
             await scene.until_state(node, "ready")
         await asyncio.gather(*(cluster.lab.faults.restart(node, "agent") for node in cluster.lab.nodes))
         await cluster.until_ready()
-    assert touched(scene.observer.samples, APP) == []
+    assert scene.disturbed() == []
 
 
 # Strangers
 
 
+async def test_a_second_copy_of_what_is_exclusive_is_found_by_the_judge_of_all_scenarios(cluster: Cluster) -> None:
+    """The checker is checked: somebody starts one by hand, as if no fence had ended it."""
+    node = others(cluster, await holder(cluster))[0]
+    labels = {LABEL_APP: SOLO, LABEL_INSTANCE: "by-hand", LABEL_ATTEMPT: "1"}
+    options = [part for label, value in labels.items() for part in ("--label", f"{label}={value}")]
+    with pytest.raises(AssertionError, match=f"{SOLO} is at work 2 times"):
+        async with watched(cluster, cluster.lab.nodes):
+            await node.do("docker", "run", "--detach", "--name", "by-hand", *options, WEB_IMAGE)
+    await node.do("docker", "rm", "--force", "by-hand")
+
+
 async def test_a_machine_with_a_copy_of_a_nodes_disk_stays_out(cluster: Cluster) -> None:
-    """It has the node's identity, certificate and all: the node goes on, and the copy runs nothing."""
-    original = await worker(cluster)
+    """It has the node's identity, certificate, grants and all: the node goes on, and the copy runs nothing."""
+    original = await holder(cluster)
     clone = await power.add(cluster.lab.group)
     try:
         await start_engines([clone])
@@ -303,7 +354,7 @@ async def test_a_machine_with_a_copy_of_a_nodes_disk_stays_out(cluster: Cluster)
             await scene.traffic.flowing(200)
             assert set((await cluster.states()).values()) == {"ready"}
             assert await clone.do("docker", "ps", "--all", "--quiet") == ""
-        assert touched(scene.observer.samples, APP) == []
+        assert scene.disturbed() == []
     finally:
         await power.remove(clone)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
@@ -27,6 +28,7 @@ PARTS = {
 }
 """The units of a node by the name of the part. HAProxy has none: the agent starts it."""
 
+_FOR_GOOD = 'systemctl kill --kill-who=main --signal=SIGKILL "$1" && systemctl stop "$@"'
 _RECOVER = """
 systemctl --quiet stop lab-slow-disk 2>/dev/null
 pkill --signal CONT --exact haproxy
@@ -125,26 +127,39 @@ class Faults:
         await self._signal(node, part, SIGCONT)
 
     async def crash(self, node: Node, part: str) -> None:
-        """Kill a part. systemd, or the agent for HAProxy, starts it again: `stop` keeps it away."""
+        """Kill a part. systemd, or the agent for HAProxy, starts it again."""
         await self._signal(node, part, SIGKILL)
+
+    async def crash_for_good(self, node: Node, part: str) -> None:
+        """Kill a part that has a unit; it stays dead until `start`, or until the node boots."""
+        await node.do("sh", "-c", _FOR_GOOD, "crash", _unit(part), *_WAKERS.get(part, ()))
 
     async def life(self, node: Node, part: str) -> str:
         """Return what tells one life of a part's unit from the next: its main process; empty unless it says that it is ready."""
-        done = await node.do("systemctl", "show", "--property=ActiveState,MainPID", PARTS[part])
+        done = await node.do("systemctl", "show", "--property=ActiveState,MainPID", _unit(part))
         said = dict(line.split("=", 1) for line in done.split())
         return said["MainPID"] if said["ActiveState"] == "active" else ""
 
+    @asynccontextmanager
+    async def without_watchdogs(self, node: Node) -> AsyncIterator[None]:
+        """Have a node's systemd leave alone what does not report to it while the block runs: it ends a frozen fence after 20 s."""
+        await node.do("systemctl", "service-watchdogs", "no")
+        try:
+            yield
+        finally:
+            await node.do("systemctl", "service-watchdogs", "yes")
+
     async def stop(self, node: Node, part: str) -> None:
         """Stop a part's unit in order; it stays away until `start`, or until the node boots."""
-        await node.do("systemctl", "stop", *_WAKERS.get(part, ()), PARTS[part])
+        await node.do("systemctl", "stop", *_WAKERS.get(part, ()), _unit(part))
 
     async def start(self, node: Node, part: str) -> None:
         """Start a part's unit; returns when it says that it is ready."""
-        await node.do("systemctl", "start", PARTS[part])
+        await node.do("systemctl", "start", _unit(part))
 
     async def restart(self, node: Node, part: str) -> None:
         """Restart a part's unit; returns when it says that it is ready."""
-        await node.do("systemctl", "restart", PARTS[part])
+        await node.do("systemctl", "restart", _unit(part))
 
     async def slow_disk(self, node: Node, seconds: float) -> None:
         """Have each fsync of the node's ZooKeeper server take so much longer, until `heal_all` or until the server ends."""
@@ -167,7 +182,7 @@ class Faults:
         if part == "haproxy":
             await node.do("pkill", "--signal", str(number.value), "--exact", part)
             return
-        await node.do("systemctl", "kill", "--kill-who=main", f"--signal={number.name}", PARTS[part])
+        await node.do("systemctl", "kill", "--kill-who=main", f"--signal={number.name}", _unit(part))
 
     @property
     def _table(self) -> str:
@@ -181,6 +196,19 @@ class Faults:
             lines.append(f"add chain {table} {hook} {{ type filter hook {hook} priority 0; }}")
             lines += [f"add rule {table} {hook} {match} drop" for match in matches]
         await _nft("\n".join(lines) + "\n")
+
+
+def _unit(part: str) -> str:
+    """Return the unit of a part.
+
+    Raises:
+        LabError: it has none.
+    """
+    if part == "haproxy":
+        raise LabError("haproxy has no unit of its own, the agent starts it: it can be frozen, thawed and crashed, no more")
+    if part not in PARTS:
+        raise LabError(f"{part!r} is no part of a node; there are {', '.join(PARTS)} and haproxy")
+    return PARTS[part]
 
 
 def _addresses(nodes: Sequence[Node]) -> str:

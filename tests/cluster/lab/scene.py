@@ -1,32 +1,43 @@
-"""What a scenario has: an app that runs and is used, eyes on everything, and judges that look at what they saw."""
+"""What a scenario has: an app that is used, one that must never run twice, eyes on everything, and judges that look at what they saw."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from gestalt.clock import monotonic
+from gestalt.config import TimingSettings
 
 from .cluster import Cluster, web
-from .invariants import Copy, epochs_that_shrank, failed_requests, shortages
+from .invariants import Copy, Listed, double_holders, epochs_that_shrank, failed_requests, shortages, touched, working
 from .nodes import LabError, Node
 from .observer import Observer
 from .traffic import Traffic
 
 APP = "/lab/main/prod/shop"
 HOST = "shop"
+SOLO = "/lab/main/prod/solo"
+"""An exclusive app: it must never be at work twice."""
 
 _LIMIT = 5.0
+_TIMING = TimingSettings()
+_HEALING = _TIMING.lease + _TIMING.kill + _TIMING.margin + 20.0
+"""Seconds within which all is as wanted when every node is ready again, what is exclusive too."""
 PATIENT_CHECK = {"kind": "http", "path": "/index.html", "interval": "2s", "timeout": "2s", "failures": 5}
 """Does not call an instance sick because the machine under the lab is busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A cluster with the app, watched and used."""
+    """A cluster with the apps, watched and used."""
 
     cluster: Cluster
     observer: Observer
     traffic: Traffic
+    _excused: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -35,6 +46,39 @@ class Scene:
     def on(self, node: Node) -> list[Copy]:
         """Return the app's copies on a node, as last seen."""
         return [copy for copy in self.observer.samples[-1].copies if copy.node == node.name and copy.app == APP]
+
+    def disturbed(self) -> list[str]:
+        """Return which copies of both apps ended or began since the block began."""
+        return touched(self.observer.samples, APP) + touched(self.observer.samples, SOLO)
+
+    def excuse_two_holders(self) -> None:
+        """From now on two copies are not judged for as long as a fence may take: a machine that hung moves again, and its fence with it."""
+        self._excused.append((monotonic(), monotonic() + _TIMING.kill + _TIMING.margin))
+
+    def double_holders(self) -> list[str]:
+        """Return where the exclusive app was at work twice at once, unless that was excused."""
+        judged = (sample for sample in self.observer.samples if not any(begin <= sample.at < end for begin, end in self._excused))
+        return double_holders(judged, {SOLO})
+
+    async def until_solo_left(self, node: Node) -> None:
+        """Wait until the exclusive app is at work on another node than this one."""
+
+        async def so() -> bool:
+            return bool(working(self.observer.samples[-1], SOLO) - {node.name})
+
+        await self.cluster.until(f"{SOLO} to be at work on another node than {node.name}", so, state=lambda: str(self.observer.samples[-1]))
+
+    async def until_replacing(self, known: Collection[str]) -> Listed:
+        """Wait until the leader has decided that another instance of the app takes the place of one of these; return that one."""
+        found: list[Listed] = []
+
+        async def so() -> bool:
+            with suppress(LabError):
+                found[:] = [item for item in (await self.cluster.view())[1] if item.app == APP and item.instance not in known]
+            return bool(found)
+
+        await self.cluster.until("a replacement to be placed", so)
+        return found[0]
 
     async def until_state(self, node: Node, *states: str) -> None:
         """Wait until the leader says that a node is in one of these states."""
@@ -81,48 +125,78 @@ class Scene:
 
 @asynccontextmanager
 async def watched(
-    cluster: Cluster, through: Sequence[Node], *, lost: int = 0, rate: float = 50, judged: bool = True
+    cluster: Cluster, through: Sequence[Node], *, lost: int = 0, rate: float = 50, limit: float = _LIMIT, judged: bool = True
 ) -> AsyncIterator[Scene]:
-    """Watch and use the app while the block runs; then judge: no request failed, no epoch shrank, no copy was missing.
+    """Watch and use the app while the block runs; then judge.
+
+    What is exclusive was never at work twice, no epoch shrank, no request failed, no copy of the app was missing.
 
     Args:
-        cluster: whole, with the app.
+        cluster: whole, with the apps.
         through: the nodes whose HAProxies are asked.
         lost: how many of the app's copies the scenario itself may take.
         rate: requests a second.
-        judged: judge at the end; else the caller does.
+        limit: seconds after which a request has failed.
+        judged: judge requests and missing copies as well; else the caller does.
     """
-    async with await cluster.observer() as observer, Traffic(through, host=HOST, rate=rate, limit=_LIMIT) as traffic:
+    async with await cluster.observer() as observer, Traffic(through, host=HOST, rate=rate, limit=limit) as traffic:
         scene = Scene(cluster, observer, traffic)
         await scene.traffic.flowing(20)
         yield scene
         await scene.traffic.flowing(20)
-    wrong = failed_requests(traffic.requests) + epochs_that_shrank(observer.reigns)
-    wrong += shortages(observer.samples, APP, len(cluster.lab.nodes) - lost)
-    if judged and wrong:
+    wrong = scene.double_holders() + epochs_that_shrank(observer.reigns)
+    if judged:
+        wrong += failed_requests(traffic.requests) + shortages(observer.samples, APP, len(cluster.lab.nodes) - lost)
+    if wrong:
         raise AssertionError(f"{len(traffic.requests)} requests; " + "\n".join(wrong[:20]))
 
 
-async def set_up(cluster: Cluster) -> None:
-    """Have the app with one instance on each node."""
+async def set_up(cluster: Cluster, **fields: Any) -> None:
+    """Have the app with one instance on each node, and the exclusive one somewhere; `fields`: of the first one's description."""
     await cluster.until_ready()
     apps, listed = await cluster.view()
     if APP in apps and {item.node for item in listed if item.app == APP} != {node.name for node in cluster.lab.nodes}:
         await cluster.delete(APP)
     if APP not in (await cluster.view())[0]:
-        await cluster.launch(web(APP, instances=len(cluster.lab.nodes), checks=[PATIENT_CHECK]))
+        await cluster.launch(web(APP, **{"instances": len(cluster.lab.nodes), "checks": [PATIENT_CHECK], **fields}))
+    if SOLO not in apps:
+        await _launch_solo(cluster)
+    await cluster.until_converged()
+
+
+async def _launch_solo(cluster: Cluster) -> None:
+    await cluster.launch(web(SOLO, checks=[PATIENT_CHECK], placement={"exclusive": True}))
+
+
+async def holder(cluster: Cluster) -> Node:
+    """Return the node that the exclusive app is on."""
+    name = next(item.node for item in (await cluster.view())[1] if item.app == SOLO)
+    return next(node for node in cluster.lab.nodes if node.name == name)
+
+
+async def move_solo(cluster: Cluster, node: Node) -> None:
+    """Have the exclusive app at work on this node: if it is on another one it is launched anew, while only this one takes anything."""
+    if await holder(cluster) == node:
+        return
+    rest = others(cluster, node)
+    await asyncio.gather(cluster.delete(SOLO), *(cluster.ctl("node", "cordon", each.name) for each in rest))
+    try:
+        await _launch_solo(cluster)
+    finally:
+        await asyncio.gather(*(cluster.ctl("node", "uncordon", each.name) for each in rest))
+    await cluster.until_ready()
     await cluster.until_converged()
 
 
 async def heal(cluster: Cluster) -> None:
-    """Have everything right again, and the cluster converge by itself.
+    """Have everything right again, and the cluster converge by itself: the exclusive app, too, is at work once.
 
     Raises:
         LabError: it does not converge, or a daemon died of itself.
     """
     await cluster.lab.faults.heal_all()
     await cluster.until_ready()
-    await cluster.until_converged()
+    await cluster.until_converged(limit=_HEALING)
     if died := await cluster.deaths():
         raise LabError("\n".join(died))
 
