@@ -32,7 +32,10 @@ behind what is being transferred.
 """
 
 LASTING = (*_OPTIONS, ("grpc.keepalive_time_ms", 5_000), ("grpc.keepalive_timeout_ms", 5_000), ("grpc.http2.ping_timeout_ms", 15_000))
-"""For streams that cannot be taken up again: they bear a network that stalls for some seconds."""
+"""For streams that cannot be taken up again: they bear a network that stalls for 2 s.
+
+The time-out is also the kernel's for what is not acknowledged, and the last time that it sends this again before the end is after 3 s.
+"""
 
 
 class Unreached(Exception):
