@@ -22,8 +22,9 @@ from gestalt.ctl.exits import Exit
 
 from .chaos import Plan, Step
 from .cluster import Cluster, web
+from .http import HttpFailed, get
 from .invariants import double_holders, epochs_that_shrank
-from .nodes import LabError
+from .nodes import LabError, Node
 from .observer import Observer
 from .scene import PATIENT_CHECK
 
@@ -34,6 +35,8 @@ _CHANGES = ("launch", "scale", "update", "delete")
 _AGAIN = (Exit.UNREACHABLE, Exit.TIMED_OUT)
 _BROKEN = (Exit.INTERNAL, Exit.USAGE, Exit.UNAUTHENTICATED)
 _PAUSE = 0.5
+_REQUESTS = 8
+"""To each app through each node when a round is over: more than an app has instances, so that each of them is asked."""
 
 
 class Broken(AssertionError):
@@ -161,7 +164,17 @@ class ChaosRun:
             await self.cluster.until_ready(limit)
             await self.cluster.until_converged(limit=limit)
             self.timeline.append(f"{monotonic() - self._begun:7.2f}  everything is as wanted")
+            await self._use()
             self._wrong += await self.cluster.deaths()
+
+    async def _use(self) -> None:
+        """Ask for every app that should run through every node's HAProxy: each request must be answered by an instance of that app."""
+        apps, listed = await self.cluster.view()
+        instances = {app: {item.instance for item in listed if item.app == app} for app, count in apps.items() if count}
+        asked = ((node, app) for node in self.cluster.lab.nodes for app in instances for _ in range(_REQUESTS))
+        said = await asyncio.gather(*(_answer(node, app, instances[app]) for node, app in asked))
+        self.outcomes["requests at the end"] += len(said)
+        self._wrong += filter(None, said)
 
     async def _all_answered(self) -> bool:
         return not self._changes
@@ -185,6 +198,15 @@ class ChaosRun:
             + "\n".join(self.timeline)
             + f"\n--- how things stand\n{states}"
         )
+
+
+async def _answer(node: Node, app: str, instances: Collection[str]) -> str:
+    """Return what is wrong with the answer to a request through a node's HAProxy; empty when nothing is."""
+    try:
+        by = (await get(node.address, 80, "/cgi-bin/who", host=app.rpartition("/")[2])).partition(" ")[0]
+    except HttpFailed as error:
+        return f"everything was as wanted, and {app} through {node.name}: {error}"
+    return "" if by in instances else f"{app} through {node.name} was answered by {by!r}, which is none of its instances"
 
 
 def _command(step: Step) -> tuple[list[str], str | None]:
