@@ -1,8 +1,8 @@
 """Has the machine reset when the fence cannot prove that what is exclusive here is under control: what hangs is not fed.
 
 The kernel's watchdog device is open only while something exclusive may be at work. Each renewal of the lease is worth one feed, so that the
-machine ends when lease and kill budget have passed without another one, and nothing said that all of it was killed. A fence that ends
-leaves the device as it is: the next life feeds on, or the machine resets.
+machine ends when lease and kill budget have passed without another one, and nothing said that all of it was killed. A fence that dies
+leaves the device as it is: the next life feeds on, or the machine resets. One that is asked to end disarms it.
 """
 
 from __future__ import annotations
@@ -143,11 +143,11 @@ class Watchdog:
         self._woken.set()
 
     async def close(self) -> None:
-        """Disarm it if there is nothing to guard; else the next life of the fence, or the reset, sees to it."""
+        """Disarm it: who is asked to end does not hang. What is due is ended by the next life of the fence, or by the agent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-        if not self._guarded().live and (self._watch.ticking or self._device.armed):
+        if self._watch.ticking or self._device.armed:
             try:
                 async with asyncio.timeout(LAST_LIMIT):
                     await self._disarm()
