@@ -185,6 +185,7 @@ class LeaderSight:
         self.patience = self._patience_with_leader = patience
         self._address = ""
         self._heard = 0.0
+        self._told = 0
         self._news = asyncio.Event()
         self._away_since: float | None = None
         self.own = ""
@@ -194,11 +195,15 @@ class LeaderSight:
         """Take note of the leader's znode."""
         address = Candidate.decode(seen[0]).address if seen is not None else ""
         self._patience_with_leader = session_in(seen[0] if seen is not None else b"") * SHARE or self.patience
-        self.tell(address if address != self.own else "")
+        if address != self.own:
+            self.tell(address)
+        elif self._address != self.own:  # what `tell` said of us counts for more
+            self.tell("")
 
     def tell(self, address: str) -> None:
         """Take note that the coordinator at `address` leads; empty: none does."""
         self._address, self._heard = address, monotonic()
+        self._told += bool(address)
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -231,15 +236,17 @@ class LeaderSight:
 
         Args:
             limit: seconds.
-            afresh: only a leader that has renewed its office since we began to wait counts: who asks may have lost it just now.
+            afresh: only another leader counts than at first, or one that renews its office while we wait: who asks may have lost it just
+                now. It has to do so twice, for the first time may be news from before.
         """
-        begun = monotonic()
-        since = begun if afresh else 0.0
-        while not (found := self._since(since)) and not self.trouble and (left := begun + limit - monotonic()) > 0:
+        before, end = (self.address, self._told + 2) if afresh else ("", 0), monotonic() + limit
+        while not (found := self._unlike(*before)) and not self.trouble and (left := end - monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LOOK_AGAIN)):
                     await self._news.wait()
         return found
 
-    def _since(self, moment: float) -> str:
-        return self.address if self._heard >= moment else ""
+    def _unlike(self, before: str, told: int) -> str:
+        """Return who leads, if it is another than before, or was told of so many times."""
+        address = self.address
+        return address if address != before or self._told >= told else ""

@@ -20,7 +20,7 @@ HOLD = 2.0
 
 HOLD_AGENTS = 6.0
 """The same for an agent, which has nothing better to do: as long as an election takes, so that a thousand of them come once. None is sent
-back to a leader that has not renewed its office since: that would be the one which it has lost."""
+back to a leader that does not renew its office meanwhile: that would be the one which it has lost."""
 
 _SESSION = f"/{agent_pb2.DESCRIPTOR.services_by_name['Agents'].full_name}/Session"
 

@@ -84,19 +84,36 @@ async def test_who_asks_while_nobody_leads_hears_of_the_new_leader_at_once() -> 
     assert await sight.wait(0.01) == ""
 
 
-async def test_who_may_have_lost_the_leader_is_sent_to_it_only_if_it_renews() -> None:
+async def test_who_may_have_lost_the_leader_is_sent_to_it_only_if_it_renews_twice() -> None:
     sight = LeaderSight(10.0)
     sight.seen(seen("10.0.0.1:7400"))
     asked = asyncio.create_task(sight.wait(30.0, afresh=True))
     await asyncio.sleep(0.01)
+    sight.seen(seen("10.0.0.1:7400"))  # what is told late
+    await asyncio.sleep(0.01)
     assert not asked.done()
     assert await sight.wait(30.0) == "10.0.0.1:7400", "whoever else asks is told at once"
+    sight.seen(seen("10.0.0.1:7400"))
+    assert await asked == "10.0.0.1:7400"
+
+
+async def test_who_may_have_lost_the_leader_is_sent_to_the_next_one_at_once() -> None:
+    sight = LeaderSight(10.0)
+    sight.own = "10.0.0.3:7400"
+    sight.seen(seen("10.0.0.1:7400"))
+    asked, other = (asyncio.create_task(sight.wait(30.0, afresh=True)) for _ in range(2))
+    await asyncio.sleep(0.01)
     sight.seen(None)
     await asyncio.sleep(0.01)
     assert not asked.done(), "nobody leads now"
     sight.seen(seen("10.0.0.2:7400"))
-    assert await asked == "10.0.0.2:7400"
+    assert await asked == await other == "10.0.0.2:7400"
     assert await sight.wait(0.01, afresh=True) == ""
+    asked = asyncio.create_task(sight.wait(30.0, afresh=True))
+    await asyncio.sleep(0.01)
+    sight.tell(sight.own)
+    sight.seen(seen(sight.own))  # our own znode says the same, which is no news
+    assert await asked == sight.own
 
 
 def test_our_own_last_office_names_nobody() -> None:
