@@ -55,6 +55,7 @@ class Guard:
         self._heard = boottime()
         self._rested = boottime()
         self._hears = 0.0
+        self._is_excused = False
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.lease = self._load()
@@ -65,7 +66,7 @@ class Guard:
         """The fence says how its lease stands."""
         if _revoked(lease) != _revoked(self.lease):
             self._heard = boottime()
-        self.lease, self._since = lease, 0.0
+        self.lease, self._since, self._is_excused = lease, 0.0, False
         self._woken.set()
 
     async def ensure(self) -> None:
@@ -97,8 +98,8 @@ class Guard:
     async def _step(self) -> float:
         """End what is due; return how long to rest."""
         now = boottime()
-        if now - self._rested > NAPS + HEARING:
-            self._hears = now + HEARING
+        if now - self._rested > NAPS + HEARING and not self._is_excused:
+            self._hears, self._is_excused = now + HEARING, True  # once, until it has heard the fence
         times = {name: max(when, self._hears) for name, when in over(self.lease, self._heard, self._since).items()}
         if due := [name for name, when in times.items() if when <= now]:
             await self._end(due)

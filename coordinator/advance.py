@@ -23,7 +23,8 @@ LEADER = "leader"
 class Case:
     """One app at one moment: its goal, the template of the wanted version, all its instances as they are known.
 
-    `names`: of nodes. `task`: the id for a task that begins now. `strange`: why a copy that no view is of may be at work, else empty.
+    `names`: of nodes. `task`: the id for a task that begins now. `strange`: why a copy that no view is of may be at work, else empty;
+    `last_generation`: of the grant of such a copy, under the name of this app's.
     """
 
     app: App
@@ -33,6 +34,7 @@ class Case:
     names: Mapping[str, str] = field(default_factory=dict)
     task: str = ""
     strange: str = ""
+    last_generation: int = 0
 
     @property
     def given_up(self) -> tuple[View, ...]:
@@ -99,7 +101,8 @@ def _grant(draft: Draft, case: Case, kept: tuple[Placed, ...], added: tuple[Plac
     """Give a new instance the right to be the only one, or take it back. Where nodes have no memberships there is nothing to give."""
     before, path = draft.grant(grant_name(case.app)), case.app.path
     if case.spec.placement.exclusive and added and incarnations[added[0].node]:
-        draft.put(next_grant(before, case.app, added[0].serial, added[0].node, incarnations[added[0].node]))
+        serial, node = added[0].serial, added[0].node
+        draft.put(next_grant(before, case.app, serial, node, incarnations[node], last=case.last_generation))
     elif before is not None and not before.revoked and (why := _revoked(case, before, kept)):
         draft.put(replace(before, revoked=True))
         draft.tell("app.revoked", path, f"{path}: node {case.names.get(before.node, before.node)} loses the right to run it: {why}", path)

@@ -17,6 +17,7 @@ from .brakes import Brakes
 from .capacity import capacities
 from .dispatch import Dispatcher
 from .grant_book import GrantBook
+from .grants import grant_name
 from .ledger import Ledger
 from .nodes import Tracker
 from .place import Capacity
@@ -144,8 +145,9 @@ class Decider:
         state = self._ledger.state
         views = self._tracker.views(app, state.placed(app.path))
         names = {node.id: node.name for node in state.nodes.values()}
-        spec, strange = state.version(app.path, app.version).spec, self.grants.strange.why_taken(app.path)
-        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], strange)
+        spec, strange = state.version(app.path, app.version).spec, self.grants.strange
+        taken, last = strange.why_taken(app.path), strange.generation(grant_name(app))
+        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last)
 
     def capacities(self, path: str = "") -> tuple[Capacity, ...]:
         """Return all nodes with what is reserved on them, as `place` needs them for the app of this path."""

@@ -129,6 +129,7 @@ class Dispatcher:
         self._told: dict[str, NodeState] = {}
         self._routes: dict[str, dict[str, Route]] = {}
         self._is_begun = False
+        self._knows_neighbours = True
         self._pace = Pace(self._flush)
         self._behind: list[str] = []
         self._wires: dict[str, tuple[Route, agent_pb2.Route]] = {}
@@ -148,7 +149,8 @@ class Dispatcher:
         if not self._is_begun:
             self._begin()
         self.heard(set(self._state.placed_on(link.node).values()))
-        if self.neighbours.is_news(link.node) and any(other.wants_peers for other in self._links.values()):
+        self._knows_neighbours &= not self.neighbours.is_news(link.node)
+        if not self._knows_neighbours and any(other.wants_peers for other in self._links.values()):
             self._pace.ask()
         full = self._next(link)
         self._told[link.node] = full
@@ -240,6 +242,7 @@ class Dispatcher:
         """Tell those who are behind, for SLICE seconds; return whether there are more of them."""
         if not self._behind:
             self.neighbours.look()
+            self._knows_neighbours = True
             self._behind = list(self._links)
         end = clock.monotonic() + SLICE
         while self._behind and clock.monotonic() < end:

@@ -237,14 +237,14 @@ class LeaderSight:
         Args:
             limit: seconds.
             afresh: only another leader counts than at first, or one that renews its office while we wait: who asks may have lost it just
-                now. It has to do so twice, for the first time may be news from before.
+                now. It has to do so twice, for the first time may be news from before. At the limit whoever is known counts.
         """
         before, end = (self.address, self._told + 2) if afresh else ("", 0), monotonic() + limit
         while not (found := self._unlike(*before)) and not self.trouble and (left := end - monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LOOK_AGAIN)):
                     await self._news.wait()
-        return found
+        return found or self.address
 
     def _unlike(self, before: str, told: int) -> str:
         """Return who leads, if it is another than before, or was told of so many times."""

@@ -11,18 +11,15 @@ from dataclasses import dataclass
 
 from gestalt import clock, model
 from gestalt.config import TimingSettings
-from gestalt.model import Phase
 from gestalt.zk.grants import LeaseMark
 
-from .grants import FREE, Holder, NoStorageFence, Rules, StorageFence, Verdict, grant_name, judge, lists, wait_of
+from .grants import AT_WORK, FREE, Holder, NoStorageFence, Rules, StorageFence, Verdict, grant_name, judge, lists, wait_of
 from .leases import Leases
 from .membership import Life
 from .nodes import Tracker
 from .records import App, Grant, Placed, instance_id
 from .state import State
 from .strange_grants import StrangeGrants
-
-AT_WORK = frozenset({Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
 
 
 @dataclass(frozen=True, slots=True)

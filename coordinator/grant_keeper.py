@@ -142,38 +142,41 @@ class GrantKeeper:
             self._wake.set()
 
     async def _make_right(self) -> None:
-        grants = self._ledger.state.grants
+        grants, strange = self._ledger.state.grants, self._book.strange
+        for name in strange.names() & grants.keys():
+            strange.forget(name)  # it was given anew, which nobody could before it was over
         wrong = [grant for grant in grants.values() if not self._book.is_shown(grant)]
         await _all(map(self._show, wrong))
         if self._ledger.state.switches.recovering:
             return  # who holds what we do not know keeps it
-        for grant in self._book.strange.to_revoke():
-            await self._put(grant)
-            self._book.strange.revoked(grant.name)
-            self._changed((grant.app,))
-        for name in self._there - grants.keys() - self._book.strange.names():
+        for name, mark in strange.to_revoke():
+            await self._put(name, mark)
+            strange.revoked(name)
+            self._changed((mark.app,))
+        for name in self._there - grants.keys() - strange.names():
             await self._remove(name)
 
     async def _show(self, grant: Grant) -> None:
         """Have ZooKeeper say what a record says, and tell of it."""
-        await self._put(grant)
+        await self._put(grant.name, mark_of(grant))
         self._book.shown(grant)
         self._changed((grant.app,))
 
-    async def _put(self, grant: Grant) -> None:
-        path, value = self._paths.grant(grant.name), mark_of(grant).encode()
+    async def _put(self, name: str, mark: GrantMark) -> None:
+        path, value = self._paths.grant(name), mark.encode()
         found = await self._zk.get(path)
         if found is None:
             await self._write(Create(path, value, acl=self._acl))
         elif found[0] != value:
             await self._write(Set(path, value, found[1].version))
-        self._there.add(grant.name)
+        self._there.add(name)
 
     async def _end_strange(self) -> None:
         """Remove those grants of which no record is, and under which nobody is at work any more."""
         strange = self._book.strange
         for name in () if self._ledger.state.switches.recovering else strange.over():
-            await self._remove(name)
+            if name not in self._ledger.state.grants:
+                await self._remove(name)
             self._changed((strange.forget(name),))
 
     async def _remove(self, name: str) -> None:

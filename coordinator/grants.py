@@ -23,9 +23,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gestalt.config import TimingSettings
+from gestalt.model import Phase
 from gestalt.zk.grants import GrantMark, LeaseMark
 
 from .records import App, Grant
+
+AT_WORK = frozenset({Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
+"""In these phases something may act."""
 
 
 class StorageFence(Protocol):
@@ -214,6 +218,7 @@ def caught_up(grant: Grant, found: GrantMark) -> Grant:
     return replace(grant, generation=found.generation, node=node, incarnation=incarnation, revoked=True)
 
 
-def next_grant(before: Grant | None, app: App, serial: int, node: str, incarnation: int) -> Grant:
-    """Return the grant of a new instance. The one before it must be free."""
-    return Grant(app.path, grant_name(app), (before.generation if before else 0) + 1, serial, node, incarnation)
+def next_grant(before: Grant | None, app: App, serial: int, node: str, incarnation: int, *, last: int = 0) -> Grant:
+    """Return the grant of a new instance. The one before it must be free; `last`: the generation of one that no record is of."""
+    generation = max(before.generation if before else 0, last) + 1
+    return Grant(app.path, grant_name(app), generation, serial, node, incarnation)

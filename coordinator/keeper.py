@@ -202,9 +202,9 @@ class NodeKeeper:
     async def _note(self) -> None:
         """Write what a later leader has to know: losses, returns, the doubt."""
         if self._doubted() != self._ledger.state.switches.doubted:
-            self._noting_doubt = True
             try:
                 async with self._ledger.draft("leader", "doubt") as draft:
+                    self._noting_doubt = True  # from here on nobody else commits
                     self._note_doubt(draft)
             finally:
                 self._noting_doubt = False

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Self
 
 from gestalt.config import CoordinatorSettings
 from gestalt.errors import GestaltError
-from gestalt.model import Phase, Refused
+from gestalt.model import Refused
 
 from .admitted import admitted_ports
-from .grants import grant_name
+from .grants import AT_WORK, grant_name
 from .keeper import Reach
 from .ledger import Ledger
 from .membership import Life
@@ -35,8 +35,6 @@ RETRY = 1.0
 ZOOKEEPER_CONFIGURATION = "/zookeeper/config"
 FIRST_LOOK = 2.0
 """Seconds for which a new leader waits for ZooKeeper to tell its ports; those that it uses by default count until it does."""
-
-AT_WORK = frozenset({Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
 
 
 @dataclass(frozen=True, slots=True)

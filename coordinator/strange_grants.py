@@ -14,7 +14,7 @@ from gestalt import clock
 from gestalt.config import TimingSettings
 from gestalt.zk.grants import GrantMark, LeaseMark
 
-from .grants import Holder, Rules, StorageFence, Verdict, judge, wait_of
+from .grants import AT_WORK, Holder, Rules, StorageFence, Verdict, judge, wait_of
 from .leases import Leases
 from .nodes import Tracker
 from .records import Grant
@@ -54,15 +54,19 @@ class StrangeGrants:
         self._rules = Rules(wait_of(timing), 0.0)
         self._leases = Leases(timing)
         self._found: dict[str, _Strange] = {}
+        self._generations: dict[str, int] = {}
 
     def note(self, name: str, mark: GrantMark) -> None:
         """Note a grant that no record is of. One that names nobody was taken back by a leader before, which may not have waited for it."""
-        grant = Grant(mark.app, name, mark.generation, 0, mark.node, mark.incarnation, revoked=True)
+        node, incarnation = (mark.node, mark.incarnation) if mark.node else (mark.former_node, mark.former_incarnation)
+        grant = Grant(mark.app, name, mark.generation, 0, node, incarnation, revoked=True)
+        self._generations[name] = mark.generation
         self._found[name] = _Strange(grant, mark.instance, None if mark.node else self._now())
 
-    def to_revoke(self) -> list[Grant]:
-        """Return those that ZooKeeper is to name nobody for."""
-        return [each.grant for each in self._found.values() if each.revoked_at is None]
+    def to_revoke(self) -> list[tuple[str, GrantMark]]:
+        """Return those that ZooKeeper is to name nobody for, by name, and what it is to say: a later leader has to wait for the same."""
+        left = [each.grant for each in self._found.values() if each.revoked_at is None]
+        return [(one.name, GrantMark(one.app, one.generation, former_node=one.node, former_incarnation=one.incarnation)) for one in left]
 
     def revoked(self, name: str) -> None:
         """Note that ZooKeeper names nobody for this grant any more; to be called after it answered."""
@@ -92,6 +96,10 @@ class StrangeGrants:
     def __bool__(self) -> bool:
         return bool(self._found)
 
+    def generation(self, name: str) -> int:
+        """Return the generation that was found of a grant, 0: there was none; the next one goes on from there."""
+        return self._generations.get(name, 0)
+
     def why_taken(self, path: str) -> str:
         """Return why nothing exclusive of an app may start because of these, a sentence; empty when they do not keep it."""
         for each in self._found.values():
@@ -114,12 +122,13 @@ class StrangeGrants:
         if member != grant.incarnation and each.over_since is None:
             each.over_since = self._now()
         view = self._tracker.nodes.get(grant.node)
+        seen = view.unknown.get(each.instance) if view is not None and view.heard else None
         address = (view.address if view is not None else "") or (record.address if record is not None else "")
         return Holder(
             grant,
             member,
             confirmed=record.confirmed if record is not None else -1,
-            present=view is not None and view.heard and each.instance in view.unknown,
+            present=seen is not None and seen.phase in AT_WORK,
             over_for=self._now() - each.over_since if each.over_since is not None and grant.node else None,
             revoked_for=self._now() - since if since is not None else None,
             lease=self._leases.lease(grant, since) if since is not None else None,

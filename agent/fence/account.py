@@ -36,6 +36,15 @@ class Account:
         self.boot = boot
         self.held = file.load()
 
+    def begin(self, held: Held) -> None:
+        """Begin with this, on disk if that can be: a later life must not take what ZooKeeper was told for longer."""
+        if held != self.held:
+            try:
+                self._file.save(held)
+            except OSError as error:
+                log.error("what is held is not written down anew: %s", error)
+            self.held = held
+
     @property
     def live(self) -> Mapping[str, Holding]:
         """What may be at work."""
@@ -79,7 +88,7 @@ class Account:
 
     async def _note(self, over: Mapping[str, Holding]) -> None:
         """Have the disk know what has ended, if it answers soon; else that goes on."""
-        for name in over.keys() - self._noting.keys():
+        for name in over.keys() - {name for name, task in self._noting.items() if not task.done()}:
             self._noting[name] = asyncio.ensure_future(self.change(partial(_close, name=name, what=over[name])))
         if over:
             done, late = await asyncio.wait([self._noting[name] for name in over], timeout=NOTED_WITHIN)

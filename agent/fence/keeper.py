@@ -73,7 +73,7 @@ class LeaseKeeper:
         self._node = settings.node_id
         self._timing = settings.timing
         self._account = account
-        account.held = shortened(account.held, boottime(), self._timing.lease)
+        account.begin(shortened(account.held, boottime(), self._timing.lease))
         self._registry = registry
         self._revoked: set[str] = set()
         self._resists: dict[str, float] = {}
@@ -207,6 +207,7 @@ class LeaseKeeper:
 
     async def _step(self) -> None:
         now, account = boottime(), self._account
+        self._revoked &= account.live.keys()
         await account.keep_closed()
         self._registry.watch({what.grant: what.modified for what in account.live.values()})
         revoked = {name for name in self._revoked if now >= self._resists.get(name, 0.0)}
@@ -269,7 +270,6 @@ class LeaseKeeper:
         log.error("the lease is over, or the grant: ending %s", ", ".join(names))
         resisting = await self._account.end(names)
         self._resists = dict.fromkeys(resisting, boottime() + self._timing.kill)
-        self._revoked &= self._account.live.keys()
 
 
 def _shown(what: Holding, revoked: bool) -> dict[str, Any]:

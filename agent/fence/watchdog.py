@@ -147,7 +147,7 @@ class Watchdog:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-        if self._watch.ticking or self._device.armed:
+        if self._device.path:
             try:
                 async with asyncio.timeout(LAST_LIMIT):
                     await self._disarm()

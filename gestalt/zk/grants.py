@@ -16,16 +16,22 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class GrantMark:
-    """The content of a grant's znode. `node`: the only one that may take it, as member `incarnation`; empty = nobody may."""
+    """The content of a grant's znode. `node`: the only one that may take it, as member `incarnation`; empty = nobody may.
+
+    `former_node`, `former_incarnation`: who might before, where nothing else keeps that; empty = look at the record.
+    """
 
     app: str
     generation: int
     instance: str = ""
     node: str = ""
     incarnation: int = 0
+    former_node: str = ""
+    former_incarnation: int = 0
 
     def encode(self) -> bytes:
-        document = {name: getattr(self, name) for name in ("app", "generation", "instance", "node", "incarnation")}
+        more = ("former_node", "former_incarnation") if self.former_node else ()
+        document = {name: getattr(self, name) for name in ("app", "generation", "instance", "node", "incarnation", *more)}
         return json.dumps(document, sort_keys=True).encode()
 
 
@@ -51,7 +57,9 @@ def parse_grant(value: bytes) -> GrantMark | None:
     """Return what a coordinator wrote; None when it does not say what it should: then nobody may take it."""
     try:
         found = json.loads(value)
-        return GrantMark(str(found["app"]), int(found["generation"]), str(found["instance"]), str(found["node"]), int(found["incarnation"]))
+        holder = str(found["instance"]), str(found["node"]), int(found["incarnation"])
+        former = str(found.get("former_node", "")), int(found.get("former_incarnation", 0))
+        return GrantMark(str(found["app"]), int(found["generation"]), *holder, *former)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -233,6 +233,28 @@ async def test_what_a_restored_state_does_not_know_keeps_its_right_until_nobody_
         assert mark.node == rig.ids[rig.other(holder).name]
 
 
+async def test_a_right_whose_record_is_missing_is_taken_back_and_given_anew_under_its_name(ensemble: Ensemble, tmp_path: Path) -> None:
+    """The restored state knows the app, and neither its instance nor its grant."""
+    settings = {"timing": TIMING, "unreachable_after": 1.0, "hands_off_share": 1.0}
+    async with guarded(Exclusive(tmp_path, ensemble=ensemble, settings=settings), "a", "b") as rig:
+        await applied(rig, "web:1")
+        (first,) = (await rig.holder()).at_work()
+        assert rig.leader is not None
+        snapshot = await rig.leader.ledger.snapshot()
+        known = tuple(item for item in snapshot.documents if item.kind not in ("grant", "placements"))
+        file = tmp_path / "backup"
+        file.write_bytes(b"".join(export_pieces(replace(snapshot, documents=known))))
+        await put_back_to(rig, file)
+        await rig.until(lambda: rig.leader and rig.leader.decider.lacks(PATH), "it is told what the app waits for")
+        await api_pb2_grpc.RecoveryStub(rig.channel()).Recover(api_pb2.RecoverRequest(), timeout=10)
+        await rig.until(lambda: rig.leader and not rig.leader.decider.grants.strange, "the old right is over")
+        await rig.until(lambda: {item for guard in rig.guards.values() for item in guard.at_work()} - {first}, "the next one is at work")
+        mark = await rig.mark()
+        assert mark is not None
+        assert (mark.generation, mark.instance != first) == (2, True)
+        assert rig.watcher.doubles() == []
+
+
 async def put_back_to(rig: Exclusive, file: Path) -> None:
     """Have the next leader begin with the state of a file."""
     for name in rig.by_name:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gestalt.config import TimingSettings
 from gestalt.coordinator.grants import NoStorageFence
@@ -11,6 +11,7 @@ from gestalt.coordinator.nodes import Tracker
 from gestalt.coordinator.records import Node
 from gestalt.coordinator.state import State
 from gestalt.coordinator.strange_grants import StrangeGrants
+from gestalt.model import Health, Observed, Phase
 from gestalt.zk.grants import GrantMark, LeaseMark
 
 TIMING = TimingSettings(session=2.0, lease=8.0, kill=2.0, margin=1.0)
@@ -35,10 +36,12 @@ class Found:
         self.grants = StrangeGrants(state, self.tracker, TIMING, NoStorageFence, lambda: self.now)
         self.grants.note(NAME, self.mark)
 
-    def revoke(self) -> None:
-        (grant,) = self.grants.to_revoke()
-        assert (grant.name, grant.revoked) == (NAME, True)
-        self.grants.revoked(grant.name)
+    def revoke(self) -> GrantMark:
+        """Have ZooKeeper name nobody; returns what it says then."""
+        ((name, mark),) = self.grants.to_revoke()
+        assert (name, mark.node) == (NAME, "")
+        self.grants.revoked(name)
+        return mark
 
     @property
     def why(self) -> str:
@@ -62,6 +65,32 @@ def test_taken_back_it_is_waited_for_while_the_lease_lists_it() -> None:
     assert "may still hold it for 1 s" in found.why
     found.now += 0.1
     assert (found.why, found.grants.over()) == ("", [NAME])
+
+
+def test_a_leader_that_dies_while_it_waits_leaves_the_next_one_to_wait_for_the_same() -> None:
+    mark = Found().revoke()
+    again = Found(mark)
+    assert again.grants.to_revoke() == []
+    assert again.grants.to_read() == {"n"}
+    again.grants.leased("n", LeaseMark(3, 30.0, {NAME: 5}, 2.0), again.now)
+    again.now += 32.9
+    assert "node node-1 may run a copy" in again.why
+    again.now += 0.1
+    assert again.why == ""
+
+
+def test_what_its_agent_saw_end_is_not_waited_for_beyond_the_lease() -> None:
+    found = Found()
+    view = found.tracker.node("n", "node-1")
+    view.heard = True
+    report = Observed(f"{NAME}-1", 1, Phase.RUNNING, Health.HEALTHY, ready=True)
+    view.unknown = {report.instance: report}
+    found.revoke()
+    found.grants.leased("n", HELD, found.now)
+    found.now += WAIT
+    assert "it has not ended it yet" in found.why
+    view.unknown = {report.instance: replace(report, phase=Phase.STOPPED)}
+    assert found.why == ""
 
 
 def test_a_lease_that_does_not_list_it_ends_the_waiting_at_once() -> None:
