@@ -17,7 +17,7 @@ from gestalt.coordinator.importing import Choice, put_back
 from gestalt.coordinator.store.base import Document, Put
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc
-from gestalt.zk.grants import GrantMark
+from gestalt.zk.grants import GrantMark, parse_lease
 from tests.real.agent_rig import until
 from tests.real.guarded_rig import TIMING, WAIT, Exclusive, Guard, GuardedAgent, guarded
 from tests.real.zookeeper_lab import Ensemble, running
@@ -233,26 +233,55 @@ async def test_what_a_restored_state_does_not_know_keeps_its_right_until_nobody_
         assert mark.node == rig.ids[rig.other(holder).name]
 
 
-async def test_a_right_whose_record_is_missing_is_taken_back_and_given_anew_under_its_name(ensemble: Ensemble, tmp_path: Path) -> None:
-    """The restored state knows the app, and neither its instance nor its grant."""
-    settings = {"timing": TIMING, "unreachable_after": 1.0, "hands_off_share": 1.0}
-    async with guarded(Exclusive(tmp_path, ensemble=ensemble, settings=settings), "a", "b") as rig:
-        await applied(rig, "web:1")
-        (first,) = (await rig.holder()).at_work()
-        assert rig.leader is not None
-        snapshot = await rig.leader.ledger.snapshot()
-        known = tuple(item for item in snapshot.documents if item.kind not in ("grant", "placements"))
-        file = tmp_path / "backup"
-        file.write_bytes(b"".join(export_pieces(replace(snapshot, documents=known))))
-        await put_back_to(rig, file)
-        await rig.until(lambda: rig.leader and rig.leader.decider.lacks(PATH), "it is told what the app waits for")
-        await api_pb2_grpc.RecoveryStub(rig.channel()).Recover(api_pb2.RecoverRequest(), timeout=10)
-        await rig.until(lambda: rig.leader and not rig.leader.decider.grants.strange, "the old right is over")
-        await rig.until(lambda: {item for guard in rig.guards.values() for item in guard.at_work()} - {first}, "the next one is at work")
-        mark = await rig.mark()
-        assert mark is not None
-        assert (mark.generation, mark.instance != first) == (2, True)
-        assert rig.watcher.doubles() == []
+async def test_a_right_whose_record_is_missing_is_taken_back_and_given_anew_under_its_name(two: Exclusive) -> None:
+    (first,) = (await two.holder()).at_work()
+    await put_back_without_record(two)
+    await api_pb2_grpc.RecoveryStub(two.channel()).Recover(api_pb2.RecoverRequest(), timeout=10)
+    await two.until(lambda: two.leader and not two.leader.decider.grants.strange, "the old right is over")
+    await two.until(lambda: {item for guard in two.guards.values() for item in guard.at_work()} - {first}, "the next one is at work")
+    mark = await two.mark()
+    assert mark is not None
+    assert (mark.generation, mark.instance != first) == (2, True)
+    assert two.watcher.doubles() == []
+
+
+async def test_the_end_of_a_recovery_takes_nothing_from_who_was_given_it_since(two: Exclusive) -> None:
+    holder = await two.holder()
+    other = two.other(holder)
+    await put_back_without_record(two)
+    agent, began = two.agent_of(holder.name), monotonic()
+    await agent.stop()
+    for process in agent.processes.values():
+        process.kill()
+        await asyncio.to_thread(process.wait)
+    holder.end()
+    await two.until_state(holder.name, "lost")
+    await api_pb2_grpc.NodesStub(two.channel()).ConfirmDead(api_pb2.NodeRequest(node=holder.name), timeout=10)
+    await until_at(two, other, began)
+    await api_pb2_grpc.RecoveryStub(two.channel()).Recover(api_pb2.RecoverRequest(), timeout=10)
+    await two.until(lambda: two.leader and not two.leader.decider.grants.strange, "the old right is over")
+    lease = two.paths.lease(two.ids[other.name])
+    before = await two.fences.get(lease)
+    assert before is not None
+
+    async def renewed() -> bool:
+        found = await two.fences.get(lease)
+        mark = parse_lease(found[0]) if found is not None else None
+        return mark is not None and found is not None and found[1].version > before[1].version and set(mark.grants.values()) == {2}
+
+    await until("its lease to be renewed, with the grant in it", renewed, 20)
+    assert other.at_work()
+
+
+async def put_back_without_record(rig: Exclusive) -> None:
+    """Have the next leader know the app, and neither its instance nor its grant."""
+    assert rig.leader is not None
+    snapshot = await rig.leader.ledger.snapshot()
+    known = tuple(item for item in snapshot.documents if item.kind not in ("grant", "placements"))
+    file = rig.folder / "backup"
+    file.write_bytes(b"".join(export_pieces(replace(snapshot, documents=known))))
+    await put_back_to(rig, file)
+    await rig.until(lambda: rig.leader and rig.leader.decider.lacks(PATH), "it is told what the app waits for")
 
 
 async def put_back_to(rig: Exclusive, file: Path) -> None:
