@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from gestalt.agent import guard as guard_module
 from gestalt.agent.exclusive import NO_GRANT, NOT_HELD, OUTDATED, SILENT, Claim, Standing
 from gestalt.agent.failsafe import Promised, extension
 from gestalt.agent.fence_state import HeldHere, LeaseState, parse_lease_state
-from gestalt.agent.guard import over
+from gestalt.agent.guard import Guard, over
 from gestalt.agent.isolation import Isolation, judge
 from gestalt.agent.observe import CheckReport, observe, retry_at
 from gestalt.agent.plan import ISOLATED, Count, Forget, Goal, Remove, Situation, Start, Stop, Take, Wait, plan
@@ -163,3 +166,32 @@ def test_a_node_is_cut_off_when_nobody_hears_it_for_long_enough() -> None:
     ):
         state = judge(state, member=member, session=session, now=now, settled=3.0)
         assert state.cut_off is cut_off, now
+
+
+async def test_the_guard_hears_the_fence_once_after_a_stall_and_then_ends_what_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, killed = 1000.0, list[str]()
+
+    async def kill(paths: Sequence[str], deadline: float) -> bool:
+        killed.extend(paths)
+        return True
+
+    monkeypatch.setattr(guard_module, "boottime", lambda: now)
+    monkeypatch.setattr(guard_module, "kill_all", kill)
+    guard = Guard(tmp_path)
+    held = {"web-1": HeldHere(1, ("/sys/fs/cgroup/pids/web-1",))}
+
+    async def step_after(seconds: float) -> None:
+        nonlocal now
+        guard._rested, now = now, now + seconds
+        await guard._step()
+
+    guard.take(LeaseState(1, until=now + 8.0, held=held))
+    await step_after(20.0)
+    assert killed == [], "a living fence has said meanwhile that it renewed"
+    guard.take(LeaseState(1, until=now + 8.0, held=held))
+    await step_after(20.0)
+    assert killed == [], "so it has again"
+    await step_after(20.0)
+    assert killed == ["/sys/fs/cgroup/pids/web-1"], "one that hangs says nothing, however seldom we have a turn"
