@@ -7,6 +7,7 @@ import fcntl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import nodes as power
 from .engine import start_engines
@@ -16,6 +17,9 @@ from .nodes import CHECKOUT, LabError, Node
 
 FILES = CHECKOUT / ".run/lab"
 """What labs keep on the host, a folder for each group."""
+
+LOCKS = Path("/run/lock")
+"""Of the machine, not of the checkout: nodes of a group have the same names whoever starts them."""
 
 _GROUPS = 8
 
@@ -78,10 +82,10 @@ def _lab(group: str, nodes: list[Node]) -> Lab:
 @contextmanager
 def _claimed_group(purpose: str) -> Iterator[str]:
     """Hold the first group of a purpose that no living process holds."""
-    FILES.mkdir(parents=True, exist_ok=True)
+    LOCKS.mkdir(parents=True, exist_ok=True)
     for number in range(1, _GROUPS + 1):
         group = f"{purpose}{number}"
-        with (FILES / f"{group}.lock").open("w") as file:
+        with (LOCKS / f"gestalt-lab-{group}").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
