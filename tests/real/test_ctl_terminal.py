@@ -44,9 +44,8 @@ class OnTerminal:
         self.before = termios.tcgetattr(self.slave)
         self.shown = ""
         environment = server.environment() | {"TERM": "xterm-256color"} | (env or {})
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", *PROGRAM, *args], stdin=self.slave, stdout=self.slave, stderr=self.slave, env=environment
-        )
+        plain = ("setsid", "--ctty", "env", "--default-signal=INT,HUP")  # whoever started us may ignore them, as nohup does
+        self.process = subprocess.Popen([*plain, *PROGRAM, *args], stdin=self.slave, stdout=self.slave, stderr=self.slave, env=environment)
 
     def __enter__(self) -> OnTerminal:
         return self
