@@ -44,8 +44,8 @@ class Doubt:
     def _is_much(self, base: Set[str], present: Set[str]) -> bool:
         return len(base) >= FEW and len(base - present) > self.share * len(base)
 
-    def is_confirmed(self, noted: bool, ours: bool) -> bool:
-        """Return whether an operator has confirmed the losses by a commit: only one that takes a noted doubt away does.
+    def committed(self, noted: bool, ours: bool) -> bool:
+        """Take note of a commit; return whether an operator confirmed the losses by it: only one that takes a noted doubt away does.
 
         Args:
             noted: whether the doubt is durable after that commit.

@@ -59,7 +59,7 @@ class GrantBook:
         self._now = now
         self._shown: dict[str, tuple[Grant, float]] = {}
         self._leases = Leases(timing)
-        self.strange = StrangeGrants(state, tracker, timing, lambda: self.storage, now)
+        self.strange = StrangeGrants(state, tracker, self._leases, self._wait, storage=lambda: self.storage, now=now)
         self._over: dict[tuple[str, int], float] = {}
 
     # What ZooKeeper says

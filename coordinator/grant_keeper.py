@@ -208,9 +208,7 @@ class GrantKeeper:
         before = {grant.name: grant.app for grant in self._book.undecided() if grant.node == node}
         await self._zk.sync(path)
         found = await self._zk.get(path)
-        lease = parse_lease(found[0]) if found is not None else None
-        self._book.leased(node, lease, asked)
-        self._book.strange.leased(node, lease, asked)
+        self._book.leased(node, parse_lease(found[0]) if found is not None else None, asked)
         left = {grant.name for grant in self._book.undecided()}
         self._changed({app for name, app in before.items() if name not in left})
 

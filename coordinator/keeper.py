@@ -192,7 +192,7 @@ class NodeKeeper:
                 self._watcher.forget(node)
             self._decider.wake_unplaced()  # a label or an operator's word may be what they wait for
         if "switches" in kinds:
-            if self._brakes.doubt.is_confirmed(bool(self._ledger.state.switches.doubted), ours=self._noting_doubt):
+            if self._brakes.doubt.committed(bool(self._ledger.state.switches.doubted), ours=self._noting_doubt):
                 self._brakes.doubt.confirm(self._members())
             self._decider.wake(self._ledger.state.apps)
         if kinds & {"node", "switches"}:

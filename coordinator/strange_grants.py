@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gestalt import clock
-from gestalt.config import TimingSettings
-from gestalt.zk.grants import GrantMark, LeaseMark
+from gestalt.zk.grants import GrantMark
 
-from .grants import AT_WORK, Holder, Rules, StorageFence, Verdict, judge, wait_of
+from .grants import AT_WORK, Holder, Rules, StorageFence, Verdict, judge
 from .leases import Leases
 from .nodes import Tracker
 from .records import Grant
@@ -37,7 +36,8 @@ class StrangeGrants:
     Args:
         state: what is decided; read, never changed.
         tracker: what is known of nodes and instances.
-        timing: the leader's own times; a holder whose fence told longer ones is waited for longer.
+        leases: what the leases of nodes said.
+        wait: lease + kill + margin by the leader's own times, seconds; a holder whose fence told longer ones is waited for longer.
         storage: returns who keeps a lost node from what it held.
         now: the boot-time clock.
     """
@@ -46,13 +46,14 @@ class StrangeGrants:
         self,
         state: State,
         tracker: Tracker,
-        timing: TimingSettings,
+        leases: Leases,
+        wait: float,
+        *,
         storage: Callable[[], StorageFence],
         now: Callable[[], float] = clock.boottime,
     ) -> None:
         self._state, self._tracker, self._storage, self._now = state, tracker, storage, now
-        self._rules = Rules(wait_of(timing), 0.0)
-        self._leases = Leases(timing)
+        self._rules, self._leases = Rules(wait, 0.0), leases
         self._found: dict[str, _Strange] = {}
         self._generations: dict[str, int] = {}
 
@@ -76,10 +77,6 @@ class StrangeGrants:
         """Return the nodes whose leases may tell something that time has not told yet."""
         waiting = (each.grant for each in self._found.values() if each.revoked_at is not None and not self._verdict(each).free)
         return {grant.node for grant in waiting if grant.node}
-
-    def leased(self, node: str, lease: LeaseMark | None, asked: float) -> None:
-        """Note what the lease of a node says; None: nothing that can be understood. `asked`: when the read began."""
-        self._leases.note(node, lease, asked)
 
     def over(self) -> list[str]:
         """Return the names of those under which nobody is at work any more, nor can be."""

@@ -88,18 +88,10 @@ async def member(rig: Rig) -> Agent:
     return agent
 
 
-async def take(agent: Agent, cgroup: Path) -> None:
-    end = monotonic() + PATIENCE
-    while problem := await agent.hold("volume", cgroup):
-        assert "no member" in problem, problem
-        assert monotonic() < end, problem
-        await asyncio.sleep(0.05)
-
-
 async def held(rig: Rig, cgroup: Path) -> Agent:
     """Return an agent that has taken something, which is at work."""
     agent = await member(rig)
-    await take(agent, cgroup)
+    await agent.take("volume", cgroup)
     run_in(cgroup, STUBBORN)
     until_populated(cgroup, 1)
     return agent
@@ -108,7 +100,7 @@ async def held(rig: Rig, cgroup: Path) -> Agent:
 async def test_it_is_armed_with_the_first_thing_held_and_disarmed_in_order_with_the_last(rig: Rig, dog: StandIn, cgroup: Path) -> None:
     agent = await member(rig)
     assert dog.story == ""
-    await take(agent, cgroup)
+    await agent.take("volume", cgroup)
     await until(lambda: dog.fed() >= 4, dog)
     told = await agent.until(lambda state: bool(state["problem"]))
     assert "does not say after what time it resets the machine" in told["problem"]

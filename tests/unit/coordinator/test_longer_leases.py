@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.coordinator.guarded import WAIT, guarded, holder, why
+from tests.unit.coordinator.guarded import WAIT, Guarded, guarded, holder, why
+
+
+def assert_that_its_own_lease_is_waited_for(fleet: Guarded, first: str) -> None:
+    fleet.pass_time(WAIT)
+    fleet.settle()
+    assert holder(fleet) == first
+    fleet.pass_time(60.0)
+    fleet.settle()
+    assert holder(fleet) != first
 
 
 @pytest.mark.parametrize("is_new", [False, True], ids=["same leader", "another leader"])
@@ -34,12 +43,7 @@ def test_what_was_told_of_a_lease_counts_when_its_znode_is_gone() -> None:
     fleet.lose(first, dead=False)
     fleet.settle()
     del fleet.leases[first]
-    fleet.pass_time(WAIT)
-    fleet.settle()
-    assert holder(fleet) == first
-    fleet.pass_time(60.0)
-    fleet.settle()
-    assert holder(fleet) != first
+    assert_that_its_own_lease_is_waited_for(fleet, first)
 
 
 def test_a_new_membership_of_the_holders_node_tells_the_times_of_the_old_one() -> None:
@@ -52,9 +56,4 @@ def test_a_new_membership_of_the_holders_node_tells_the_times_of_the_old_one() -
     fleet.cut(first)
     fleet.take_office()
     fleet.settle()
-    fleet.pass_time(WAIT)
-    fleet.settle()
-    assert holder(fleet) == first
-    fleet.pass_time(60.0)
-    fleet.settle()
-    assert holder(fleet) != first
+    assert_that_its_own_lease_is_waited_for(fleet, first)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from gestalt.config import TimingSettings
 from gestalt.coordinator.grants import NoStorageFence
+from gestalt.coordinator.leases import Leases
 from gestalt.coordinator.membership import Member
 from gestalt.coordinator.nodes import Tracker
 from gestalt.coordinator.records import Node
@@ -33,7 +34,8 @@ class Found:
         self.nodes = state.nodes
         self.tracker = Tracker(lambda: self.now, state.nodes, fenced=True)
         self.tracker.member(self.tracker.node("n", "node-1"), Member(3, "boot", agent_running=True))
-        self.grants = StrangeGrants(state, self.tracker, TIMING, NoStorageFence, lambda: self.now)
+        self.leases = Leases(TIMING)
+        self.grants = StrangeGrants(state, self.tracker, self.leases, WAIT, storage=NoStorageFence, now=lambda: self.now)
         self.grants.note(NAME, self.mark)
 
     def revoke(self) -> GrantMark:
@@ -60,7 +62,7 @@ def test_taken_back_it_is_waited_for_while_the_lease_lists_it() -> None:
     found = Found()
     found.revoke()
     assert found.grants.to_read() == {"n"}
-    found.grants.leased("n", HELD, found.now)
+    found.leases.note("n", HELD, found.now)
     found.now += WAIT - 0.1
     assert "may still hold it for 1 s" in found.why
     found.now += 0.1
@@ -72,7 +74,7 @@ def test_a_leader_that_dies_while_it_waits_leaves_the_next_one_to_wait_for_the_s
     again = Found(mark)
     assert again.grants.to_revoke() == []
     assert again.grants.to_read() == {"n"}
-    again.grants.leased("n", LeaseMark(3, 30.0, {NAME: 5}, 2.0), again.now)
+    again.leases.note("n", LeaseMark(3, 30.0, {NAME: 5}, 2.0), again.now)
     again.now += 32.9
     assert "node node-1 may run a copy" in again.why
     again.now += 0.1
@@ -86,7 +88,7 @@ def test_what_its_agent_saw_end_is_not_waited_for_beyond_the_lease() -> None:
     report = Observed(f"{NAME}-1", 1, Phase.RUNNING, Health.HEALTHY, ready=True)
     view.unknown = {report.instance: report}
     found.revoke()
-    found.grants.leased("n", HELD, found.now)
+    found.leases.note("n", HELD, found.now)
     found.now += WAIT
     assert "it has not ended it yet" in found.why
     view.unknown = {report.instance: replace(report, phase=Phase.STOPPED)}
@@ -96,7 +98,7 @@ def test_what_its_agent_saw_end_is_not_waited_for_beyond_the_lease() -> None:
 def test_a_lease_that_does_not_list_it_ends_the_waiting_at_once() -> None:
     found = Found()
     found.revoke()
-    found.grants.leased("n", LeaseMark(3, 0.0, {}), found.now)
+    found.leases.note("n", LeaseMark(3, 0.0, {}), found.now)
     assert (found.why, found.grants.to_read()) == ("", set())
 
 
@@ -116,7 +118,7 @@ def test_a_node_that_the_state_does_not_know_is_waited_for_as_well() -> None:
     found = Found(GrantMark(PATH, 5, f"{NAME}-1", "stranger", 3))
     assert found.why.startswith("node stranger may run a copy")
     found.revoke()
-    found.grants.leased("stranger", None, found.now)
+    found.leases.note("stranger", None, found.now)
     assert found.why
     found.now += WAIT
     assert found.why == ""
