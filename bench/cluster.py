@@ -86,10 +86,6 @@ class WithLeader(Gestalt):
     def front(self) -> Node:
         return self.lab.nodes[-1]
 
-    async def deploy(self, host: str, instances: int) -> None:
-        """Run an instance on each node."""
-        await super().deploy(host, len(self.lab.nodes))
-
     async def victim(self, homes: Sequence[str]) -> Node:
         """Have the lead move to where ZooKeeper's is, and return that node."""
         for _ in range(_MOVES):

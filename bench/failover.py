@@ -41,7 +41,7 @@ RATES = {WHO: 40.0, PAGE: 60.0}
 POSTS = 25.0
 HOST = "bench"
 _SEEN = 60
-"""So many answers show who is there."""
+"""So many requests are answered before anything happens."""
 
 _REST = 1.0
 _LABS = 4
@@ -90,7 +90,7 @@ SCENARIOS = {
     "gestalt-fast": Scenario(lambda lab: Gestalt(lab, "1s"), "median at most 2 s, worst 3 s"),
     "swarm": Scenario(Swarm),
     "swarm-fast": Scenario(lambda lab: Swarm(lab, "1s")),
-    "leader": Scenario(lambda lab: WithLeader(lab, label="node with both leaders lost"), "worst 9 s", nodes=5),
+    "leader": Scenario(lambda lab: WithLeader(lab, label="node with both leaders lost"), "worst 9 s", nodes=5, instances=5),
     "exclusive": Scenario(lambda lab: Gestalt(lab, fields=_EXCLUSIVE, label="exclusive"), "at most 15 s", instances=1),
     "exclusive-confirmed": Scenario(
         lambda lab: Confirmed(lab, fields=_EXCLUSIVE, label="exclusive, confirmed dead"), "at most 3 s", instances=1
@@ -119,6 +119,7 @@ async def lose_a_node(lab: Lab, system: System, scenario: Scenario) -> Loss:
         gets = [await stack.enter_async_context(Load(front, HTTP_PORT, HOST, path, rate=rate)) for path, rate in RATES.items()]
         posts = [await stack.enter_async_context(Load(front, HTTP_PORT, HOST, WHO, rate=POSTS, method="POST"))] if scenario.posts else []
         await gets[0].until_answered(_SEEN)
+        await gets[0].until_different(scenario.instances)
         known = gets[0].answers
         victim = await system.victim(sorted({answer.split()[-1] for answer in known}))
         begun = monotonic()

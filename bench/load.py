@@ -1,8 +1,12 @@
-"""Requests at a steady rate, sent at their time whatever became of the earlier ones, each kept with when it was sent and what came."""
+"""Requests at a steady rate, sent at their time whatever became of the earlier ones, each kept with when it was sent and what came.
+
+The time between two varies by half: beside another load of an even rate, a proxy that takes turns would always give them the same servers.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -69,6 +73,10 @@ class Load:
         there = len(self.sent)
         await self._until(f"{count} more answers", lambda: sum(bool(request.answer) for request in self.sent[there:]) >= count)
 
+    async def until_different(self, count: int) -> None:
+        """Wait until there were so many different answers."""
+        await self._until(f"{count} different answers", lambda: len(self.answers) >= count)
+
     async def until_news(self, known: set[str]) -> float:
         """Wait for an answer that is not known; return when it came."""
         there = len(self.sent)
@@ -99,7 +107,7 @@ class Load:
             task = asyncio.create_task(self._one(request))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            due += 1 / self._rate
+            due += random.uniform(0.5, 1.5) / self._rate
             await asyncio.sleep(max(0.0, due - monotonic()))
 
     async def _one(self, request: Sent) -> None:
