@@ -47,7 +47,8 @@ class Gestalt:
 
     async def deploy(self, host: str, instances: int) -> None:
         """Run so many instances behind a host name."""
-        await self.cluster.launch(web(f"/bench/lab/test/{host}", instances=instances, **self.fields))
+        self.path = f"/bench/lab/test/{host}"
+        await self.cluster.launch(web(self.path, instances=instances, **self.fields))
 
     async def victim(self, homes: Sequence[str]) -> Node:
         """Return the node to be lost: one of those that run instances."""
@@ -85,6 +86,16 @@ class WithLeader(Gestalt):
 
     def front(self) -> Node:
         return self.lab.nodes[-1]
+
+    async def until_whole(self) -> None:
+        """Wait as ever, and have every node take its part again: a node that returns is given nothing by itself."""
+        await super().until_whole()
+        for _ in range(_MOVES):
+            if len({item.node for item in await self.cluster.listed()}) == len(self.lab.nodes):
+                return
+            await self.cluster.ctl("restart", self.path)
+            await self.cluster.until_converged()
+        raise LabError("instances do not spread over all nodes")
 
     async def victim(self, homes: Sequence[str]) -> Node:
         """Have the lead move to where ZooKeeper's is, and return that node."""
