@@ -1,8 +1,8 @@
 """The store in ZooKeeper: one log of commits that is folded into a base now and then. `zookeeper_format` says how it lies there.
 
-Every write checks the epoch's znode, so a deposed leader writes nothing, and every commit raises the version of the head from the one
-that the commit before it left: commits may be in flight together, but none can take place without those before it, or later than the
-barrier that settles an unknown outcome.
+Every write checks the epoch's znode, so a deposed leader writes nothing, and every transaction of commits raises the version of the head
+from the one that the transaction before it left: several may be in flight, but none can take place without those before it, or later than
+the barrier that settles an unknown outcome.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from gestalt.errors import Kind
-from gestalt.zk.client import Check, Create, Delete, Op, Set, Zk, ZkRefused, ZkState, ZkUnavailable, ZkUnknown
+from gestalt.zk.client import Check, Create, Delete, Op, Set, Zk, ZkError, ZkRefused, ZkUnavailable, ZkUnknown
 from gestalt.zk.paths import Paths
 
 from .base import (
@@ -30,16 +32,18 @@ from .base import (
     check_changes,
     check_documents,
 )
+from .zookeeper_connection import Connection
 from .zookeeper_contents import Contents
 from .zookeeper_fold import Folder
-from .zookeeper_format import SEGMENT, Entry, encode_entry, pack
+from .zookeeper_format import SEGMENT, Entry, pack
+from .zookeeper_group import TRANSACTIONS, Failure, Group
 from .zookeeper_restore import Replacement
-from .zookeeper_znodes import Epoch, Layout, Znodes, ensure_store, raise_format, translated
+from .zookeeper_znodes import Epoch, Layout, Znodes, ensure_store, raise_format, translated, translation
 
 log = logging.getLogger(__name__)
 
-_IN_FLIGHT = 128
 _TRIES = 10
+_TOO_LATE = "another writer of the same epoch was faster, or a commit before this one failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,35 +72,6 @@ class Barred(StoreError):
         super().__init__(f"this coordinator was removed: {path} in ZooKeeper says so", kind=Kind.REFUSED, hint="join it again")
 
 
-class _Connection:
-    """A client that stays its owner's, or how to get one, which is then ours and replaced when its session is over."""
-
-    def __init__(self, source: Zk | Callable[[], Awaitable[Zk]]) -> None:
-        self._source = source
-        self._zk: Zk | None = None
-
-    async def live(self) -> Zk:
-        """Return a client whose session is not over, as far as that is in our hands."""
-        if isinstance(self._source, Zk):
-            self._zk = self._source
-        elif self._zk is None or self._zk.state is ZkState.LOST:
-            await self.let_go()
-            self._zk = await self._source()
-        return self._zk
-
-    def present(self) -> Zk:
-        """Return the client that we have."""
-        if self._zk is None:
-            raise ZkUnavailable("there is no connection to ZooKeeper")
-        return self._zk
-
-    async def let_go(self) -> None:
-        """End what is ours. Idempotent."""
-        zk, self._zk = self._zk, None
-        if zk is not None and zk is not self._source:
-            await zk.close()
-
-
 def _proofs(candidacy: Candidacy) -> list[Op]:
     """Return what fails unless the candidacy stands: there is no check that something is absent, but making it fails when it is there."""
     absent: list[Op] = [Create(candidacy.barred), Delete(candidacy.barred)] if candidacy.barred else []
@@ -119,7 +94,7 @@ class _Log:
         candidate: Callable[[], Candidacy | None] = lambda: None,
         must_exist: bool = False,
     ) -> None:
-        self._connection = _Connection(connection)
+        self._connection = Connection(connection)
         self._paths = paths
         self._layout = Layout(paths)
         self._cluster_id = cluster_id
@@ -133,7 +108,9 @@ class _Log:
         self._is_doubtful = False
         self._is_restore_doubtful = False
         self._order = asyncio.Lock()  # commits are sent in the order of their calls
-        self._in_flight: set[asyncio.Task[Committed]] = set()
+        self._gathering: tuple[Group, asyncio.Task[Failure | None]] | None = None
+        self._slots = asyncio.Semaphore(TRANSACTIONS)
+        self._in_flight: set[asyncio.Task[Failure | None]] = set()
         self._waiting: set[asyncio.Task[Committed]] = set()
         self._fold: asyncio.Task[None] | None = None
 
@@ -187,7 +164,7 @@ class _Log:
 
     def _ready_for(self, epoch: int) -> Contents | None:
         """Return what is there, if a commit may be sent at once: nothing to read first, and none before it that still waits."""
-        if self._waiting or self._order.locked() or self._is_doubtful or len(self._in_flight) >= _IN_FLIGHT:
+        if self._waiting or self._order.locked() or self._is_doubtful:
             return None
         return self._contents if self._office and self._office.number == epoch else None
 
@@ -199,7 +176,7 @@ class _Log:
                     self._refuse_doubt()
                     contents = await self._contents_for(epoch)
                     entry = _entry_of(contents, changes, epoch) or await self._staged(contents, changes, epoch)
-                    while len(self._in_flight) >= _IN_FLIGHT:
+                    while not self._has_room(entry):
                         await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
                     if self._contents is contents:  # none before it has failed meanwhile
                         break
@@ -211,37 +188,47 @@ class _Log:
         folder = self._folder()
         return Entry(epoch, segments=tuple([await folder.write(piece) for piece in pack(contents.records(changes))]))
 
-    def _send(self, contents: Contents, changes: Sequence[Change], entry: Entry) -> asyncio.Task[Committed]:
-        """Send a commit without waiting for the answer."""
-        before = contents.head_version
-        number = contents.advance(changes, entry)
-        ops: list[Op] = [
-            self.fence(),
-            Create(self._layout.entry(number), encode_entry(entry)),
-            Set(self._layout.head, str(number).encode(), before),
-        ]
-        sent = asyncio.create_task(self._carry_out(ops, contents, number, entry.epoch))
-        _keep(sent, self._in_flight)
-        return sent
+    def _has_room(self, entry: Entry) -> bool:
+        return self._gathering is None or self._gathering[0].has_room(entry)
 
-    async def _carry_out(self, ops: Sequence[Op], contents: Contents, number: int, epoch: int) -> Committed:
-        try:
-            await self._connection.present().multi(ops)
-        except ZkUnknown as error:
-            self._doubt()
-            raise OutcomeUnknown(f"commit {number}: {error}", number) from error
-        except (ZkUnavailable, ZkRefused) as error:
-            if self._contents is contents:
-                self._contents = None
-            with translated():
-                if not isinstance(error, ZkRefused) or error.reason not in ("version", "exists", "missing"):
-                    raise
-                now = await self._znodes().epoch()
-            if now.number != epoch:
-                raise StaleEpoch(epoch, now.number) from error
-            raise StoreError("another writer of the same epoch was faster, or a commit before this one failed", hint="try again") from error
+    def _send(self, contents: Contents, changes: Sequence[Change], entry: Entry) -> Awaitable[Committed]:
+        """Send a commit, with those that go together with it. The answer need not be awaited."""
+        number = contents.advance(changes, entry)
+        if self._gathering is None:
+            group = Group(self.fence(), entry.epoch)
+            self._gathering = group, asyncio.create_task(self._carry_out(group, contents))
+            _keep(self._gathering[1], self._in_flight)
+        group, sent = self._gathering
+        group.add(number, entry)
+        return _answer(sent, number)
+
+    async def _carry_out(self, group: Group, contents: Contents) -> Failure | None:
+        async with self._slots:
+            self._gathering = None  # nothing joins from here on
+            ops = group.ops(self._layout, contents.sent())
+            try:
+                await self._connection.present().multi(ops)
+            except ZkUnknown as error:
+                self._doubt()
+                return Failure(partial(_unknown, str(error)), error)
+            except (ZkUnavailable, ZkRefused) as error:
+                if self._contents is contents:
+                    self._contents = None
+                return await self._refused(error, group.epoch)
         self._fold_if_due()
-        return Committed(number)
+        return None
+
+    async def _refused(self, error: ZkUnavailable | ZkRefused, epoch: int) -> Failure:
+        """Find out why a group was refused."""
+        if not isinstance(error, ZkRefused) or error.reason not in ("version", "exists", "missing"):
+            return Failure(partial(_said_of, error), error)
+        try:
+            now = await self._znodes().epoch()
+        except ZkError as unreadable:
+            return Failure(partial(_said_of, unreadable), error)
+        if now.number != epoch:
+            return Failure(lambda _: StaleEpoch(epoch, now.number), error)
+        return Failure(lambda _: StoreError(_TOO_LATE, hint="try again"), error)
 
     async def _contents_for(self, epoch: int) -> Contents:
         """Return what we know to be there under this epoch, by reading it if need be."""
@@ -400,8 +387,8 @@ class ZookeeperStore(_Log, MetaStore):
         check_changes(changes)
         self._require_open()
         contents = self._ready_for(epoch)
-        if contents is not None and (entry := _entry_of(contents, changes, epoch)) is not None:
-            return await asyncio.shield(self._send(contents, changes, entry))
+        if contents is not None and (entry := _entry_of(contents, changes, epoch)) is not None and self._has_room(entry):
+            return await self._send(contents, changes, entry)
         call = asyncio.create_task(self._commit(tuple(changes), epoch))
         _keep(call, self._waiting)
         return await asyncio.shield(call)
@@ -466,10 +453,26 @@ def _entry_of(contents: Contents, changes: Sequence[Change], epoch: int) -> Entr
     return Entry(epoch, records=records) if len(records) <= SEGMENT else None
 
 
-def _keep(task: asyncio.Task[Committed], among: set[asyncio.Task[Committed]]) -> None:
+async def _answer(sent: asyncio.Task[Failure | None], number: int) -> Committed:
+    """Wait for the group that a commit went with."""
+    failure = await asyncio.shield(sent)
+    if failure is not None:
+        raise failure.error(number) from failure.cause
+    return Committed(number)
+
+
+def _said_of(error: ZkError, _: int) -> StoreError:
+    return translation(error)
+
+
+def _unknown(reason: str, number: int) -> StoreError:
+    return OutcomeUnknown(f"commit {number}: {reason}", number)
+
+
+def _keep(task: asyncio.Task[Any], among: set[asyncio.Task[Any]]) -> None:
     """Keep a task until it is done. Nobody may ask for its outcome: its caller may have been cancelled."""
 
-    def end(done: asyncio.Task[Committed]) -> None:
+    def end(done: asyncio.Task[Any]) -> None:
         among.discard(done)
         if not done.cancelled():
             done.exception()

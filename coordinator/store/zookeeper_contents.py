@@ -20,7 +20,7 @@ MAX_SEGMENTS = 1000
 class Contents:
     """Everything, as of commit `number`. `head_version` and `base_version`: of the znodes that the next write must find unchanged.
 
-    Commits are applied when they are sent, before they are answered: if one is not carried out, this is to be thrown away.
+    Commits are applied when they are called, before they are answered: if one is not carried out, this is to be thrown away.
     """
 
     number: int
@@ -49,7 +49,6 @@ class Contents:
     def advance(self, changes: Sequence[Change], entry: Entry) -> int:
         """Apply the next commit and return its number."""
         self.number += 1
-        self.head_version += 1
         for change in changes:
             name = (change.kind, change.key)
             gone = self.documents.pop(name, None)
@@ -59,6 +58,11 @@ class Contents:
                 self.live += record_size(made)
         self.append(entry)
         return self.number
+
+    def sent(self) -> int:
+        """Note that a transaction of commits is sent, and return the version of the head that it has to find."""
+        self.head_version += 1
+        return self.head_version - 1
 
     def append(self, entry: Entry) -> None:
         """Note that the log has one entry more."""

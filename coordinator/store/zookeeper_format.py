@@ -2,7 +2,7 @@
 
 Below `store`:
 
-    head                 the number of the last commit, in decimal; each commit raises its version by one
+    head                 the number of the last commit, in decimal; each transaction of commits raises its version by one
     log/<number>         one commit: who wrote it, and its records, or the names of the segments that hold them
     segments/<name>      records, written once, counted only when an entry or the base names them
     base                 which segments hold everything up to which commit, in order; JSON

@@ -23,18 +23,23 @@ _READS = 64  # in flight at a time
 _TRIES = 10
 
 
+def translation(error: ZkError) -> StoreError:
+    """Return what ZooKeeper did not do as the store's own error."""
+    if not isinstance(error, ZkRefused):
+        return StoreError(f"ZooKeeper cannot be used now: {error}", hint="is it up, and reachable from here?")
+    if error.reason == "expired":
+        return StoreError("the session with ZooKeeper is over")
+    hint = "check zookeeper.identity and its secret" if error.reason == "denied" else ""
+    return StoreError(f"ZooKeeper refused {error}", kind=Kind.REFUSED, hint=hint)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise what ZooKeeper did not do as a `StoreError`."""
     try:
         yield
-    except ZkRefused as refusal:
-        if refusal.reason == "expired":
-            raise StoreError("the session with ZooKeeper is over") from refusal
-        hint = "check zookeeper.identity and its secret" if refusal.reason == "denied" else ""
-        raise StoreError(f"ZooKeeper refused {refusal}", kind=Kind.REFUSED, hint=hint) from refusal
     except ZkError as error:
-        raise StoreError(f"ZooKeeper cannot be used now: {error}", hint="is it up, and reachable from here?") from error
+        raise translation(error) from error
 
 
 @dataclass(frozen=True, slots=True)

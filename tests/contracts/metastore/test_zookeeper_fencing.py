@@ -106,12 +106,16 @@ async def test_a_settled_transaction_cannot_take_place_any_more(rig: Rig) -> Non
 
 
 async def test_no_commit_takes_place_without_those_before_it(rig: Rig) -> None:
-    """One of three in flight is lost, and the connection is back before the next one is sent."""
+    """One of three in flight is lost, and those before and after it reach ZooKeeper."""
     store, client = await rig.store_cut_short(10)
     epoch = await store.take_office()
     await store.commit([], epoch)
     client.left, client.loses_one = 1, True
-    commits = (store.commit([Put("k", str(n), b"")], epoch) for n in range(3))
+    commits = []
+    for n in range(3):
+        commits.append(asyncio.create_task(store.commit([Put("k", str(n), b"")], epoch)))
+        await until(f"commit {n} is sent", lambda n=n: client.left == -n)
+    client.is_told.set()
     first, second, third = await asyncio.gather(*commits, return_exceptions=True)
     assert first == Committed(2)
     assert isinstance(second, OutcomeUnknown)
@@ -119,6 +123,32 @@ async def test_no_commit_takes_place_without_those_before_it(rig: Rig) -> None:
     assert not isinstance(third, OutcomeUnknown), "ZooKeeper has refused it"
     assert await settled(store) == 2
     assert [document.key for document in (await (await rig.store()).load()).documents] == ["0"]
+
+
+async def test_commits_called_together_share_a_transaction(rig: Rig) -> None:
+    """They keep their order and their numbers, and none of them makes it larger than ZooKeeper takes."""
+    store, client = await rig.store_cut_short(100_000)
+    epoch = await store.take_office()
+    await store.commit([], epoch)
+    for times, transactions in ((1, 10), (30_000, 1000)):
+        client.left, before = 100_000, (await store.load()).commit
+        commits = await asyncio.gather(*(store.commit([Put("k", str(n % 7), b"%06d" % n * times)], epoch) for n in range(300)))
+        assert [each.number for each in commits] == list(range(before + 1, before + 301))
+        assert 100_000 - client.left <= transactions, "those that fold the log are among them"
+        values = {each.key: each.value[:6] for each in (await (await rig.store()).load()).documents}
+        assert values == {str(n % 7): b"%06d" % n for n in range(293, 300)}
+
+
+async def test_a_group_is_refused_as_one_and_each_of_it_is_told(rig: Rig) -> None:
+    store, client = await rig.store_cut_short(3)
+    epoch = await store.take_office()
+    await store.commit([], epoch)
+    client.left = 0
+    refused = await asyncio.gather(*(store.commit([Put("k", str(n), b"")], epoch) for n in range(50)), return_exceptions=True)
+    assert all(type(each) is StoreError and "cut short" in str(each) for each in refused), refused
+    assert len(set(map(id, refused))) == 50, "each caller has an error of its own"
+    client.left = 100
+    assert await store.commit([], epoch) == Committed(2)
 
 
 async def test_an_outcome_stays_unknown_while_there_is_no_connection(rig: Rig) -> None:

@@ -47,6 +47,7 @@ async def test_a_restore_cut_short_anywhere_changes_nothing_until_its_last_write
 async def test_a_restore_that_may_have_taken_place_is_settled_before_anything_else(rig: Rig) -> None:
     store, short = await rig.store_cut_short(SEGMENTS)
     short.loses_one = True
+    short.is_told.set()
     with pytest.raises(OutcomeUnknown) as doubt:
         await store.restore(LARGE, commit=1, epoch=1, expected=0)
     with pytest.raises(Unsettled):

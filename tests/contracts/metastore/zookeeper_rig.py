@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -16,12 +17,16 @@ from .backends import CLUSTER
 
 
 class CutShort:
-    """A client that stops writing after so many transactions, as if its process were killed there; or loses just one of them."""
+    """A client that stops writing after so many transactions, as if its process were killed there; or loses just one of them.
+
+    The loss is told as soon as `is_told` is set.
+    """
 
     def __init__(self, zk: Zk, writes: int) -> None:
         self._zk = zk
         self.left = writes
         self.loses_one = False
+        self.is_told = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._zk, name)
@@ -29,6 +34,7 @@ class CutShort:
     async def multi(self, ops: Sequence[Op]) -> list[str | Stat | None]:
         self.left -= 1
         if self.left == -1 and self.loses_one:
+            await self.is_told.wait()
             raise ZkUnknown("lost")
         if self.left < 0 and not self.loses_one:
             raise ZkUnavailable("cut short")
