@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gestalt.errors import GestaltError, Kind
+from gestalt.spec.part import STORED
 
 from .records import Answer, App, Audit, Coordinator, Event, Grant, Node, Placements, Switches, Task, Token, Version, instance_id
 from .store.base import Delete, Document, Put
@@ -50,8 +53,20 @@ def encode(record: Record, format_number: int | None = None) -> bytes:
 
 def decode(document: Document) -> Record:
     """Return the record of a stored document."""
-    record: Record = _adapter(document.kind).validate_json(document.value)
+    record: Record = _adapter(document.kind).validate_json(document.value, context=STORED)
     return record
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Do without the garbage collector, which would look through all that is being made, again and again, and find nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def version_key(path: str, number: int) -> str:
@@ -93,8 +108,9 @@ class State:
 
     def load(self, documents: tuple[Document, ...]) -> None:
         """Take over everything that the store holds, in order of the keys."""
-        for document in sorted(documents, key=lambda item: (item.kind, item.key)):
-            self.table(document.kind)[document.key] = decode(document)
+        with _no_collection():
+            for document in sorted(documents, key=lambda item: (item.kind, item.key)):
+                self.table(document.kind)[document.key] = decode(document)
         self.answers = dict(sorted(self.answers.items(), key=lambda item: item[1].at))  # the oldest are trimmed first
         for path in self.apps:
             self._settle(path)

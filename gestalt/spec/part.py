@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, TypeAdapter, ValidationError, ValidationInfo, model_validator
 
 from .mistakes import Mistake, as_error, mistakes_of
+
+STORED = {"stored": True}
+"""The context in which what was valid is read again: complete, and by the rules that held when it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Part(BaseModel):
     """A section of the description.
 
     Validation tells all mistakes at once, those against `RULES` included, as one ValidationError whose errors hold
-    `problem` and `allowed` in their context.
+    `problem` and `allowed` in their context. With the context `STORED`, rules over several fields are not asked again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +46,9 @@ class Part(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_rules(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _with_rules(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        if info.context is STORED:
+            return handler(data)
         if isinstance(data, Mapping):
             data = cls.completed(data)
         try:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from gestalt.errors import GestaltError
 from gestalt.spec.load import unhonoured, validate_spec, warnings
+from gestalt.spec.part import STORED
 from gestalt.spec.schema import AppSpec, Check, Placement, Port
 
 from .specs import SMALL, Document
@@ -210,3 +212,12 @@ def test_doubts(section: Document, words: list[str]) -> None:
     found = warnings(validate_spec({**SMALL, **section}))
     assert len(found) == len(words), found
     assert all(word in sentence for word, sentence in zip(words, found, strict=True))
+
+
+def test_what_was_stored_is_read_although_a_rule_came_since() -> None:
+    stored = {**validate_spec(SMALL).model_dump(), "ports": [{"name": "twice"}, {"name": "twice"}]}
+    with pytest.raises(ValidationError):
+        AppSpec.model_validate(stored)
+    assert len(AppSpec.model_validate(stored, context=STORED).ports) == 2
+    with pytest.raises(ValidationError):
+        AppSpec.model_validate({**stored, "instances": "many"}, context=STORED)
