@@ -175,18 +175,13 @@ class _Log:
                 while True:
                     self._refuse_doubt()
                     contents = await self._contents_for(epoch)
-                    entry = _entry_of(contents, changes, epoch) or await self._staged(contents, changes, epoch)
+                    entry = _entry_of(contents, changes, epoch) or await _staged(self._folder(), contents, changes, epoch)
                     while not self._has_room(entry):
                         await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
                     if self._contents is contents:  # none before it has failed meanwhile
                         break
                 sent = self._send(contents, changes, entry)
         return await sent
-
-    async def _staged(self, contents: Contents, changes: Sequence[Change], epoch: int) -> Entry:
-        """Write what is too much for one entry as segments, which count when the entry that names them is there."""
-        folder = self._folder()
-        return Entry(epoch, segments=tuple([await folder.write(piece) for piece in pack(contents.records(changes))]))
 
     def _has_room(self, entry: Entry) -> bool:
         return self._gathering is None or self._gathering[0].has_room(entry)
@@ -214,21 +209,9 @@ class _Log:
             except (ZkUnavailable, ZkRefused) as error:
                 if self._contents is contents:
                     self._contents = None
-                return await self._refused(error, group.epoch)
+                return await _refused(self._znodes(), error, group.epoch)
         self._fold_if_due()
         return None
-
-    async def _refused(self, error: ZkUnavailable | ZkRefused, epoch: int) -> Failure:
-        """Find out why a group was refused."""
-        if not isinstance(error, ZkRefused) or error.reason not in ("version", "exists", "missing"):
-            return Failure(partial(_said_of, error), error)
-        try:
-            now = await self._znodes().epoch()
-        except ZkError as unreadable:
-            return Failure(partial(_said_of, unreadable), error)
-        if now.number != epoch:
-            return Failure(lambda _: StaleEpoch(epoch, now.number), error)
-        return Failure(lambda _: StoreError(_TOO_LATE, hint="try again"), error)
 
     async def _contents_for(self, epoch: int) -> Contents:
         """Return what we know to be there under this epoch, by reading it if need be."""
@@ -459,6 +442,24 @@ async def _answer(sent: asyncio.Task[Failure | None], number: int) -> Committed:
     if failure is not None:
         raise failure.error(number) from failure.cause
     return Committed(number)
+
+
+async def _staged(folder: Folder, contents: Contents, changes: Sequence[Change], epoch: int) -> Entry:
+    """Write what is too much for one entry as segments, which count when the entry that names them is there."""
+    return Entry(epoch, segments=tuple([await folder.write(piece) for piece in pack(contents.records(changes))]))
+
+
+async def _refused(znodes: Znodes, error: ZkUnavailable | ZkRefused, epoch: int) -> Failure:
+    """Find out why a group was refused."""
+    if not isinstance(error, ZkRefused) or error.reason not in ("version", "exists", "missing"):
+        return Failure(partial(_said_of, error), error)
+    try:
+        now = await znodes.epoch()
+    except ZkError as unreadable:
+        return Failure(partial(_said_of, unreadable), error)
+    if now.number != epoch:
+        return Failure(lambda _: StaleEpoch(epoch, now.number), error)
+    return Failure(lambda _: StoreError(_TOO_LATE, hint="try again"), error)
 
 
 def _said_of(error: ZkError, _: int) -> StoreError:
