@@ -10,9 +10,10 @@ from gestalt.model import Phase
 from gestalt.spec.schema import AppSpec
 
 from .grants import grant_name, next_grant
-from .place import Capacity, place
 from .reconcile import Decision, Outcome, View, is_current, is_given_up
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
+from .scheduler.place import place
+from .scheduler.values import Capacity
 from .state import Draft, version_key
 
 LEADER = "leader"
@@ -56,7 +57,8 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
     """Put what was decided into the draft; return why wanted instances could not be placed, empty when all are."""
     placements = draft.placed(case.app.path)
     kept = tuple(_marked(item, decision) for item in placements.instances if item.serial not in decision.forget)
-    placing = place(case.spec, decision.start, nodes) if decision.start and not case.is_taken else None
+    wanted = case.spec.model_copy(update={"instances": case.app.wanted})
+    placing = place(wanted, decision.start, nodes) if decision.start and not case.is_taken else None
     added = tuple(
         Placed(case.app.next_serial + index, case.app.version, choice.node, choice.ports)
         for index, choice in enumerate(placing.choices if placing else ())

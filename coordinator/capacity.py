@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gestalt.proto.v1 import model_pb2
+
 from .membership import Life
 from .nodes import Tracker
-from .place import Capacity
+from .reconcile import is_current
 from .records import Node
+from .scheduler.attributes import attributes
+from .scheduler.values import Capacity
 from .state import State
 
 
@@ -20,7 +24,11 @@ class _Use:
 
 
 def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...]:
-    """Return all known nodes with what is reserved on them, for placing instances of one app."""
+    """Return all known nodes with what is reserved on them, for placing instances of one app.
+
+    Those of its instances that are to be replaced, or are on the way out, do not stand in the way of new ones.
+    """
+    goal = state.apps.get(path)
     uses: dict[str, _Use] = {}
     for app, placements in state.placements.items():
         for placed in placements.instances:
@@ -29,7 +37,7 @@ def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...
             use.cpu += spec.resources.cpu
             use.memory += spec.resources.memory
             use.ports.update(placed.ports)
-            use.same_app += app == path and not placed.stop
+            use.same_app += app == path and not placed.stop and goal is not None and is_current(goal, placed)
     cursors = _cursors(state)
     return tuple(_capacity(node, tracker, uses.get(node.id, _Use()), cursors) for node in state.nodes.values())
 
@@ -64,4 +72,19 @@ def _capacity(node: Node, tracker: Tracker, use: _Use, cursors: dict[str, int]) 
         port_cursor=cursors.get(node.id, 0),
         same_app=use.same_app,
         incarnation=tracker.incarnation(node.id),
+        attributes=attributes(node.id, node.name, node.roles, node.labels, _facts(facts)),
     )
+
+
+def _facts(facts: model_pb2.Facts) -> dict[str, str]:
+    """Return what a node's agent says of it as attributes."""
+    known = {
+        "hostname": facts.hostname,
+        "os": facts.os,
+        "kernel": facts.kernel,
+        "architecture": facts.architecture,
+        "cpu": f"{facts.cpu:g}" if facts.cpu else "",
+        "memory": str(facts.memory or ""),
+        "disk": str(facts.disk or ""),
+    }
+    return {**facts.attributes, **{name: value for name, value in known.items() if value}}

@@ -20,10 +20,10 @@ from .grant_book import GrantBook
 from .grants import grant_name
 from .ledger import Ledger
 from .nodes import Tracker
-from .place import Capacity
 from .progress import Progress
 from .reconcile import reconcile
 from .records import App, Grant, Step, Task, instance_id
+from .scheduler.values import Capacity
 from .state import Draft
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from .claims import conflicts
 from .decider import Decider
 from .diff import compare
 from .ledger import Ledger
-from .place import Placing, place
 from .reconcile import stops_first
 from .records import App, Placed, instance_id
+from .scheduler.place import place
+from .scheduler.values import Placing
 from .state import Draft
 
 

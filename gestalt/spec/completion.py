@@ -7,6 +7,7 @@ from typing import Any
 
 from gestalt.units import parse_duration
 
+from .conditions import ALIASES
 from .part import Part
 
 USUAL_TIMEOUT = 2.0
@@ -33,6 +34,23 @@ def complete_check(data: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**data, "timeout": min(USUAL_TIMEOUT, parse_duration(data["interval"]))}
     except ValueError:
         return data  # its interval is a mistake that validation tells
+
+
+def complete_condition(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a constraint or an affinity with its operator in our words, where it is in those of Nomad or Marathon."""
+    operator = data.get("operator")
+    known = ALIASES.get(operator.lower(), operator.lower()) if isinstance(operator, str) else operator
+    return {**data, "operator": known} if known != operator else data
+
+
+def complete_constraint(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a constraint likewise. `unique` without an attribute means nodes; a `cluster` with a value means that value."""
+    filled = dict(complete_condition(data))
+    if filled.get("operator") == "unique":
+        filled.setdefault("attribute", "node.name")
+    if filled.get("operator") == "cluster" and filled.get("value"):
+        filled["operator"] = "="
+    return filled
 
 
 def _complete_checks(checks: list[Any] | tuple[Any, ...], first_port: str) -> list[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .schema import AppSpec, Placement, Update
 
 _PLACEMENT = tuple(Placement.model_fields)
-_HONOURED = ("exclusive", "failover_after", "on_isolation")
+_HONOURED = ("constraints", "affinities", "spread", "strategy", "pool", "exclusive", "failover_after", "on_isolation")
 _ONE_BY_ONE = (Update().max_surge, Update().max_unavailable)
 _STRATEGIES = ("canary", "blue_green", "recreate")
 

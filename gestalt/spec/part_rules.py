@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gestalt.units import show_duration
 
+from .conditions import bounds_of
 from .mistakes import Mistake, Place, show_value
 from .part import Rule, rule
+from .values import expression_fault
 
 if TYPE_CHECKING:
     from .schema import Affinity, Check, Constraint, HttpService, Port, Restart, Security, Spread, Ulimit, Update, Volume
@@ -25,6 +26,8 @@ _KIND_FIELDS = {
     "exec": ("command",),
     "docker": (),
 }
+_COUNTING = ("max-per", "group-by")
+_MOST = 100_000
 _SPECIAL = tuple(dict.fromkeys(name for names in _KIND_FIELDS.values() for name in names))
 
 
@@ -113,16 +116,26 @@ def soft_within_hard(ulimit: Ulimit) -> Iterable[Mistake]:
 
 @rule("operator", "value")
 def value_fits_operator(item: Constraint | Affinity) -> Iterable[Mistake]:
-    lonely = item.operator in ("exists", "missing")
+    lonely = item.operator in ("exists", "missing", "unique", "cluster")
     if lonely and item.value:
         yield Mistake(("value",), f"is {show_value(item.value)}", f"nothing: {item.operator} compares with nothing")
-    if not lonely and not item.value:
+    if not (lonely or item.value or item.operator in _COUNTING):
         yield Mistake(("value",), "is empty", f"what {item.operator} compares with")
-    if item.operator == "matches" and item.value:
+    if item.value and (allowed := _malformed(item.operator, item.value)):
+        yield Mistake(("value",), f"is {show_value(item.value)}", allowed)
+
+
+def _malformed(operator: str, value: str) -> str:
+    """Return what is allowed as the value of an operator, if this is not; empty when it is."""
+    if operator in ("matches", "not-matches") and (fault := expression_fault(value)):
+        return f"a regular expression, which this is not: {fault}"
+    if operator == "version":
         try:
-            re.compile(item.value)
-        except (re.error, RecursionError, OverflowError) as error:
-            yield Mistake(("value",), f"is {show_value(item.value)}: {error}", "a regular expression")
+            bounds_of(value)
+        except ValueError as error:
+            return f'comparisons with commas between, like ">= 20.10, < 27": {error}'
+    counts = value.isascii() and value.isdigit() and len(value) <= len(str(_MOST)) and 1 <= int(value) <= _MOST
+    return f"a whole number from 1 to {_MOST}" if operator in _COUNTING and not counts else ""
 
 
 @rule("targets")

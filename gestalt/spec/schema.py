@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from . import app_rules, part_rules, values
-from .completion import complete, complete_check
+from .completion import complete, complete_check, complete_condition, complete_constraint
 from .part import Part, Rule
 
 
@@ -176,28 +176,48 @@ class Logging(Part):
     max_files: Annotated[values.Whole, Field(ge=1, le=1000, description="The oldest are removed.")] = 3
 
 
-Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "not-in", "matches", "exists", "missing"]
+Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "not-in", "contains", "matches", "not-matches", "version", "exists", "missing"]
+ConstraintOperator = Literal[Operator, "unique", "max-per", "group-by", "cluster"]
 
 
 class Constraint(Part):
-    """A node must fulfil it to be taken."""
+    """A node must fulfil it to be taken, or all instances together, of an operator that distributes them."""
 
-    attribute: Annotated[values.Attribute, Field(description="Of the node.")]
+    attribute: Annotated[values.Attribute, Field(description="Of the node: a label, or one that every node has, like `node.name`.")]
     operator: Annotated[
-        Operator, Field(description="`in` and `not-in` take values with commas between, `matches` a regular expression.")
+        ConstraintOperator,
+        Field(
+            description="`in`, `not-in` and `contains` (all of them) take a list with commas between, `matches` a regular expression for"
+            " the whole value, `version` comparisons like `>= 20.10, < 27`. `unique`: one instance for each value; `max-per`: at most so"
+            " many; `group-by`: their numbers differ by one at most; `cluster`: all have the same value."
+        ),
     ] = "="
-    value: Annotated[values.Text, Field(description="What to compare with; empty for `exists` and `missing`.")] = ""
+    value: Annotated[
+        values.Text,
+        Field(
+            description="What to compare with; empty for `exists`, `missing`, `unique` and `cluster`. A number for `max-per` (1 if empty)"
+            " and `group-by` (how many values there have to be; empty = those that there are)."
+        ),
+    ] = ""
     RULES: ClassVar[tuple[Rule, ...]] = (part_rules.value_fits_operator,)
+
+    @classmethod
+    def completed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return complete_constraint(data)
 
 
 class Affinity(Part):
     """A node that fulfils it is preferred, or avoided with a weight below 0."""
 
     attribute: Annotated[values.Attribute, Field(description="Of the node.")]
-    operator: Annotated[Operator, Field(description="As in constraints.")] = "="
+    operator: Annotated[Operator, Field(description="As in constraints, but none that distributes instances.")] = "="
     value: Annotated[values.Text, Field(description="As in constraints.")] = ""
     weight: Annotated[values.Whole, Field(ge=-100, le=100, description="How much it counts.")] = 50
     RULES: ClassVar[tuple[Rule, ...]] = (part_rules.value_fits_operator,)
+
+    @classmethod
+    def completed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return complete_condition(data)
 
 
 class Spread(Part):

@@ -194,13 +194,14 @@ def _share(value: object) -> object:
 def _expression(value: str) -> str:
     if len(value) > EXPRESSION_MAX:
         raise wrong(f"has {len(value)} characters", f"at most {EXPRESSION_MAX}: {EXPRESSION_ALLOWED}")
-    if value and (problem := _fault(value)):
+    if value and (problem := expression_fault(value)):
         raise wrong(f"is {show_value(value)}: {problem}", EXPRESSION_ALLOWED)
     return value
 
 
 @cache
-def _fault(expression: str) -> str:
+def expression_fault(expression: str) -> str:
+    """Return what is wrong with a regular expression, empty = nothing."""
     import regex  # late: few descriptions have an expression, and the command line starts sooner without
 
     try:

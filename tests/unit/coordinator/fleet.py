@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from gestalt.coordinator.membership import Life, Member, noted
 from gestalt.coordinator.nodes import NodeView, Tracker
-from gestalt.coordinator.place import Capacity
 from gestalt.coordinator.progress import Progress
 from gestalt.coordinator.reconcile import Decision
 from gestalt.coordinator.records import Node, Placed, instance_id
+from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.coordinator.state import Draft
 from gestalt.model import Observed
 from tests.unit.coordinator.world import PATH, World, node, spec

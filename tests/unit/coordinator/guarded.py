@@ -9,9 +9,9 @@ from gestalt.config import TimingSettings
 from gestalt.coordinator.advance import Case, waits_for_holder
 from gestalt.coordinator.grant_book import GrantBook, Terms
 from gestalt.coordinator.grants import mark_of
-from gestalt.coordinator.place import Capacity
 from gestalt.coordinator.reconcile import Decision
 from gestalt.coordinator.records import instance_id
+from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.model import Health, Observed, Phase
 from gestalt.zk.grants import GrantMark, LeaseMark
 from tests.unit.coordinator.fleet import Fleet

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gestalt.coordinator.place import Capacity, obstacle, place
+from gestalt.coordinator.scheduler.place import place
+from gestalt.coordinator.scheduler.values import Capacity
 from tests.unit.coordinator.world import node, spec
 
 
@@ -27,7 +28,7 @@ def test_a_fixed_port_is_kept_and_used_once_a_node() -> None:
     placing = place(fixed, 2, (node("a"),))
     assert [choice.ports for choice in placing.choices] == [(9000,)]
     assert placing.missing == 1
-    assert placing.reason == "node a has host port 9000 in use by another instance"
+    assert placing.reason == "node a has host port 9000 in use by another instance, another host_port, or none would fit"
 
 
 @pytest.mark.parametrize(
@@ -35,13 +36,16 @@ def test_a_fixed_port_is_kept_and_used_once_a_node() -> None:
     [
         ({"ready": False, "why_not": "is cordoned"}, "is cordoned"),
         ({"runtimes": frozenset({"process"})}, "has no working docker runtime"),
-        ({"cpu_reserved": 63.5}, "has 0.5 of 64 cores left, 1 are asked for"),
-        ({"memory_reserved": 64 * 1024**3 - 1024}, "has 1KiB of memory left, 8MiB are asked for"),
+        ({"cpu_reserved": 63.5}, "has 0.5 of 64 cores left, 1 are asked for, resources.cpu of at most 0.5 would fit"),
+        (
+            {"memory_reserved": 64 * 1024**3 - 1024},
+            "has 1KiB of memory left, 8MiB are asked for, resources.memory of at most 1KiB would fit",
+        ),
         ({"ports": frozenset(range(3000, 4001))}, "has no free host port in 3000-4000"),
     ],
 )
 def test_every_obstacle_is_told(fields: dict[str, object], reason: str) -> None:
-    assert obstacle(spec(resources={"cpu": 1, "memory": "8MiB"}), node(**fields)) == reason
+    assert place(spec(resources={"cpu": 1, "memory": "8MiB"}), 1, (node(**fields),)).reason == f"node n1 {reason}"
 
 
 def test_reasons_of_many_nodes_are_counted() -> None:

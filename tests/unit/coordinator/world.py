@@ -8,10 +8,10 @@ from gestalt.coordinator import changes
 from gestalt.coordinator.advance import Case, advance
 from gestalt.coordinator.brakes import UNLIMITED
 from gestalt.coordinator.nodes import Tracker
-from gestalt.coordinator.place import Capacity
 from gestalt.coordinator.progress import Progress
 from gestalt.coordinator.reconcile import Decision, reconcile
 from gestalt.coordinator.records import App, Node, Placed, Task, instance_id
+from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.coordinator.state import Draft, State, decode, encode
 from gestalt.coordinator.store.base import Document
 from gestalt.model import Health, Observed, Phase

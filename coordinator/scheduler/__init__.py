@@ -1,0 +1,1 @@
+"""Which node takes an instance: pure functions over values. `docs/placement.md` says what they promise."""

@@ -1,0 +1,92 @@
+"""Where instances go, under a real leader: labels that operators put on nodes, constraints, spreads, and what is told when nothing fits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
+from gestalt.wire import spec_to_wire
+from tests.real.members_rig import Members
+from tests.real.zookeeper_lab import Ensemble, running
+from tests.unit.coordinator.world import PATH, spec
+
+pytestmark = pytest.mark.real
+
+RACKS = {"a": "r1", "b": "r1", "c": "r2", "d": "r3"}
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Iterator[Ensemble]:
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+async def racks(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Members]:
+    """Four nodes in three racks."""
+    rig = Members(tmp_path, ensemble=ensemble)
+    await rig.up()
+    for name, rack in RACKS.items():
+        await rig.node(name)
+        await label(rig, name, rack=rack)
+    yield rig
+    await rig.down()
+
+
+async def label(rig: Members, node: str, **labels: str) -> None:
+    await api_pb2_grpc.NodesStub(rig.channel()).Label(api_pb2.LabelRequest(node=node, put=labels), timeout=10)
+
+
+async def well(rig: Members, reply: api_pb2.ChangeReply) -> Counter[str]:
+    """Wait for the end of a change; return how many instances each node has."""
+    task = await rig.outcome(reply)
+    assert task.state == "succeeded", task.message
+    return Counter({name: len(agent.running) for name, agent in rig.by_name.items() if agent.running})
+
+
+async def steps_of(rig: Members, reply: api_pb2.ChangeReply) -> dict[str, model_pb2.Step]:
+    task = await rig.tasks().Get(api_pb2.GetTaskRequest(id=reply.tasks[0].id), timeout=10)
+    return {step.name: step for step in task.steps}
+
+
+async def test_constraints_and_spreads_look_at_the_labels_of_nodes(racks: Members) -> None:
+    placement = {"constraints": [{"attribute": "rack", "operator": "in", "value": "r1,r2"}], "spread": [{"attribute": "rack"}]}
+    assert await well(racks, await racks.launch(4, placement=placement)) == {"a": 1, "b": 1, "c": 2}
+
+
+async def test_what_fits_nowhere_says_why_and_is_placed_once_a_node_is_labelled(racks: Members) -> None:
+    reply = await racks.launch(2, placement={"constraints": [{"attribute": "disk", "value": "ssd"}]})
+    why = "4 nodes: not disk = ssd (a has no disk, disk = ssd is asked for)"
+    await racks.until(lambda: racks.leader and racks.leader.decider.lacks(PATH) == why, "it is told what keeps them away")
+    assert (await steps_of(racks, reply))["place"].message == why
+    await label(racks, "d", disk="ssd")
+    assert await well(racks, reply) == {"d": 2}
+
+
+async def test_a_plan_says_what_keeps_instances_away(racks: Members) -> None:
+    described = spec_to_wire(spec(instances=5, placement={"constraints": [{"attribute": "rack", "operator": "UNIQUE"}]}))
+    (plan,) = (await racks.apps().Plan(api_pb2.PlanRequest(apps=[described]), timeout=10)).apps
+    assert Counter(item.action for item in plan.instances) == {"start": 3, "cannot place": 2}
+    why = "4 nodes: ruled out by unique rack (a is in rack r1, which has 1 of at most 1)"
+    assert {item.reason for item in plan.instances if item.reason} == {why}
+    assert any(why in warning for warning in plan.warnings)
+
+
+async def test_an_update_of_what_is_unique_is_not_in_its_own_way(racks: Members) -> None:
+    """The old ones stand on every node that there is."""
+    unique = {"constraints": [{"operator": "unique"}]}
+    assert set((await well(racks, await racks.launch(4, placement=unique))).values()) == {1}
+    assert set((await well(racks, await racks.launch(4, "web:2", placement=unique))).values()) == {1}
+
+
+async def test_instances_of_others_stay_where_they_are_when_an_app_is_scaled(racks: Members) -> None:
+    await well(racks, await racks.launch(4))
+    before = {name: set(agent.running) for name, agent in racks.by_name.items()}
+    for count in (12, 4):
+        await well(racks, await racks.apps().Scale(api_pb2.ScaleRequest(app=PATH, count=count), timeout=10))
+    after = {name: set(agent.running) for name, agent in racks.by_name.items()}
+    assert after == before
