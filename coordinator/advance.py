@@ -10,7 +10,7 @@ from gestalt.model import Phase
 from gestalt.spec.schema import AppSpec
 
 from .grants import grant_name, next_grant
-from .reconcile import Decision, Outcome, View, is_current, is_given_up
+from .reconcile import Decision, Outcome, View, is_given_up, stays
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
 from .scheduler.place import place
 from .scheduler.values import Capacity
@@ -229,7 +229,7 @@ def steps(case: Case, task: Task, unplaced: str = "") -> tuple[Step, ...]:
     """Return the steps of a task with how far each is, from what is known of the instances."""
     wanted = case.app.wanted
     alive = [view for view in case.views if not is_given_up(view, case.spec)]
-    current = [view for view in alive if not view.placed.stop and is_current(case.app, view.placed)]
+    current = [view for view in alive if not view.placed.stop and stays(case.app, view)]
     leaving = len(alive) - len(current)
     started = sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in current)
     result = []

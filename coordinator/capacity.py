@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gestalt.proto.v1 import model_pb2
 
-from .membership import Life
+from .membership import Life, is_emptied
 from .nodes import Tracker
 from .reconcile import is_current
 from .records import Node
@@ -37,7 +37,8 @@ def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...
             use.cpu += spec.resources.cpu
             use.memory += spec.resources.memory
             use.ports.update(placed.ports)
-            use.same_app += app == path and not placed.stop and goal is not None and is_current(goal, placed)
+            if app == path and goal is not None and not is_emptied(state.nodes.get(placed.node)):
+                use.same_app += is_current(goal, placed) and not placed.stop
     cursors = _cursors(state)
     return tuple(_capacity(node, tracker, uses.get(node.id, _Use()), cursors) for node in state.nodes.values())
 

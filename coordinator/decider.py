@@ -7,11 +7,13 @@ import logging
 import math
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gestalt import clock
 from gestalt.config import TimingSettings
 from gestalt.errors import GestaltError
 
+from . import drain
 from .advance import LEADER, Case, advance, steps, waits_for, waits_for_holder
 from .brakes import Brakes
 from .capacity import capacities
@@ -21,8 +23,9 @@ from .grants import grant_name
 from .ledger import Ledger
 from .nodes import Tracker
 from .progress import Progress
-from .reconcile import reconcile
-from .records import App, Grant, Step, Task, instance_id
+from .reconcile import reconcile, stops_first
+from .records import App, Grant, Step, Task, Verb, instance_id
+from .scheduler.place import place
 from .scheduler.values import Capacity
 from .state import Draft
 
@@ -55,6 +58,7 @@ class Decider:
         self._watched: dict[str, set[str]] = {}
         self._wake = asyncio.Event()
         self.unplaced: dict[str, str] = {}
+        self._hopeless: dict[str, str] = {}
         ledger.on_commit(self._committed)
 
     def wake(self, paths: Iterable[str]) -> None:
@@ -110,19 +114,30 @@ class Decider:
         app = draft.app(path)
         if app is None:
             self.unplaced.pop(path, None)
+            self._hopeless.pop(path, None)
             self._progress.forget(path)
             return
         now, held = clock.monotonic(), self._held()
-        case = self.case(app, clock.wall().isoformat())
+        case, stuck = self._anchored(self.case(app, clock.wall().isoformat()))
         stalled = self._progress.stalled(app, case.spec, case.views, now)
         decision = reconcile(app, case.spec, case.views, stalled, 0 if held else self.brakes.allowance.left(now))
         reason = advance(draft, case, decision, self.capacities(path) if decision.start else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
-        self._note(path, reason or waits_for(case, decision, held))
+        self._note(path, reason or waits_for(case, decision, held) or stuck)
+        self._hopeless[path] = decision.reason
         if decision.held_back and not held:
             self._due[path] = now + self.brakes.allowance.wait
         elif not math.isinf(decision.wake_in):
             self._due[path] = now + decision.wake_in
+
+    def _anchored(self, case: Case) -> tuple[Case, str]:
+        """Return a case in which what has to stop before it can move stays while there is no room elsewhere, and why there is none."""
+        if not stops_first(case.spec) or not any(view.moving for view in case.views):
+            return case, ""
+        placing = place(case.spec, 1, self.capacities(case.app.path))
+        if not placing.missing:
+            return case, ""
+        return replace(case, views=tuple(replace(view, moving=False) for view in case.views)), placing.reason
 
     def _held(self) -> str:
         return self.brakes.why_not(self._ledger.state.switches.paused)
@@ -155,10 +170,18 @@ class Decider:
 
     def task_steps(self, task: Task) -> tuple[Step, ...]:
         """Return the steps of a task as they are now."""
+        if task.kind is Verb.DRAIN:
+            return self._drain_steps(task)
         app = self._ledger.state.apps.get(task.app)
         if app is None or app.task != task.id:
             return task.steps
         return steps(self.case(app, ""), task, self.lacks(app.path))
+
+    def _drain_steps(self, task: Task) -> tuple[Step, ...]:
+        node = next((node for node in self._ledger.state.nodes.values() if node.drain == task.id), None)
+        if node is None:
+            return task.steps
+        return drain.steps(task, self._ledger.state.placed_on(node.id), lambda path: self.lacks(path) or self._hopeless.get(path, ""))
 
     def _committed(self, draft: Draft) -> None:
         """A commit is durable: tell the nodes, and look again at every app that it touched."""

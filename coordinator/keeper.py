@@ -16,6 +16,7 @@ from gestalt.errors import GestaltError
 from gestalt.zk.client import Zk
 from gestalt.zk.paths import Paths
 
+from . import drain
 from .brakes import cut_off
 from .decider import Decider
 from .dispatch import Dispatcher
@@ -201,7 +202,7 @@ class NodeKeeper:
             self._wake.set()
 
     async def _note(self) -> None:
-        """Write what a later leader has to know: losses, returns, the doubt."""
+        """Write what a later leader has to know: losses, returns, the doubt, the end of drains."""
         if self._doubted() != self._ledger.state.switches.doubted:
             try:
                 async with self._ledger.draft("leader", "doubt") as draft:
@@ -213,6 +214,9 @@ class NodeKeeper:
             async with self._ledger.draft("leader", "membership") as draft:
                 for node in self._ledger.state.nodes.values():
                     self._note_node(draft, node)
+        if drain.done(self._ledger.state):
+            async with self._ledger.draft("leader", "drained") as draft:
+                drain.conclude(draft, drain.done(self._ledger.state), clock.wall().isoformat())
 
     def _doubted(self) -> tuple[str, ...]:
         return tuple(sorted(self._brakes.doubt.base))

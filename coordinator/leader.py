@@ -180,7 +180,7 @@ class Leader:
         api_pb2_grpc.add_AppsServicer_to_server(AppsServicer(cluster, requests, presenter, planner, streams), server)
         agents = self._agents()
         self.ledger.on_commit(agents.committed)
-        nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment)
+        nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, requests)
         api_pb2_grpc.add_NodesServicer_to_server(nodes, server)
         api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self.events), server)
         api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self.events), server)

@@ -132,6 +132,11 @@ def _at_work(record: Node) -> Standing:
     return Standing(life, "" if life is Life.READY else f"is {life}")
 
 
+def is_emptied(record: Node | None) -> bool:
+    """Tell whether what runs on a node is to go elsewhere."""
+    return record is not None and record.admin in (Life.DRAINING, Life.DRAINED)
+
+
 def parse_member(value: bytes) -> Member | None:
     """Return the membership that a fence wrote; None when it does not say what it should."""
     try:

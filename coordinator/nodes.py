@@ -9,7 +9,7 @@ from gestalt.model import Observed, Reachability
 from gestalt.proto.v1 import model_pb2
 
 from .grants import Verdict
-from .membership import Life, Member, Signs, Standing, standing
+from .membership import Life, Member, Signs, Standing, is_emptied, standing
 from .reconcile import View
 from .records import App, Node, Placed, Placements, instance_id
 
@@ -202,6 +202,7 @@ class Tracker:
             waiting=now - sighting.unready_since,
             away=stands.away,
             verdict=self.judge(app, placed),
+            moving=is_emptied(self._records.get(placed.node)),
         )
 
     def reachability(self, node: str) -> Reachability:

@@ -158,6 +158,7 @@ class Presenter:
             ended_at=timestamp(task.ended_at),
             elapsed=max(0.0, (end - datetime.fromisoformat(task.created_at)).total_seconds()),
             warnings=task.warnings,
+            node=task.node,
         )
         message.steps.extend(to_wire(step, model_pb2.Step) for step in steps)
         if task.state is TaskState.RUNNING and task.app in self.ledger.state.apps:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gestalt.spec.schema import AppSpec
 
-from .reconcile import View, is_current, is_given_up
+from .reconcile import View, is_given_up, stays
 from .records import App
 
 
@@ -43,7 +43,7 @@ class Progress:
 
 def score(app: App, views: tuple[View, ...]) -> int:
     """Return a number that grows as the change gets on: by each instance that became right and each other one that went."""
-    right = [view for view in views if not view.placed.stop and is_current(app, view.placed)]
+    right = [view for view in views if not view.placed.stop and stays(app, view)]
     others = len(views) - len(right)
     stopping = sum(view.placed.stop for view in views)
     return 2 * sum(view.ready for view in right) + len(right) - 2 * others - (others - stopping)

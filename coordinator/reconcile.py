@@ -28,7 +28,7 @@ class View:
     `observed` None: its node has not told of it (yet). `heard`: the node's inventory is in. `gone`: the node says that
     nothing of it is left. `ready_for`: seconds since it is ready; `waiting`: seconds since it was placed or was last ready, as far as
     this leader knows. `away`: seconds since its node is unreachable, infinite when it is lost, None while it is neither. `verdict`: what is
-    to become of its right to be the only one, None = it needs none.
+    to become of its right to be the only one, None = it needs none. `moving`: it is to be replaced by one on another node.
     """
 
     placed: Placed
@@ -39,6 +39,7 @@ class View:
     waiting: float = 0.0
     away: float | None = None
     verdict: Verdict | None = None
+    moving: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -133,8 +134,8 @@ def _case(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) -> _
     return _Case(
         app,
         spec,
-        current=[view for view in live if is_current(app, view.placed)],
-        old=[view for view in live if not is_current(app, view.placed)],
+        current=[view for view in live if stays(app, view)],
+        old=[view for view in live if not stays(app, view)],
         leaving=[view for view in alive if _is_leaving(view, spec)],
         lost=[view for view in views if is_given_up(view, spec)],
         stalled=stalled,
@@ -157,6 +158,11 @@ def _to_forget(case: _Case, views: tuple[View, ...]) -> tuple[int, ...]:
 def is_current(app: App, placed: Placed) -> bool:
     """Tell whether an instance is one of the wanted version that no restart asks to replace."""
     return placed.version == app.version and placed.serial >= app.renew_below
+
+
+def stays(app: App, view: View) -> bool:
+    """Tell whether an instance is as wanted, and where it may be."""
+    return is_current(app, view.placed) and not view.moving
 
 
 def stops_first(spec: AppSpec) -> bool:
@@ -252,7 +258,8 @@ def _judge(case: _Case) -> tuple[Outcome, str]:
     for view in case.current if case.app.wanted else ():
         if reason := _hopeless(view, case.spec):
             return Outcome.FAILED, reason
-    short_of_nodes = bool(case.lost) and len(case.current) < case.app.wanted  # what waits for a node is no fault of the change
+    waits = bool(case.lost) or any(view.moving for view in case.old)
+    short_of_nodes = waits and len(case.current) < case.app.wanted  # what waits for a node is no fault of the change
     everyone = (*case.current, *case.old, *case.leaving)
     if case.stalled >= case.spec.update.progress_deadline and all(view.heard for view in everyone) and not short_of_nodes:
         return Outcome.FAILED, f"there was no progress for {case.spec.update.progress_deadline:g} s"

@@ -30,6 +30,7 @@ class Verb(StrEnum):
     ROLLBACK = "rollback"
     DELETE = "delete"
     FAILOVER = "failover"
+    DRAIN = "drain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A tracked operation on one app. `rolling_back` holds the reason once the change is being undone."""
+    """A tracked operation on one app, or on the node of this name. `rolling_back` holds the reason once the change is being undone."""
 
     id: str
     kind: Verb
@@ -122,11 +123,12 @@ class Task:
     steps: tuple[Step, ...] = ()
     warnings: tuple[str, ...] = ()
     rolling_back: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of the cluster. `admin`: ready or cordoned.
+    """A machine of the cluster. `admin`: ready, cordoned, draining or drained; `drain`: the task of a drain that is under way.
 
     `incarnation`: of its newest membership, 0 = it never had one. `lost`: the incarnation whose loss the leader has noted, 0 = it is not
     lost; so a new leader knows which losses are old. `confirmed`: the incarnation that an operator declared dead. `refused`: the
@@ -145,6 +147,7 @@ class Node:
     confirmed: int = 0
     refused: int = 0
     refused_at: str = ""
+    drain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from gestalt import clock
 from gestalt.identity import Role
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2
 
+from .. import drain
+from ..changes import Asked
 from ..enrolment import Enrolment
 from ..ledger import Ledger
 from ..members import Holding, check_removable, confirmed_dead, find_node, relabelled
-from ..records import Node
-from ..requests import Call, answered, check_request, put_answer
+from ..records import Node, Task
+from ..requests import Call, Requests, answered, check_request, put_answer
 from ..state import Draft, State
 from .guard import Context, caller, unary
 from .views import NodesServicer
@@ -26,6 +29,7 @@ class MembersServicer(NodesServicer):
 
     ledger: Ledger
     enrolment: Enrolment
+    requests: Requests
 
     @unary
     async def Token(self, request: api_pb2.TokenRequest, context: Context) -> api_pb2.TokenReply:
@@ -40,6 +44,14 @@ class MembersServicer(NodesServicer):
     @unary
     async def Uncordon(self, request: api_pb2.NodeRequest, context: Context) -> api_pb2.NodeReply:
         return await self._change(self._call("uncordon", request, context), request.node, lambda node: replace(node, admin="ready"))
+
+    @unary
+    async def Drain(self, request: api_pb2.NodeRequest, context: Context) -> api_pb2.ChangeReply:
+        def work(draft: Draft, asked: Asked) -> Task | None:
+            node = find_node(self.ledger.state.nodes.values(), request.node)
+            return drain.begin(draft, node, self.presenter.node_state(node.id), asked)
+
+        return await self.requests.change(self._call("drain", request, context), {request.node: work})
 
     @unary
     async def Label(self, request: api_pb2.LabelRequest, context: Context) -> api_pb2.NodeReply:
@@ -68,6 +80,7 @@ class MembersServicer(NodesServicer):
         check_removable(node, self.presenter.node_state(node.id), holding(self.ledger.state, node.id), force=request.force)
         reply = api_pb2.NodeReply(changed=True)
         reply.node.id, reply.node.name = node.id, node.name
+        drain.given_up(draft, node, replace(node, admin="removed"), "remove", clock.wall().isoformat())
         draft.delete("node", node.id)
         draft.tell("node.removed", node.name, f"{call.actor} removed node {node.name}")
         put_answer(draft, call, reply)
@@ -86,7 +99,7 @@ class MembersServicer(NodesServicer):
                 reply = api_pb2.NodeReply.FromString(data)
             else:
                 node = find_node(self.ledger.state.nodes.values(), text)
-                changed = change(node)
+                changed = drain.given_up(draft, node, change(node), call.method.removeprefix("node."), clock.wall().isoformat())
                 reply = api_pb2.NodeReply(changed=changed != node)
                 reply.node.id, reply.node.name = node.id, node.name
                 if reply.changed:

@@ -14,6 +14,7 @@ from gestalt.units import show_duration
 
 from .shapes import word
 from .style import coloured, one_line, style_of
+from .words import subject_of
 
 if TYPE_CHECKING:
     from gestalt.proto.v1 import model_pb2
@@ -57,7 +58,7 @@ def _task(task: model_pb2.Task, older: float, room: int) -> RenderableType:
     running = task.state == "running"
     elapsed = show_duration(task.elapsed + (older if running else 0))
     mark = _ENDS.get(task.state, ">")
-    head = Text.assemble((mark, style_of(task.state)), f" {task.kind} ", (task.app, "bold"), (f"  {elapsed}", "dim"))
+    head = Text.assemble((mark, style_of(task.state)), f" {task.kind} ", (subject_of(task), "bold"), (f"  {elapsed}", "dim"))
     if task.message:
         head.append(f"  {one_line(task.message)}", style=style_of(task.state))
     lines: list[RenderableType] = [head]

@@ -74,19 +74,24 @@ class Following:
     detach: bool
     timeout: float | None
     request_id: str
-    expected_version: int
+    expected_version: int = 0
 
 
 def change_options(command: F) -> F:
-    """Options of every command that changes something; they arrive as `output`, `detach`, `timeout`, `request_id`, `expected_version`."""
+    """Options of every command that changes an app: those of `task_options`, and `expected_version`."""
+    expected = click.option(
+        "--expected-version", default=0, type=click.IntRange(min=0), metavar="N", help="Refuse unless the app's revision is N."
+    )
+    return task_options(expected(command))
+
+
+def task_options(command: F) -> F:
+    """Options of every command that begins a task; they arrive as `output`, `detach`, `timeout`, `request_id`."""
     for option in reversed(
         (
             click.option("--detach", is_flag=True, help="Return at once with the task's id, do not follow it."),
             click.option("--timeout", type=Duration(), metavar="TIME", help="Follow for at most this long; the task goes on."),
             click.option("--request-id", default="", metavar="UUID", help="Make a repeated call harmless: the same id acts once."),
-            click.option(
-                "--expected-version", default=0, type=click.IntRange(min=0), metavar="N", help="Refuse unless the app's revision is N."
-            ),
         )
     ):
         command = option(command)

@@ -16,6 +16,7 @@ from gestalt.units import show_duration
 from .report import notice
 from .shapes import word
 from .style import is_terminal, one_line, paint, style_of
+from .words import subject_of
 
 if TYPE_CHECKING:
     from gestalt.client import Client
@@ -50,7 +51,7 @@ class PlainView:
 
     def show(self, task: model_pb2.Task) -> None:
         if (task.id, "") not in self._seen:
-            self._say(task, "", f"{task.kind} of {task.app}, task {task.id}")
+            self._say(task, "", f"{task.kind} of {subject_of(task)}, task {task.id}")
         for step in task.steps:
             if step.state != "pending":
                 self._say(task, f"step {step.name}", step_line(step))
@@ -66,7 +67,7 @@ class PlainView:
         if self._seen.get((task.id, subject)) == line:
             return
         self._seen[task.id, subject] = line
-        name = f"{task.app}  " if self._named else ""
+        name = f"{subject_of(task)}  " if self._named else ""
         print(f"{show_duration(task.elapsed):>6}  {name}{line}", file=self._stream, flush=True)
 
 
@@ -109,7 +110,7 @@ def tell_detached(tasks: Sequence[model_pb2.Task]) -> None:
     if is_terminal(sys.stderr):
         print(file=sys.stderr)  # ends the line on which the terminal showed ^C
     for task in tasks:
-        notice(f"detached; the {task.kind} of {task.app} goes on: gestaltctl tasks {task.id} --watch")
+        notice(f"detached; the {task.kind} of {subject_of(task)} goes on: gestaltctl tasks {task.id} --watch")
 
 
 def check_outcome(tasks: Sequence[model_pb2.Task]) -> None:
@@ -121,11 +122,13 @@ def check_outcome(tasks: Sequence[model_pb2.Task]) -> None:
     for task in tasks:
         if task.state == "failed":
             hint = f"gestaltctl inspect {task.app}; gestaltctl logs {task.app} --tail 20; gestaltctl tasks {task.id}"
-            raise GestaltError(Kind.FAILED, f"the {task.kind} of {task.app} failed: {task.message or 'no reason was given'}", hint=hint)
+            why = task.message or "no reason was given"
+            raise GestaltError(Kind.FAILED, f"the {task.kind} of {subject_of(task)} failed: {why}", hint=hint)
     for task in tasks:
         if task.state == "superseded":
-            hint = f"see what happens now: gestaltctl tasks --app {task.app}"
-            raise GestaltError(Kind.CONFLICT, f"the {task.kind} of {task.app} gave way: {task.message or 'to another change'}", hint=hint)
+            hint = f"see what happens now: gestaltctl tasks --app {task.app}" if task.app else "see what is so now: gestaltctl nodes"
+            why = task.message or "to another change"
+            raise GestaltError(Kind.CONFLICT, f"the {task.kind} of {subject_of(task)} gave way: {why}", hint=hint)
 
 
 def step_line(step: model_pb2.Step) -> str:
@@ -148,6 +151,6 @@ def outcome(task: model_pb2.Task) -> str:
 
 
 def _timed_out(tasks: Sequence[model_pb2.Task], timeout: float) -> GestaltError:
-    what = ", ".join(f"the {task.kind} of {task.app}" for task in tasks)
+    what = ", ".join(f"the {task.kind} of {subject_of(task)}" for task in tasks)
     hint = "it goes on: " + "; ".join(f"gestaltctl tasks {task.id} --watch" for task in tasks)
     return GestaltError(Kind.TIMED_OUT, f"{what} has not ended within {show_duration(timeout)}", hint=hint)

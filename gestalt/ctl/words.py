@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from gestalt.proto.v1 import model_pb2
 
 
+def subject_of(task: model_pb2.Task) -> str:
+    """Return what a task is about: the path of an app, or a node."""
+    return task.app or f"node {task.node}"
+
+
 def phase(instance: model_pb2.Instance) -> str:
     """Return the phase; that of an instance of which no agent has spoken yet follows from its placement."""
     said = word(instance.observed, "phase") if instance.HasField("observed") else "unknown"

@@ -563,6 +563,11 @@ class NodesStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
                 )
+        self.Drain = channel.unary_unary(
+                '/gestalt.v1.Nodes/Drain',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
         self.Remove = channel.unary_unary(
                 '/gestalt.v1.Nodes/Remove',
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
@@ -603,7 +608,15 @@ class NodesServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Uncordon(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """ends a drain, too
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """takes no new instances, and what runs there moves to other nodes
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -650,6 +663,11 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.Uncordon,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
             ),
             'Remove': grpc.unary_unary_rpc_method_handler(
                     servicer.Remove,
@@ -741,6 +759,23 @@ class Nodes(object):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Uncordon',
             gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Drain',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -321,6 +321,13 @@ class NodesStub:
         gestalt.proto.v1.api_pb2.NodeRequest,
         gestalt.proto.v1.api_pb2.NodeReply,
     ]
+    """ends a drain, too"""
+
+    Drain: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """takes no new instances, and what runs there moves to other nodes"""
 
     Remove: grpc.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.NodeRequest,
@@ -360,6 +367,13 @@ class NodesAsyncStub:
         gestalt.proto.v1.api_pb2.NodeRequest,
         gestalt.proto.v1.api_pb2.NodeReply,
     ]
+    """ends a drain, too"""
+
+    Drain: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """takes no new instances, and what runs there moves to other nodes"""
 
     Remove: grpc.aio.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.NodeRequest,
@@ -406,7 +420,16 @@ class NodesServicer(metaclass=abc.ABCMeta):
         self,
         request: gestalt.proto.v1.api_pb2.NodeRequest,
         context: _ServicerContext,
-    ) -> typing.Union[gestalt.proto.v1.api_pb2.NodeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.NodeReply]]: ...
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.NodeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.NodeReply]]:
+        """ends a drain, too"""
+
+    @abc.abstractmethod
+    def Drain(
+        self,
+        request: gestalt.proto.v1.api_pb2.NodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
+        """takes no new instances, and what runs there moves to other nodes"""
 
     @abc.abstractmethod
     def Remove(

@@ -581,9 +581,10 @@ class Task(google.protobuf.message.Message):
     ELAPSED_FIELD_NUMBER: builtins.int
     INSTANCES_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
-    """launch, scale, stop, start, restart, update, rollback, delete, failover"""
+    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain"""
     app: builtins.str
     state: builtins.str
     """"running", "succeeded", "failed", "superseded" """
@@ -592,6 +593,8 @@ class Task(google.protobuf.message.Message):
     requested_by: builtins.str
     elapsed: builtins.float
     """seconds"""
+    node: builtins.str
+    """instead of an app: name of the node"""
     @property
     def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Step]: ...
     @property
@@ -619,9 +622,10 @@ class Task(google.protobuf.message.Message):
         elapsed: builtins.float = ...,
         instances: collections.abc.Iterable[global___InstanceProgress] | None = ...,
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
+        node: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "ended_at", b"ended_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "created_at", b"created_at", "elapsed", b"elapsed", "ended_at", b"ended_at", "id", b"id", "instances", b"instances", "kind", b"kind", "message", b"message", "requested_by", b"requested_by", "state", b"state", "steps", b"steps", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "created_at", b"created_at", "elapsed", b"elapsed", "ended_at", b"ended_at", "id", b"id", "instances", b"instances", "kind", b"kind", "message", b"message", "node", b"node", "requested_by", b"requested_by", "state", b"state", "steps", b"steps", "warnings", b"warnings"]) -> None: ...
 
 global___Task = Task
 

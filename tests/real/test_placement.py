@@ -11,7 +11,7 @@ import pytest
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 from gestalt.wire import spec_to_wire
 from tests.real.members_rig import Members
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble, running, until
 from tests.unit.coordinator.world import PATH, spec
 
 pytestmark = pytest.mark.real
@@ -90,3 +90,57 @@ async def test_instances_of_others_stay_where_they_are_when_an_app_is_scaled(rac
         await well(racks, await racks.apps().Scale(api_pb2.ScaleRequest(app=PATH, count=count), timeout=10))
     after = {name: set(agent.running) for name, agent in racks.by_name.items()}
     assert after == before
+
+
+async def test_a_drained_node_has_handed_over_everything(racks: Members) -> None:
+    await well(racks, await racks.launch(4))
+    nodes = api_pb2_grpc.NodesStub(racks.channel())
+    reply = await nodes.Drain(api_pb2.NodeRequest(node="a"), timeout=10)
+    task = await racks.outcome(reply)
+    assert (task.kind, task.node, task.state, task.message) == ("drain", "a", "succeeded", "nothing runs on a any more")
+    assert [(step.name, step.state, step.done, step.total) for step in task.steps] == [("move", "done", 1, 1)]
+    assert {name: len(agent.running) for name, agent in racks.by_name.items()}["a"] == 0
+    assert racks.state("a") == "drained"
+    again = await nodes.Drain(api_pb2.NodeRequest(node="a"), timeout=10)
+    assert (list(again.tasks), list(again.unchanged)) == ([], ["a"])
+    await nodes.Uncordon(api_pb2.NodeRequest(node="a"), timeout=10)
+    await racks.until_state("a", "ready")
+
+
+async def test_what_would_have_to_stop_first_stays_while_there_is_no_room_elsewhere(racks: Members) -> None:
+    """Its fixed host port cannot be had twice on a node, and only one node may take it."""
+    fixed = [{"name": "http", "container_port": 80, "host_port": 3500}]
+    only = {"constraints": [{"attribute": "rack", "value": "r3"}]}
+    assert await well(racks, await racks.launch(1, ports=fixed, placement=only)) == {"d": 1}
+    (instance,) = racks.by_name["d"].running
+    reply = await api_pb2_grpc.NodesStub(racks.channel()).Drain(api_pb2.NodeRequest(node="d"), timeout=10)
+    why = f"waits for {PATH}: 3 nodes: not rack = r3 (a has rack r1, not rack = r3); 1 node: is draining"
+
+    async def waits() -> bool:
+        task = await racks.tasks().Get(api_pb2.GetTaskRequest(id=reply.tasks[0].id), timeout=10)
+        return task.steps[0].message == why and task.state == "running"
+
+    await until("it says what it waits for", waits)
+    assert set(racks.by_name["d"].running) == {instance}
+    await label(racks, "c", rack="r3")
+    assert (await racks.outcome(reply)).state == "succeeded"
+    assert {name for name, agent in racks.by_name.items() if agent.running} == {"c"}
+
+
+async def test_a_new_leader_goes_on_with_a_drain_and_an_uncordoned_node_ends_it(racks: Members) -> None:
+    await well(racks, await racks.launch(4, placement={"constraints": [{"operator": "unique"}]}))
+    nodes = api_pb2_grpc.NodesStub(racks.channel())
+    reply = await nodes.Drain(api_pb2.NodeRequest(node="a"), timeout=10)
+    await racks.leave_office()
+    ran = {name: await racks.disconnect(name) for name in RACKS}
+    await racks.up()
+    for name, running_there in ran.items():
+        await racks.connect(name)
+        racks.by_name[name].running.update(running_there)
+    await racks.until_state("a", "draining")
+    await racks.until(lambda: racks.leader and racks.leader.decider.lacks(PATH), "it is told what keeps it there")
+    assert len(racks.by_name["a"].running) == 1, "the others have one each already"
+    nodes = api_pb2_grpc.NodesStub(racks.channel())
+    await nodes.Uncordon(api_pb2.NodeRequest(node="a"), timeout=10)
+    task = await racks.tasks().Get(api_pb2.GetTaskRequest(id=reply.tasks[0].id), timeout=10)
+    assert (task.state, task.message) == ("superseded", "superseded by uncordon")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gestalt.ctl.changing import carry_out
 from gestalt.ctl.commands.cluster import labels_of
-from gestalt.ctl.options import Duration, connected, examples, output_option
+from gestalt.ctl.options import Duration, Following, connected, examples, output_option, task_options
 from gestalt.ctl.output import emit
 from gestalt.ctl.report import notice
 from gestalt.ctl.session import converse
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from gestalt.proto.v1 import api_pb2
 
 
-@click.group(epilog=examples("gestaltctl node token --out token", "gestaltctl node cordon web-3", "gestaltctl node label web-3 rack=b"))
+@click.group(epilog=examples("gestaltctl node token --out token", "gestaltctl node drain web-3", "gestaltctl node label web-3 rack=b"))
 def node() -> None:
     """Let machines join, and say how nodes are to be used.
 
@@ -91,8 +92,28 @@ def cordon(name: str, request_id: str, output: str) -> None:
 @node.command(epilog=examples("gestaltctl node uncordon web-3"))
 @_node_options
 def uncordon(name: str, request_id: str, output: str) -> None:
-    """Let a node take new instances again."""
+    """Let a node take new instances again, after it was cordoned, drained, or while it drains."""
     _simple(lambda api: api.nodes.Uncordon, name, request_id, output, "takes new instances")
+
+
+@node.command(
+    epilog=examples("gestaltctl node drain web-3", "gestaltctl node drain web-3 --detach", "gestaltctl node drain web-3 --timeout 10m")
+)
+@click.argument("name", metavar="NODE")
+@task_options
+def drain(name: str, **how: Any) -> None:
+    """Have everything that runs on a node run elsewhere, and place nothing new there.
+
+    Each instance stops when its replacement is healthy, as in an update. What may exist only once, or has a fixed host port, stops first,
+    and only if there is room for it elsewhere. What finds no room stays, and is told. `uncordon` ends the drain.
+    """
+
+    async def work(client: Client) -> None:
+        from gestalt.proto.v1 import api_pb2
+
+        await carry_out(client, lambda api: api.nodes.Drain, api_pb2.NodeRequest(node=name), Following(**how))
+
+    converse(work)
 
 
 @node.command(epilog=examples("gestaltctl node remove web-3", "gestaltctl node remove web-3 --force"))

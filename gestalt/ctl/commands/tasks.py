@@ -12,6 +12,7 @@ from gestalt.ctl.output import Column, emit, print_table
 from gestalt.ctl.progress import check_outcome, follow, instance_line, outcome, step_line, view_for
 from gestalt.ctl.session import converse
 from gestalt.ctl.style import clean, paint
+from gestalt.ctl.words import subject_of
 from gestalt.units import show_duration
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _row(task: model_pb2.Task) -> tuple[str, ...]:
     from gestalt.ctl import words
 
     started, took = words.when(task.created_at), show_duration(task.elapsed)
-    return (task.id, task.kind, task.app, task.state, started, took, task.requested_by, task.message or _current_step(task))
+    return (task.id, task.kind, subject_of(task), task.state, started, took, task.requested_by, task.message or _current_step(task))
 
 
 def _current_step(task: model_pb2.Task) -> str:
@@ -108,7 +109,7 @@ def _print_one(task: model_pb2.Task, output: str) -> None:
 def _print_task(task: model_pb2.Task) -> None:
     from gestalt.ctl import words
 
-    print(paint(f"{task.kind} of {task.app}", "bold"))
+    print(paint(f"{task.kind} of {subject_of(task)}", "bold"))
     print(f"  task     {task.id}")
     print(f"  state    {outcome(task)}")
     print(f"  started  {words.when(task.created_at)}" + (f" by {clean(task.requested_by)}" if task.requested_by else ""))
