@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from gestalt.errors import GestaltError, Kind
 from gestalt.spec.part import STORED
 
-from .records import Answer, App, Audit, Coordinator, Event, Grant, Node, Placements, Switches, Task, Token, Version, instance_id
+from .records import Answer, App, Audit, Coordinator, Event, Grant, Node, Placed, Placements, Switches, Task, Token, Version, instance_id
+from .reservations import Reservations
 from .store.base import Delete, Document, Put
 from .store.formats import later_fields
 
@@ -96,6 +97,8 @@ class State:
     """App path by instance id, derived from the placements."""
     residents: dict[str, dict[str, str]] = field(default_factory=dict)
     """The same for each node: what is placed there."""
+    reservations: Reservations = field(default_factory=Reservations)
+    """What that asks for, also derived."""
 
     def table(self, kind: str) -> dict[str, Any]:
         """Return the table of a document kind."""
@@ -112,39 +115,47 @@ class State:
             for document in sorted(documents, key=lambda item: (item.kind, item.key)):
                 self.table(document.kind)[document.key] = decode(document)
         self.answers = dict(sorted(self.answers.items(), key=lambda item: item[1].at))  # the oldest are trimmed first
-        for path in self.apps:
-            self._settle(path)
+        for path, app in self.apps.items():
+            for placed in self.placed(path).instances:
+                self._settle(app, placed)
 
-    def _settle(self, path: str) -> None:
-        """Have the instances of an app in what is derived."""
-        for instance, node in self._homes(path):
-            self.owners[instance] = path
-            self.residents.setdefault(node, {})[instance] = path
+    def _settle(self, app: App, placed: Placed) -> None:
+        """Have an instance in what is derived."""
+        instance = instance_id(app, placed.serial)
+        self.owners[instance] = app.path
+        self.residents.setdefault(placed.node, {})[instance] = app.path
+        self.reservations.add(placed.node, self.version(app.path, placed.version).spec, placed.ports)
 
-    def _unsettle(self, path: str) -> None:
-        for instance, node in self._homes(path):
-            self.owners.pop(instance, None)
-            here = self.residents.get(node, {})
-            here.pop(instance, None)
-            if not here:
-                self.residents.pop(node, None)
-
-    def _homes(self, path: str) -> list[tuple[str, str]]:
-        app = self.apps.get(path)
-        return [(instance_id(app, placed.serial), placed.node) for placed in self.placed(path).instances] if app is not None else []
+    def _unsettle(self, app: App, placed: Placed) -> None:
+        instance = instance_id(app, placed.serial)
+        del self.owners[instance]
+        here = self.residents[placed.node]
+        del here[instance]
+        if not here:
+            del self.residents[placed.node]
+        self.reservations.remove(placed.node, self.version(app.path, placed.version).spec, placed.ports)
 
     def apply(self, draft: Draft) -> None:
         """Make a committed draft true."""
-        paths = {key for kind, key in draft.records if kind in ("app", "placements")}
-        for path in paths:
-            self._unsettle(path)
+        moves = [self._moves(draft, path) for path in {key for kind, key in draft.records if kind in ("app", "placements")}]
+        for gone, _ in moves:
+            for app, placed in gone:
+                self._unsettle(app, placed)
         for (kind, key), record in draft.records.items():
             if record is None:
                 self.table(kind).pop(key, None)
             else:
                 self.table(kind)[key] = record
-        for path in paths:
-            self._settle(path)
+        for _, come in moves:
+            for app, placed in come:
+                self._settle(app, placed)
+
+    def _moves(self, draft: Draft, path: str) -> tuple[list[tuple[App, Placed]], list[tuple[App, Placed]]]:
+        """Return which instances of an app a draft takes away, and which it adds. Where an instance is, it is for ever."""
+        before, after = self.apps.get(path), draft.app(path)
+        old = {(before.uid, placed.serial): (before, placed) for placed in self.placed(path).instances} if before else {}
+        new = {(after.uid, placed.serial): (after, placed) for placed in draft.placed(path).instances} if after else {}
+        return [item for key, item in old.items() if key not in new], [item for key, item in new.items() if key not in old]
 
     def version(self, path: str, number: int) -> Version:
         return self.versions[version_key(path, number)]

@@ -9,13 +9,14 @@ import pytest
 from gestalt.cluster.export_file import Header
 from gestalt.cluster.init import Founder
 from gestalt.coordinator.nodes import Tracker
-from gestalt.coordinator.records import App, Coordinator, Grant, Node, Placed, Placements, Switches
+from gestalt.coordinator.records import App, Coordinator, Grant, Node, Placed, Placements, Switches, Version
 from gestalt.coordinator.recovery import Stranger, strangers
 from gestalt.coordinator.restoring import STRIDE, Target, fitted, loss
-from gestalt.coordinator.state import SWITCHES, Record, State, decode, encode
+from gestalt.coordinator.state import SWITCHES, Record, State, decode, encode, version_key
 from gestalt.coordinator.store import Document, Snapshot
 from gestalt.errors import GestaltError, Kind
 from gestalt.model import Observed, Phase
+from tests.unit.coordinator.world import spec
 
 HEADER = Header("c", "h1", 4, 10, "0.2.0", "2026-01-01T00:00:00+00:00", 5, 1)
 APP = App("/o/w/e/web", "abc123", 3, 1, 1, 1, 2, "2026-01-01T00:00:00+00:00", next_serial=3)
@@ -108,7 +109,10 @@ def test_what_would_be_lost_is_told() -> None:
 def test_strangers_are_what_runs_where_nothing_is_placed() -> None:
     state, tracker = State(), Tracker(lambda: 0.0)
     placed = Placements(APP.path, (Placed(1, 1, "n1", ()), Placed(2, 1, "n2", ())))
-    state.load((document("app", APP.path, APP), document("placements", APP.path, placed)))
+    version = Version(APP.path, 1, "hash", spec(path=APP.path), "", "")
+    state.load(
+        (document("app", APP.path, APP), document("version", version_key(APP.path, 1), version), document("placements", APP.path, placed))
+    )
     reports = [Observed(f"web-abc123-{serial}", 1, Phase.RUNNING) for serial in (1, 2, 9)]
     reports.append(Observed("later-000000-1", 1, Phase.RUNNING, app="/o/w/e/later"))
     tracker.node("n1", "one").unknown = {report.instance: report for report in reports}

@@ -12,7 +12,7 @@ from gestalt.coordinator.progress import Progress
 from gestalt.coordinator.reconcile import Decision, reconcile
 from gestalt.coordinator.records import App, Node, Placed, Task, instance_id
 from gestalt.coordinator.scheduler.values import Capacity
-from gestalt.coordinator.state import Draft, State, decode, encode
+from gestalt.coordinator.state import Draft, State, encode
 from gestalt.coordinator.store.base import Document
 from gestalt.model import Health, Observed, Phase
 from gestalt.spec.schema import AppSpec, HttpService, Port, Update
@@ -141,11 +141,10 @@ class World:
 
     def restart_coordinator(self) -> None:
         """A new leader: durable state through its encoding and back, soft state reported again by the agent."""
-        state = State()
-        for kind in ("app", "version", "placements", "task", "node"):
-            for key, record in self.state.table(kind).items():
-                state.table(kind)[key] = decode(Document(kind, key, encode(record), 1))
-        self.state = state
+        kinds = ("app", "version", "placements", "task", "node")
+        documents = [Document(kind, key, encode(record), 1) for kind in kinds for key, record in self.state.table(kind).items()]
+        self.state = State()
+        self.state.load(tuple(documents))
         self.tracker = Tracker(lambda: self.now)
         self.view = self.tracker.node("n1", "n1")
         self.progress = Progress()

@@ -1,0 +1,58 @@
+"""What is reserved on each node, kept up to date as instances come and go: adding it all up anew takes longer the more there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gestalt.spec.schema import AppSpec
+
+_MICRO = 1_000_000
+
+
+@dataclass(slots=True)
+class Reserved:
+    """What the instances of one node ask for. `micro_cores`: millionths of a core, so that sums are exact; `memory`: bytes.
+
+    `cursor`: the port after that of the newest instance: the next one goes on from there, so that a port is not taken again at once.
+    """
+
+    micro_cores: int = 0
+    memory: int = 0
+    ports: dict[int, int] = field(default_factory=dict)
+    cursor: int = 0
+
+    @property
+    def cpu(self) -> float:
+        return self.micro_cores / _MICRO
+
+
+class Reservations:
+    """What is reserved, by node."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Reserved] = {}
+
+    def on(self, node: str) -> Reserved:
+        """Return what is reserved on a node; for reading only."""
+        return self._nodes.get(node) or Reserved()
+
+    def add(self, node: str, spec: AppSpec, ports: Sequence[int]) -> None:
+        """An instance of this description is placed."""
+        there = self._nodes.setdefault(node, Reserved())
+        there.micro_cores += round(spec.resources.cpu * _MICRO)
+        there.memory += spec.resources.memory
+        for port in ports:
+            there.ports[port] = there.ports.get(port, 0) + 1
+        if ports:
+            there.cursor = max(ports) + 1
+
+    def remove(self, node: str, spec: AppSpec, ports: Sequence[int]) -> None:
+        """An instance of this description is placed no more."""
+        there = self._nodes[node]
+        there.micro_cores -= round(spec.resources.cpu * _MICRO)
+        there.memory -= spec.resources.memory
+        for port in ports:
+            there.ports[port] -= 1
+            if not there.ports[port]:
+                del there.ports[port]
