@@ -52,8 +52,8 @@ class Planner:
             instances=self._instances(app, spec),
             warnings=self.warnings(spec),
         )
-        if result.action == "update" and stops_first(spec):
-            result.notes.append("each old instance stops before its replacement starts, because of a fixed host port or exclusiveness")
+        if result.action == "update" and (note := _order_of(spec)):
+            result.notes.append(note)
         return result
 
     def _described(self, app: App) -> AppSpec:
@@ -94,3 +94,14 @@ class Planner:
     def _node_name(self, node: str) -> str:
         found = self.ledger.state.nodes.get(node)
         return found.name if found else node
+
+
+def _order_of(spec: AppSpec) -> str:
+    """Return what an operator may not expect of the order in which instances are replaced; empty when nothing."""
+    if spec.update.strategy == "recreate":
+        return "all old instances stop before a new one starts: meanwhile nobody answers"
+    if stops_first(spec):
+        return "each old instance stops before its replacement starts, because of a fixed host port or exclusiveness"
+    if spec.update.strategy == "blue_green":
+        return f"{spec.instances} new instances are started beside the old ones; requests change over when all of them are healthy"
+    return ""

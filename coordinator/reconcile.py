@@ -127,6 +127,22 @@ class _Case:
     lost: list[View]
     stalled: float
 
+    @property
+    def strategy(self) -> str:
+        """In which order instances are replaced now: as the description says while there are some of another version, else one by one."""
+        others = any(view.placed.version != self.app.version for view in (*self.old, *self.leaving))
+        side_by_side = self.spec.update.strategy == "blue_green" and not stops_first(self.spec)
+        return self.spec.update.strategy if others and (side_by_side or self.spec.update.strategy == "recreate") else "rolling"
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """How many instances there may be more, and available fewer, than wanted while they are replaced."""
+        if self.strategy == "recreate":
+            return 0, self.app.wanted
+        if self.strategy == "blue_green":
+            return self.app.wanted, 0
+        return limits(self.spec, self.app.wanted)
+
 
 def _case(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) -> _Case:
     alive = [view for view in views if not is_given_up(view, spec)]
@@ -208,7 +224,9 @@ def _to_start(case: _Case, replaceable: int) -> tuple[int, int, int]:
 
 
 def _room(case: _Case, current: int, occupying: int) -> int:
-    surge, _ = limits(case.spec, case.app.wanted)
+    surge, _ = case.limits
+    if case.strategy == "recreate" and (case.old or case.leaving):
+        return 0  # versions never run side by side
     return max(0, min(case.app.wanted - current, case.app.wanted + surge - occupying))
 
 
@@ -237,11 +255,13 @@ def _to_stop(case: _Case, missing: int) -> list[View]:
     if wanted == 0:
         return worst_first + case.current
     surplus = _surplus(case)
-    _, unavailable = limits(case.spec, wanted)
+    _, unavailable = case.limits
     steady = sum(is_steady(view, case.spec) for view in case.current) - sum(is_steady(view, case.spec) for view in surplus)
     promised = max(min(1, wanted - unavailable), wanted - unavailable - missing)
     ready_after = steady + sum(view.ready for view in case.old)
     stop = list(surplus)
+    if case.strategy == "blue_green" and steady < wanted:
+        return stop  # the others go all at once, when all of the new version are there
     for view in worst_first:
         if view.known_bad:
             stop.append(view)

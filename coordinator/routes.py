@@ -25,25 +25,32 @@ class Routed:
 def route(app: App, wanted: Version, instances: Iterable[Routed]) -> tuple[Route, ...]:
     """Return the routes of one app: the services are those of the wanted version, the servers are all instances.
 
-    An instance of another version serves the port of the same name, if its version has one. Instances that are to stop drain.
+    An instance of another version serves the port of the same name, if its version has one. Instances that are to stop drain. With the
+    strategy `blue_green` only the stable version gets requests, as long as it can take them.
     """
     routed = sorted(instances, key=lambda item: item.placed.serial)
-    return tuple(_route(app, port, routed) for port in wanted.spec.ports if port.http is not None or port.tcp is not None)
+    serving = app.stable if wanted.spec.update.strategy == "blue_green" and any(_serves(item, app.stable) for item in routed) else 0
+    return tuple(_route(app, port, routed, serving) for port in wanted.spec.ports if port.http is not None or port.tcp is not None)
 
 
-def _route(app: App, port: Port, routed: list[Routed]) -> Route:
+def _serves(item: Routed, version: int) -> bool:
+    return item.placed.version == version and item.ready and not (item.placed.stop or item.lost)
+
+
+def _route(app: App, port: Port, routed: list[Routed], serving: int) -> Route:
     http = HttpService(port.http.hosts, port.http.path_prefix) if port.http else None
     tcp = TcpService(port.tcp.port) if port.tcp else None
-    servers = tuple(server for item in routed if (server := _server(app, port.name, item)) is not None)
+    servers = tuple(server for item in routed if (server := _server(app, port.name, item, serving)) is not None)
     return Route(f"{app.path}:{port.name}", app.path, port.name, http, tcp, servers)
 
 
-def _server(app: App, name: str, item: Routed) -> Server | None:
+def _server(app: App, name: str, item: Routed, serving: int) -> Server | None:
     if not item.address:
         return None
+    waits = serving not in (0, item.placed.version)
     for port, number in zip(item.version.spec.ports, item.placed.ports, strict=True):
         if port.name == name:
             instance = instance_id(app, item.placed.serial)
-            ready = item.ready and not item.lost and not item.placed.stop
-            return Server(instance, item.address, number, ready=ready, drain=item.placed.stop, lost=item.lost)
+            drain = item.placed.stop or waits
+            return Server(instance, item.address, number, ready=item.ready and not item.lost and not drain, drain=drain, lost=item.lost)
     return None

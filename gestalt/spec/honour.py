@@ -9,7 +9,7 @@ from .schema import AppSpec, Placement, Update
 _PLACEMENT = tuple(Placement.model_fields)
 _HONOURED = ("constraints", "affinities", "spread", "strategy", "pool", "exclusive", "failover_after", "on_isolation")
 _ONE_BY_ONE = (Update().max_surge, Update().max_unavailable)
-_STRATEGIES = ("canary", "blue_green", "recreate")
+_STRATEGIES = ("canary",)
 
 
 def unhonoured(spec: AppSpec) -> tuple[str, ...]:
@@ -44,6 +44,10 @@ def _doubts(spec: AppSpec) -> Iterator[str]:
         yield f"port {port.name} has the fixed host port {port.host_port}: only one of the {spec.instances} instances fits on a node"
     if fixed and (spec.update.max_surge, spec.update.max_unavailable) != _ONE_BY_ONE:
         yield "update.max_surge and max_unavailable are not used: with a fixed host port each old instance stops before the new one starts"
+    if spec.update.strategy == "blue_green" and (fixed or spec.placement.exclusive):
+        yield "update.strategy blue_green is not used: with a fixed host port, or exclusive, old and new cannot stand side by side"
+    elif spec.update.strategy in ("blue_green", "recreate") and (spec.update.max_surge, spec.update.max_unavailable) != _ONE_BY_ONE:
+        yield f"update.max_surge and max_unavailable are not used by the strategy {spec.update.strategy}"
     if not spec.checks and spec.ports:
         yield "there are no checks: an instance counts as healthy, and gets requests, as soon as it runs"
     elif spec.checks and all(check.kind == "tcp" for check in spec.checks):

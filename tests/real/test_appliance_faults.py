@@ -98,6 +98,15 @@ def test_scale_and_update_lose_no_request(running: Appliance) -> None:
     assert {item["version"] for item in running.instances(WEB)} == {2}
 
 
+def test_requests_change_over_from_blue_to_green_and_none_is_lost(running: Appliance) -> None:
+    with Traffic(running.http_port, methods=("GET", "POST")) as traffic:
+        for greeting in ("green", "blue"):
+            before = running.containers()
+            running.apply(web(env={"GREETING": greeting}, update={"strategy": "blue_green"}))
+            assert not before.keys() & running.containers().keys()
+    assert [count.failures for count in traffic.counts.values()] == [[], []]
+
+
 def test_an_update_that_never_becomes_healthy_is_rolled_back_and_says_why(running: Appliance) -> None:
     before = running.containers()
     bad = web(

@@ -184,6 +184,14 @@ async def test_plan_tells_what_would_change_and_changes_nothing(rig: Rig) -> Non
     assert plan.action == "update"
     assert [change.field for change in plan.changes] == ["image", "instances"]
     assert [item.action for item in plan.instances] == ["start"] * 4 + ["stop"] * 3
+    assert list(plan.notes) == []
+    for strategy, note in (
+        ("recreate", "all old instances stop before"),
+        ("blue_green", "4 new instances are started beside"),
+    ):
+        wanted = spec_to_wire(spec("web:2", 4, update={"strategy": strategy}))
+        (plan,) = (await rig.apps().Plan(api_pb2.PlanRequest(apps=[wanted]))).apps
+        assert note in plan.notes[0]
     assert (await rig.get()).app.version == 1
 
 

@@ -179,8 +179,6 @@ def test_what_is_exclusive_exists_once() -> None:
     ("section", "word"),
     [
         ({"update": {"strategy": "canary"}}, "update.strategy canary"),
-        ({"update": {"strategy": "blue_green"}}, "update.strategy blue_green"),
-        ({"update": {"strategy": "recreate"}}, "update.strategy recreate"),
         ({"resources": {"disk": "1G"}}, "resources.disk"),
         ({"depends_on": ["/a/b/c/e"]}, "depends_on"),
     ],
@@ -201,6 +199,9 @@ def test_read_only_volumes_of_processes_are_named() -> None:
     [
         ({"instances": 3, "ports": [{"name": "a", "host_port": 80}], "checks": [{"kind": "docker"}]}, ["fixed host port 80"]),
         ({"ports": [{"name": "a", "host_port": 80}], "update": {"max_surge": 2}, "checks": [{"kind": "docker"}]}, ["not used"]),
+        ({"update": {"strategy": "recreate"}}, []),
+        ({"update": {"strategy": "recreate", "max_surge": 2}}, ["not used by the strategy recreate"]),
+        ({"update": {"strategy": "blue_green"}, "placement": {"exclusive": True}}, ["blue_green is not used"]),
         ({"ports": [WEB]}, ["no checks"]),
         ({"ports": [WEB], "checks": [{"kind": "tcp"}]}, ["only connect"]),
         ({"image": "localhost:5000/web"}, ["no tag"]),

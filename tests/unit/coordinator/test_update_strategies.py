@@ -1,0 +1,143 @@
+"""Updates by `recreate` and `blue_green`: which versions are there, and which get requests, at every step and whatever comes in between."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gestalt.coordinator import changes
+from gestalt.coordinator.records import TaskState
+from gestalt.coordinator.routes import Routed, route
+from tests.unit.coordinator.world import PATH, World, spec
+
+BROKEN = frozenset({"web:bad"})
+
+
+def launched(count: int, strategy: str) -> World:
+    world = World(broken=BROKEN)
+    update(world, "web:1", count, strategy)
+    world.settle()
+    return world
+
+
+def update(world: World, image: str, count: int, strategy: str) -> None:
+    world.apply(spec(image, instances=count, update={"strategy": strategy}))
+
+
+def asked(world: World) -> list[int]:
+    """Return the versions of the instances that get requests, one for each."""
+    ready = {item.serial for item in world.placed if world._observed(item).ready}
+    version = {number.number: number for number in world.state.versions_of(PATH)}
+    routed = [Routed(item, version[item.version], "10.0.0.1", item.serial in ready) for item in world.placed]
+    (found,) = route(world.app, version[world.app.version], routed)
+    owner = {server.instance: server for server in found.servers if server.ready and not server.drain}
+    return [item.version for item in world.placed if any(name.endswith(f"-{item.serial}") for name in owner)]
+
+
+def end(world: World) -> None:
+    for _ in range(6):
+        world.settle()
+        world.pass_time(301)
+
+
+def test_recreate_has_the_old_ones_gone_before_it_starts_anything() -> None:
+    world = launched(3, "recreate")
+    update(world, "web:2", 3, "recreate")
+    world.decide()
+    assert all(item.stop for item in world.placed)
+    for _ in range(2):
+        world.agent_step()
+        world.decide()
+        assert {item.version for item in world.placed} == {1}
+    world.settle()
+    assert [item.version for item in world.placed] == [2, 2, 2]
+    assert world.last_task.state is TaskState.SUCCEEDED
+
+
+def test_recreate_that_fails_is_put_back() -> None:
+    world = launched(2, "recreate")
+    update(world, "web:bad", 2, "recreate")
+    end(world)
+    assert world.last_task.message.startswith("rolled back to version 1")
+    assert [item.version for item in world.placed] == [1, 1]
+    assert len(world.ready()) == 2
+
+
+def test_blue_and_green_stand_side_by_side_and_requests_change_over_at_once() -> None:
+    world = launched(3, "blue_green")
+    update(world, "web:2", 3, "blue_green")
+    seen = []
+    for _ in range(60):
+        world.decide()
+        seen.append(tuple(asked(world)))
+        world.agent_step()
+    assert list(dict.fromkeys(seen)) == [(1, 1, 1), (2, 2, 2)]
+    assert [item.version for item in world.placed] == [2, 2, 2]
+
+
+def test_a_green_that_fails_goes_and_blue_was_never_touched() -> None:
+    world = launched(3, "blue_green")
+    update(world, "web:bad", 3, "blue_green")
+    for _ in range(40):
+        world.decide()
+        world.agent_step()
+        assert asked(world) == [1, 1, 1]
+    end(world)
+    assert [item.serial for item in world.placed] == [1, 2, 3]
+    assert "rolled back to version 1" in world.last_task.message
+
+
+def test_scaling_and_restarting_go_one_by_one_whatever_the_strategy() -> None:
+    for strategy in ("recreate", "blue_green"):
+        world = launched(3, strategy)
+        world.ask(changes.restart, PATH)
+        for _ in range(60):
+            world.decide()
+            assert len(world.ready()) >= 3
+            assert len([item for item in world.placed if not item.stop]) <= 4
+            world.agent_step()
+        assert [item.serial for item in world.placed] == [4, 5, 6]
+
+
+def test_with_a_fixed_port_blue_and_green_cannot_stand_side_by_side() -> None:
+    fixed = [{"name": "http", "container_port": 80, "host_port": 3500, "http": {}}]
+    world = World()
+    for image in ("web:1", "web:2"):
+        world.apply(spec(image, instances=1, ports=fixed, update={"strategy": "blue_green"}))
+        world.settle()
+    assert [item.version for item in world.placed] == [2]
+    assert world.last_task.state is TaskState.SUCCEEDED
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["decide", "agent", "agent", "restart", "time", "other"]), st.integers(0, 9)), max_size=60)
+
+
+@settings(max_examples=100)
+@given(STEPS, st.sampled_from(["web:2", "web:bad"]), st.integers(1, 4), st.sampled_from(["recreate", "blue_green"]))
+def test_an_update_interrupted_anywhere_keeps_what_its_strategy_promises(
+    steps: list[tuple[str, int]], image: str, count: int, strategy: str
+) -> None:
+    world = launched(count, strategy)
+    update(world, image, count, strategy)
+    for what, which in steps:
+        match what:
+            case "decide":
+                world.decide()
+            case "agent":
+                world.agent_step(which)
+            case "restart":
+                world.restart_coordinator()
+            case "time":
+                world.pass_time(which * 5.0)
+            case "other":
+                update(world, f"web:{which + 3}", count, strategy)
+        requested = asked(world)
+        assert len(set(requested)) <= 1, requested
+        if strategy == "blue_green":
+            assert len(requested) >= count
+        else:
+            assert len({item.version for item in world.placed}) <= 1
+    end(world)
+    assert len(world.ready()) == count == len(world.placed)
+    assert {item.version for item in world.placed} == {world.app.version}
+    assert asked(world) == [world.app.version] * count
