@@ -180,7 +180,7 @@ def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
         _end(draft, case, task, TaskState.FAILED, message)
     else:
         _end(draft, case, task, TaskState.SUCCEEDED, _summary(app, task))
-    return replace(app, task="")
+    return replace(app, task="", moving=(), target="")
 
 
 def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
@@ -192,11 +192,11 @@ def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
         draft.tell("task.rolling-back", task.id, f"{task.kind} of {app.path} goes back to version {app.stable}: {reason}", app.path)
         stable = draft.version(app.path, app.stable)
         count = 1 if stable is not None and stable.spec.placement.exclusive else app.count
-        return replace(app, version=app.stable, count=min(app.count, count))
+        return replace(app, version=app.stable, count=min(app.count, count), moving=(), target="")
     before = f"{task.rolling_back}; the rollback failed, too: " if task.rolling_back else "" if is_change else f"{task.message}; "
     message = before + reason
     _end(draft, case, task, TaskState.FAILED, message)
-    return replace(app, task="")
+    return replace(app, task="", moving=(), target="")
 
 
 def _end(draft: Draft, case: Case, task: Task, state: TaskState, message: str) -> None:

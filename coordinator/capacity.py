@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
+from dataclasses import replace
 
 from gestalt.proto.v1 import model_pb2
 
 from .membership import Life, is_emptied
 from .nodes import Tracker
 from .reconcile import is_current
-from .records import Node
+from .records import App, Node, Placed
 from .reservations import Reserved
 from .scheduler.attributes import attributes
 from .scheduler.values import Capacity
@@ -22,9 +24,24 @@ def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...
     Those of its instances that are to be replaced, or are on the way out, do not stand in the way of new ones.
     """
     goal = state.apps.get(path)
-    staying = (placed.node for placed in state.placed(path).instances if goal is not None and is_current(goal, placed) and not placed.stop)
-    same_app = Counter(node for node in staying if not is_emptied(state.nodes.get(node)))
-    return tuple(_capacity(node, tracker, state.reservations.on(node.id), same_app[node.id]) for node in state.nodes.values())
+    if goal is None:
+        return tuple(_capacity(node, tracker, state.reservations.on(node.id), 0) for node in state.nodes.values())
+    instances = state.placed(path).instances
+    same_app = Counter(placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed))
+    left = {placed.node for placed in instances if placed.serial in goal.moving}
+    found = (_capacity(node, tracker, state.reservations.on(node.id), same_app[node.id]) for node in state.nodes.values())
+    return tuple(_open_to(node, goal.target, left) for node in found)
+
+
+def _stays(state: State, goal: App, placed: Placed) -> bool:
+    return not (placed.stop or placed.serial in goal.moving or is_emptied(state.nodes.get(placed.node)))
+
+
+def _open_to(node: Capacity, target: str, left: Set[str]) -> Capacity:
+    """Return a node as it is for an app that moves to one node, or away from some."""
+    if not node.ready or (target in ("", node.id) and node.id not in left):
+        return node
+    return replace(node, ready=False, why_not="is left by the migration" if node.id in left else "is not where the migration goes")
 
 
 def _capacity(node: Node, tracker: Tracker, use: Reserved, same_app: int) -> Capacity:

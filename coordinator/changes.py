@@ -13,7 +13,7 @@ from gestalt.spec.schema import AppSpec
 from gestalt.spec.template import template_hash
 
 from .claims import refuse_conflicts
-from .records import App, Task, TaskState, Verb, Version
+from .records import App, Node, Task, TaskState, Verb, Version
 from .state import Draft
 
 _CLAIMING = (Verb.LAUNCH, Verb.UPDATE, Verb.START, Verb.ROLLBACK)
@@ -92,6 +92,33 @@ def scale(draft: Draft, path: str, count: int, asked: Asked) -> Task | None:
     return _begin(draft, replace(app, count=count), Verb.SCALE, asked)
 
 
+def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, asked: Asked) -> Task | None:
+    """Replace instances by some on other nodes: those on `source` (None: all), by instances on `target` (None: wherever they fit best).
+
+    None: there is nothing to move.
+
+    Raises:
+        GestaltError: INVALID when both are None, or the same; REFUSED when the app is stopped, or nothing may be placed on the target.
+    """
+    app = _existing(draft, path, asked)
+    if source is None and target is None:
+        raise _invalid("from_node, to_node", "both are missing", "a node to leave, or a node to go to, or both")
+    if source is not None and source == target:
+        raise _invalid("to_node", f"{source.name} is the node to leave", "another node")
+    if app.stopped:
+        raise GestaltError(Kind.REFUSED, f"{path} is stopped", hint=f"start it: gestaltctl start {path}")
+    if target is not None and target.admin != "ready":
+        hint = f"let it take instances again: gestaltctl node uncordon {target.name}"
+        raise GestaltError(Kind.REFUSED, f"{target.name} is {target.admin}: nothing is placed there", hint=hint)
+    there = [item for item in draft.placed(path).instances if not item.stop and (source is None or item.node == source.id)]
+    serials = tuple(item.serial for item in there if target is None or item.node != target.id)
+    if not serials:
+        return None
+    words = " ".join(f"{word} {node.name}" for word, node in (("from", source), ("to", target)) if node is not None)
+    draft.tell("app.migrated", path, f"{asked.by} migrates {len(serials)} instances of {path} {words}", path)
+    return _begin(draft, replace(app, moving=serials, target=target.id if target is not None else ""), Verb.MIGRATE, asked)
+
+
 def stop(draft: Draft, path: str, asked: Asked) -> Task | None:
     """Stop all instances and keep the description. None: it is stopped already."""
     app = _existing(draft, path, asked)
@@ -144,6 +171,8 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
     """Put the new goal with a task for it; a task that is under way is superseded: the newest request wins."""
     if app.count > MAX_INSTANCES:
         raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
+    if kind is not Verb.MIGRATE:
+        app = replace(app, moving=(), target="")  # the newest request wins
     version = draft.version(app.path, app.version)
     if version is not None and version.spec.placement.exclusive and app.count > 1 and kind in _COUNTING:
         problem = f"{app.count} of version {version.number}, which is exclusive (placement.exclusive)"

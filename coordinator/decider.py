@@ -23,7 +23,7 @@ from .grants import grant_name
 from .ledger import Ledger
 from .nodes import Tracker
 from .progress import Progress
-from .reconcile import reconcile, stops_first
+from .reconcile import Outcome, reconcile, stops_first
 from .records import App, Grant, Step, Task, Verb, instance_id
 from .scheduler.place import place
 from .scheduler.values import Capacity
@@ -121,6 +121,8 @@ class Decider:
         case, stuck = self._anchored(self.case(app, clock.wall().isoformat()))
         stalled = self._progress.stalled(app, case.spec, case.views, now)
         decision = reconcile(app, case.spec, case.views, stalled, 0 if held else self.brakes.allowance.left(now))
+        if stuck and app.moving:
+            decision = replace(decision, outcome=Outcome.FAILED, reason=stuck)  # it would have to stop first, and could not start again
         reason = advance(draft, case, decision, self.capacities(path) if decision.start else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
         self._note(path, reason or waits_for(case, decision, held) or stuck)

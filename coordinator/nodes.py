@@ -202,7 +202,7 @@ class Tracker:
             waiting=now - sighting.unready_since,
             away=stands.away,
             verdict=self.judge(app, placed),
-            moving=is_emptied(self._records.get(placed.node)),
+            moving=placed.serial in app.moving or is_emptied(self._records.get(placed.node)),
         )
 
     def reachability(self, node: str) -> Reachability:

@@ -31,6 +31,7 @@ class Verb(StrEnum):
     DELETE = "delete"
     FAILOVER = "failover"
     DRAIN = "drain"
+    MIGRATE = "migrate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class App:
     """An app's goal and run state. `revision` grows with every change of this document.
 
     `version` is the one wanted, `stable` the last one that was healthy altogether (0 = none yet), `last_version` the
-    highest ever made. Instances with a serial below `renew_below` are replaced although their version is right.
+    highest ever made. Instances with a serial below `renew_below` are replaced although their version is right, and those of the serials
+    `moving` by some on other nodes: on the node `target`, if that is not empty.
     """
 
     path: str
@@ -54,6 +56,8 @@ class App:
     next_serial: int = 1
     renew_below: int = 0
     task: str = ""
+    moving: tuple[int, ...] = ()
+    target: str = ""
 
     @property
     def name(self) -> str:

@@ -15,6 +15,8 @@ from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_document
 
 from .. import changes
+from ..changes import Asked
+from ..members import find_node
 from ..planner import Planner
 from ..present import Presenter, versions
 from ..records import Task, Verb
@@ -38,7 +40,7 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         self,
         context: Context,
         method: str,
-        message: api_pb2.LaunchRequest | api_pb2.AppRequest | api_pb2.ScaleRequest | api_pb2.RollbackRequest,
+        message: api_pb2.LaunchRequest | api_pb2.AppRequest | api_pb2.ScaleRequest | api_pb2.RollbackRequest | api_pb2.MigrateRequest,
     ) -> Call:
         identity = caller(context, self.cluster_id, Role.USER)
         return Call(identity.name, method, message, message.request)
@@ -82,6 +84,17 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
     async def Scale(self, request: api_pb2.ScaleRequest, context: Context) -> api_pb2.ChangeReply:
         call = self._call(context, "scale", request)
         return await self._one(call, request.app, lambda draft, asked: changes.scale(draft, request.app, request.count, asked))
+
+    @unary
+    async def Migrate(self, request: api_pb2.MigrateRequest, context: Context) -> api_pb2.ChangeReply:
+        call = self._call(context, "migrate", request)
+        nodes = self.presenter.ledger.state.nodes
+
+        def work(draft: Draft, asked: Asked) -> Task | None:
+            source, target = (find_node(nodes.values(), text) if text else None for text in (request.from_node, request.to_node))
+            return changes.migrate(draft, request.app, source, target, asked)
+
+        return await self._one(call, request.app, work)
 
     @unary
     async def Stop(self, request: api_pb2.AppRequest, context: Context) -> api_pb2.ChangeReply:

@@ -30,6 +30,7 @@ ENTRIES = {
     "stop": Entry(f"{_HERE}.control", "stop", "Stop all instances of an app and keep its description.", _CHANGE),
     "start": Entry(f"{_HERE}.control", "start", "Start an app that was stopped.", _CHANGE),
     "restart": Entry(f"{_HERE}.control", "restart", "Replace the instances of an app one by one.", _CHANGE),
+    "migrate": Entry(f"{_HERE}.control", "migrate", "Move instances of an app to other nodes.", _CHANGE),
     "rollback": Entry(f"{_HERE}.control", "rollback", "Go back to an earlier version of an app.", _CHANGE),
     "delete": Entry(f"{_HERE}.control", "delete", "Stop an app and forget it, with its versions.", _CHANGE),
     "wait": Entry(f"{_HERE}.waiting", "wait", "Wait until an app is as wanted, or a task has ended.", _CHANGE),

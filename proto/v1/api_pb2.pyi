@@ -263,6 +263,36 @@ class ScaleRequest(google.protobuf.message.Message):
 global___ScaleRequest = ScaleRequest
 
 @typing.final
+class MigrateRequest(google.protobuf.message.Message):
+    """Replaces instances by some on other nodes. One of both nodes at least, by name or id."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    APP_FIELD_NUMBER: builtins.int
+    FROM_NODE_FIELD_NUMBER: builtins.int
+    TO_NODE_FIELD_NUMBER: builtins.int
+    app: builtins.str
+    from_node: builtins.str
+    """empty = wherever they are"""
+    to_node: builtins.str
+    """empty = wherever they fit best"""
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        app: builtins.str = ...,
+        from_node: builtins.str = ...,
+        to_node: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "from_node", b"from_node", "request", b"request", "to_node", b"to_node"]) -> None: ...
+
+global___MigrateRequest = MigrateRequest
+
+@typing.final
 class AppRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

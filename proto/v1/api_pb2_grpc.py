@@ -60,6 +60,11 @@ class AppsStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
                 )
+        self.Migrate = channel.unary_unary(
+                '/gestalt.v1.Apps/Migrate',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.MigrateRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
         self.Delete = channel.unary_unary(
                 '/gestalt.v1.Apps/Delete',
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
@@ -154,6 +159,13 @@ class AppsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Migrate(self, request, context):
+        """moves instances to other nodes
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Delete(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -236,6 +248,11 @@ def add_AppsServicer_to_server(servicer, server):
             'Rollback': grpc.unary_unary_rpc_method_handler(
                     servicer.Rollback,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RollbackRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
+            ),
+            'Migrate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Migrate,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.MigrateRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
             ),
             'Delete': grpc.unary_unary_rpc_method_handler(
@@ -427,6 +444,23 @@ class Apps(object):
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Apps/Rollback',
             gestalt_dot_proto_dot_v1_dot_api__pb2.RollbackRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Migrate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Apps/Migrate',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.MigrateRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -75,6 +75,12 @@ class AppsStub:
         gestalt.proto.v1.api_pb2.ChangeReply,
     ]
 
+    Migrate: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.MigrateRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """moves instances to other nodes"""
+
     Delete: grpc.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.AppRequest,
         gestalt.proto.v1.api_pb2.ChangeReply,
@@ -155,6 +161,12 @@ class AppsAsyncStub:
         gestalt.proto.v1.api_pb2.RollbackRequest,
         gestalt.proto.v1.api_pb2.ChangeReply,
     ]
+
+    Migrate: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.MigrateRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """moves instances to other nodes"""
 
     Delete: grpc.aio.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.AppRequest,
@@ -254,6 +266,14 @@ class AppsServicer(metaclass=abc.ABCMeta):
         request: gestalt.proto.v1.api_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]: ...
+
+    @abc.abstractmethod
+    def Migrate(
+        self,
+        request: gestalt.proto.v1.api_pb2.MigrateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
+        """moves instances to other nodes"""
 
     @abc.abstractmethod
     def Delete(

@@ -584,7 +584,7 @@ class Task(google.protobuf.message.Message):
     NODE_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
-    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain"""
+    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate"""
     app: builtins.str
     state: builtins.str
     """"running", "succeeded", "failed", "superseded" """

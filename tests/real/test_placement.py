@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.errors import Kind
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 from gestalt.wire import spec_to_wire
+from tests.real.coordinator_rig import refused
 from tests.real.members_rig import Members
 from tests.real.zookeeper_lab import Ensemble, running, until
 from tests.unit.coordinator.world import PATH, spec
@@ -144,3 +146,61 @@ async def test_a_new_leader_goes_on_with_a_drain_and_an_uncordoned_node_ends_it(
     await nodes.Uncordon(api_pb2.NodeRequest(node="a"), timeout=10)
     task = await racks.tasks().Get(api_pb2.GetTaskRequest(id=reply.tasks[0].id), timeout=10)
     assert (task.state, task.message) == ("superseded", "superseded by uncordon")
+
+
+async def migrated(rig: Members, source: str = "", target: str = "") -> api_pb2.ChangeReply:
+    request = api_pb2.MigrateRequest(app=PATH, from_node=source, to_node=target)
+    reply: api_pb2.ChangeReply = await rig.apps().Migrate(request, timeout=10)
+    return reply
+
+
+async def test_a_migration_moves_what_is_asked_for_and_nothing_else(racks: Members) -> None:
+    await well(racks, await racks.launch(4))
+    before = {name: set(agent.running) for name, agent in racks.by_name.items()}
+    after = await well(racks, await migrated(racks, "a", "d"))
+    assert after == {"b": 1, "c": 1, "d": 2}
+    assert before["d"] < set(racks.by_name["d"].running)
+    assert {name: set(racks.by_name[name].running) for name in "bc"} == {name: before[name] for name in "bc"}
+    assert await well(racks, await migrated(racks, target="c")) == {"c": 4}
+    assert list((await migrated(racks, target="c")).unchanged) == [PATH]
+    moved = await well(racks, await migrated(racks, "c"))
+    assert "c" not in moved
+    assert sum(moved.values()) == 4
+    assert racks.leader is not None
+    assert racks.leader.ledger.state.apps[PATH].moving == ()
+
+
+async def test_the_newer_of_two_migrations_wins(racks: Members) -> None:
+    await well(racks, await racks.launch(3))
+    first = await migrated(racks, target="c")
+    assert await well(racks, await migrated(racks, target="d")) == {"d": 3}
+    task = await racks.tasks().Get(api_pb2.GetTaskRequest(id=first.tasks[0].id), timeout=10)
+    assert task.state == "superseded"
+
+
+async def test_a_migration_that_cannot_be_is_refused_with_what_to_do(racks: Members) -> None:
+    await well(racks, await racks.launch(3))
+    nodes = api_pb2_grpc.NodesStub(racks.channel())
+    await nodes.Cordon(api_pb2.NodeRequest(node="d"), timeout=10)
+    for source, target, kind, words in (
+        ("", "d", Kind.REFUSED, "d is cordoned: nothing is placed there"),
+        ("", "", Kind.INVALID, "from_node, to_node: both are missing; allowed: a node to leave, or a node to go to, or both"),
+        ("a", "a", Kind.INVALID, "to_node: a is the node to leave; allowed: another node"),
+        ("a", "x", Kind.NOT_FOUND, "there is no node 'x'"),
+    ):
+        error = await refused(migrated(racks, source, target))
+        assert (error.kind, error.message) == (kind, words)
+
+
+async def test_what_would_have_to_stop_first_is_not_migrated_to_where_it_does_not_fit(racks: Members) -> None:
+    fixed = [{"name": "http", "container_port": 80, "host_port": 3500}]
+    only = {"constraints": [{"attribute": "rack", "operator": "!=", "value": "r3"}]}
+    await well(racks, await racks.launch(1, ports=fixed, placement=only))
+    before = {name: set(agent.running) for name, agent in racks.by_name.items()}
+    task = await racks.outcome(await migrated(racks, target="d"))
+    assert task.state == "failed"
+    assert "not rack != r3 (d has rack r3" in task.message
+    assert {name: set(agent.running) for name, agent in racks.by_name.items()} == before
+    (home,) = (name for name, running_there in before.items() if running_there)
+    other = next(name for name in "abc" if name != home)
+    assert await well(racks, await migrated(racks, target=other)) == {other: 1}

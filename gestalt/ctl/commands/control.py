@@ -45,6 +45,33 @@ def scale(app: str, count: int, **how: Any) -> None:
     converse(work, patience=60)
 
 
+@click.command(
+    epilog=examples(
+        "gestaltctl migrate /shop/main/prod/web --from web-3",
+        "gestaltctl migrate web --to web-5",
+        "gestaltctl migrate web --from web-3 --to web-5",
+    )
+)
+@app_argument
+@click.option("--from", "from_node", default="", metavar="NODE", help="Those that are on this node. Left out: all.")
+@click.option("--to", "to_node", default="", metavar="NODE", help="To this node. Left out: wherever they fit best.")
+@change_options
+def migrate(app: str, from_node: str, to_node: str, **how: Any) -> None:
+    """Move instances of an app to other nodes.
+
+    Each stops when its replacement is healthy. What may exist only once, or has a fixed host port, stops first, and only if it fits
+    where it is to go. Later replacements may go anywhere again: constraints say where an app has to be for good.
+    """
+
+    async def work(client: Client) -> None:
+        from gestalt.proto.v1 import api_pb2
+
+        request = api_pb2.MigrateRequest(app=await find_app(client, app), from_node=from_node, to_node=to_node)
+        await carry_out(client, lambda api: api.apps.Migrate, request, Following(**how))
+
+    converse(work, patience=60)
+
+
 @click.command(epilog=examples("gestaltctl stop /shop/main/prod/web"))
 @app_argument
 @change_options

@@ -124,7 +124,7 @@ class Fleet(World):
         return tuple(
             node(
                 name,
-                ready=self.tracker.standing(name).life is Life.READY and self.view_of(name).heard,
+                ready=self.tracker.standing(name).life is Life.READY and self.view_of(name).heard and self._is_open(name),
                 why_not=self.tracker.standing(name).reason,
                 ports=frozenset(used[name]),
                 port_cursor=max(used[name], default=0) + 1,
@@ -132,6 +132,11 @@ class Fleet(World):
             )
             for name in self.machines
         )
+
+    def _is_open(self, name: str) -> bool:
+        """Whether a migration that is under way may go there."""
+        left = {item.node for item in self.placed if item.serial in self.app.moving}
+        return self.app.target in ("", name) and name not in left
 
     def _remove_untold(self, name: str) -> None:
         told = {instance_id(self.app, item.serial) for item in self.placed if item.node == name} if PATH in self.state.apps else set()

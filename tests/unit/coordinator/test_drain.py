@@ -111,6 +111,32 @@ def test_two_drains_at_once_leave_everything_on_the_third() -> None:
     assert {fleet.state.nodes[name].admin for name in ("n1", "n2")} == {"drained"}
 
 
+@pytest.mark.parametrize(("source", "target", "expected"), [
+    ("n1", "", {"n2": 3, "n3": 3}), ("n1", "n2", {"n2": 4, "n3": 2}), ("", "n3", {"n3": 6}),
+])  # fmt: skip
+def test_a_migration_moves_what_is_asked_for_and_nothing_is_missing_meanwhile(source: str, target: str, expected: dict[str, int]) -> None:
+    fleet = settled(3, 6)
+    nodes = fleet.state.nodes
+    task = fleet.ask(changes.migrate, PATH, nodes.get(source), nodes.get(target))
+    assert task is not None
+    assert least_ready(fleet) >= 6
+    assert homes(fleet) == expected
+    assert (fleet.state.tasks[task.id].state, fleet.app.moving, fleet.app.target) == (TaskState.SUCCEEDED, (), "")
+
+
+def test_a_migration_to_where_it_does_not_become_healthy_leaves_all_as_it_was() -> None:
+    fleet = settled(2, 2)
+    before = fleet.placed
+    fleet.broken = frozenset({"web:1"})
+    fleet.ask(changes.migrate, PATH, fleet.state.nodes["n1"], None)
+    for _ in range(4):
+        assert least_ready(fleet) >= 2
+        fleet.pass_time(130)
+    assert fleet.last_task.state is TaskState.FAILED
+    assert "did not become healthy within 120 s" in fleet.last_task.message
+    assert fleet.placed == before
+
+
 class Narrow(Fleet):
     """Only n1 has room for anything."""
 
