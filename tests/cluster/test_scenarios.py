@@ -323,6 +323,19 @@ async def test_all_agents_are_upgraded_under_load(cluster: Cluster) -> None:
     assert scene.disturbed() == []
 
 
+async def test_nodes_are_drained_one_after_the_other_under_load(cluster: Cluster) -> None:
+    """As for reboots: what runs there goes elsewhere first, what is exclusive too, and comes to a node again when it is asked to."""
+    async with watched(cluster, cluster.lab.nodes):
+        for node in cluster.lab.nodes:
+            await cluster.ctl("node", "drain", node.name)
+            assert (await cluster.states())[node.name] == "drained"
+            assert node.name not in {item.node for item in await cluster.listed()}
+            await cluster.ctl("node", "uncordon", node.name)
+        first = cluster.lab.nodes[0]
+        await cluster.ctl("migrate", APP, "--to", first.name)
+        assert {item.node for item in await cluster.listed() if item.app == APP} == {first.name}
+
+
 # Strangers
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -160,12 +159,8 @@ async def set_up(cluster: Cluster, **fields: Any) -> None:
     if APP not in (await cluster.view())[0]:
         await cluster.launch(web(APP, **{"instances": len(cluster.lab.nodes), "checks": [PATIENT_CHECK], **fields}))
     if SOLO not in apps:
-        await _launch_solo(cluster)
+        await cluster.launch(web(SOLO, checks=[PATIENT_CHECK], placement={"exclusive": True}))
     await cluster.until_converged()
-
-
-async def _launch_solo(cluster: Cluster) -> None:
-    await cluster.launch(web(SOLO, checks=[PATIENT_CHECK], placement={"exclusive": True}))
 
 
 async def holder(cluster: Cluster) -> Node:
@@ -175,17 +170,10 @@ async def holder(cluster: Cluster) -> Node:
 
 
 async def move_solo(cluster: Cluster, node: Node) -> None:
-    """Have the exclusive app at work on this node: if it is on another one it is launched anew, while only this one takes anything."""
-    if await holder(cluster) == node:
-        return
-    rest = others(cluster, node)
-    await asyncio.gather(cluster.delete(SOLO), *(cluster.ctl("node", "cordon", each.name) for each in rest))
-    try:
-        await _launch_solo(cluster)
-    finally:
-        await asyncio.gather(*(cluster.ctl("node", "uncordon", each.name) for each in rest))
-    await cluster.until_ready()
-    await cluster.until_converged()
+    """Have the exclusive app at work on this node."""
+    if await holder(cluster) != node:
+        await cluster.ctl("migrate", SOLO, "--to", node.name)
+        await cluster.until_converged()
 
 
 async def heal(cluster: Cluster) -> None:
