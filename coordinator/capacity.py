@@ -7,6 +7,7 @@ from collections.abc import Set
 from dataclasses import replace
 
 from gestalt.proto.v1 import model_pb2
+from gestalt.spec.schema import Resources
 
 from .membership import Life, is_emptied
 from .nodes import Tracker
@@ -31,6 +32,14 @@ def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...
     left = {placed.node for placed in instances if placed.serial in goal.moving}
     found = (_capacity(node, tracker, state.reservations.on(node.id), same_app[node.id]) for node in state.nodes.values())
     return tuple(_open_to(node, goal.target, left) for node in found)
+
+
+def released(node: Capacity, placed: Placed, asked: Resources) -> Capacity:
+    """Return a node as it would be without an instance, which may be on another one."""
+    if node.id != placed.node:
+        return node
+    cpu, memory = node.cpu_reserved - asked.cpu, node.memory_reserved - asked.memory
+    return replace(node, cpu_reserved=cpu, memory_reserved=memory, ports=node.ports - set(placed.ports))
 
 
 def _stays(state: State, goal: App, placed: Placed) -> bool:

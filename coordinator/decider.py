@@ -16,20 +16,23 @@ from gestalt.errors import GestaltError
 from . import drain
 from .advance import LEADER, Case, advance, steps, waits_for, waits_for_holder
 from .brakes import Brakes
-from .capacity import capacities
+from .capacity import capacities, released
 from .dispatch import Dispatcher
 from .grant_book import GrantBook
 from .grants import grant_name
 from .ledger import Ledger
 from .nodes import Tracker
 from .progress import Progress
-from .reconcile import Outcome, reconcile, stops_first
+from .reconcile import Outcome, is_given_up, reconcile, stays, stops_first
 from .records import App, Grant, Step, Task, Verb, instance_id
 from .scheduler.place import place
 from .scheduler.values import Capacity
 from .state import Draft
 
 log = logging.getLogger(__name__)
+
+_LOOKED_AT = 10
+"""So many instances that would have to stop first are tried, whether there were room for a replacement without them."""
 
 RETRY = 1.0
 """Seconds until an app is looked at again after the store refused a commit."""
@@ -118,11 +121,12 @@ class Decider:
             self._progress.forget(path)
             return
         now, held = clock.monotonic(), self._held()
-        case, stuck = self._anchored(self.case(app, clock.wall().isoformat()))
+        case = self.case(app, clock.wall().isoformat())
+        stuck = self._stuck(case)
         stalled = self._progress.stalled(app, case.spec, case.views, now)
-        decision = reconcile(app, case.spec, case.views, stalled, 0 if held else self.brakes.allowance.left(now))
-        if stuck and app.moving:
-            decision = replace(decision, outcome=Outcome.FAILED, reason=stuck)  # it would have to stop first, and could not start again
+        decision = reconcile(app, case.spec, case.views, stalled, 0 if held else self.brakes.allowance.left(now), is_stuck=bool(stuck))
+        if stuck and (app.moving or decision.outcome is Outcome.FAILED):
+            decision = replace(decision, outcome=Outcome.FAILED, reason=stuck)
         reason = advance(draft, case, decision, self.capacities(path) if decision.start else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
         self._note(path, reason or waits_for(case, decision, held) or stuck)
@@ -132,14 +136,19 @@ class Decider:
         elif not math.isinf(decision.wake_in):
             self._due[path] = now + decision.wake_in
 
-    def _anchored(self, case: Case) -> tuple[Case, str]:
-        """Return a case in which what has to stop before it can move stays while there is no room elsewhere, and why there is none."""
-        if not stops_first(case.spec) or not any(view.moving for view in case.views):
-            return case, ""
-        placing = place(case.spec, 1, self.capacities(case.app.path))
-        if not placing.missing:
-            return case, ""
-        return replace(case, views=tuple(replace(view, moving=False) for view in case.views)), placing.reason
+    def _stuck(self, case: Case) -> str:
+        """Return why nothing may stop to make way for its replacement: there would be no room for that; empty when it may."""
+        if not stops_first(case.spec):
+            return ""
+        old = [view.placed for view in case.views if not (view.placed.stop or stays(case.app, view) or is_given_up(view, case.spec))]
+        why, nodes = "", self.capacities(case.app.path) if old else ()
+        for placed in old[:_LOOKED_AT]:
+            asked = self._ledger.state.version(case.app.path, placed.version).spec.resources
+            placing = place(case.spec, 1, tuple(released(node, placed, asked) for node in nodes))
+            if not placing.missing:
+                return ""
+            why = placing.reason
+        return why
 
     def _held(self) -> str:
         return self.brakes.why_not(self._ledger.state.switches.paused)

@@ -87,7 +87,9 @@ class Decision:
     held_back: int = 0
 
 
-def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, replaceable: int = UNLIMITED) -> Decision:
+def reconcile(
+    app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, replaceable: int = UNLIMITED, *, is_stuck: bool = False
+) -> Decision:
     """Decide for one app.
 
     Args:
@@ -96,13 +98,14 @@ def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, 
         views: all its instances, whatever their version.
         stalled: seconds since the change last made progress.
         replaceable: how many instances may be started now in the place of lost ones.
+        is_stuck: there is no room for what would take the place of an instance that stops first.
     """
     if spec.placement.exclusive and app.count > 1:
         app = replace(app, count=1)  # it was not refused yet when it was asked for
     case = _case(app, spec, views, stalled)
     misplaced = [view for view in views if not view.placed.stop and not is_given_up(view, spec) and view.is_misplaced(spec)]
     start, replacing, held_back = _to_start(case, replaceable)
-    stop = tuple(view.placed.serial for view in (*misplaced, *_to_stop(case, held_back)))
+    stop = tuple(view.placed.serial for view in (*misplaced, *_to_stop(case, held_back, is_stuck=is_stuck)))
     outcome, reason = _judge(case)
     wake_in = min(_wake_in(case, outcome), _given_up_in(views, spec))
     return Decision(start, stop, _to_forget(case, views), outcome, reason, wake_in, replacing, held_back)
@@ -245,10 +248,11 @@ def _surplus(case: _Case) -> list[View]:
     return sorted(candidates, key=lambda view: _worst_first(view, spec))[: max(0, len(candidates) - wanted)]
 
 
-def _to_stop(case: _Case, missing: int) -> list[View]:
+def _to_stop(case: _Case, missing: int, *, is_stuck: bool) -> list[View]:
     """Return whom to stop: surplus copies, bad ones first, never so many that fewer are ready than promised.
 
-    `missing`: how many were lost and may not be replaced now. They are not there anyway, so that a change goes on without them.
+    `missing`: how many were lost and may not be replaced now. They are not there anyway, so that a change goes on without them. `is_stuck`:
+    as for `reconcile`; then nothing is stopped to make way.
     """
     wanted = case.app.wanted
     worst_first = sorted(case.old, key=lambda view: (not view.known_bad, -view.placed.serial))
@@ -260,6 +264,8 @@ def _to_stop(case: _Case, missing: int) -> list[View]:
     promised = max(min(1, wanted - unavailable), wanted - unavailable - missing)
     ready_after = steady + sum(view.ready for view in case.old)
     stop = list(surplus)
+    if is_stuck:
+        return stop
     if case.strategy == "blue_green" and steady < wanted:
         return stop  # the others go all at once, when all of the new version are there
     for view in worst_first:

@@ -148,6 +148,19 @@ async def test_a_new_leader_goes_on_with_a_drain_and_an_uncordoned_node_ends_it(
     assert (task.state, task.message) == ("superseded", "superseded by uncordon")
 
 
+async def test_an_update_that_would_fit_nowhere_stops_nothing(racks: Members) -> None:
+    """It would have to stop first, and the new version asks for more than any node has."""
+    fixed = [{"name": "http", "container_port": 80, "host_port": 3500}]
+    (home,) = await well(racks, await racks.launch(1, ports=fixed))
+    (instance,) = racks.by_name[home].running
+    update = {"health_deadline": 2, "progress_deadline": 2}
+    task = await racks.outcome(await racks.launch(1, "web:2", ports=fixed, resources={"cpu": 65}, update=update))
+    assert task.state == "failed"
+    assert task.message.startswith("rolled back to version 1: 4 nodes: too few cores left (a has 64 of 64 cores left, 65 are asked for)")
+    assert set(racks.by_name[home].running) == {instance}, "it was never touched"
+    assert set(await well(racks, await racks.launch(1, "web:2", ports=fixed, resources={"cpu": 64}))) <= set(RACKS)
+
+
 async def migrated(rig: Members, source: str = "", target: str = "") -> api_pb2.ChangeReply:
     request = api_pb2.MigrateRequest(app=PATH, from_node=source, to_node=target)
     reply: api_pb2.ChangeReply = await rig.apps().Migrate(request, timeout=10)
