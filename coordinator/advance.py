@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gestalt.model import Phase
 from gestalt.spec.schema import AppSpec
@@ -16,6 +17,7 @@ from .scheduler.place import place
 from .scheduler.values import Capacity
 from .state import Draft, version_key
 
+_STAYING: Any = {"moving": (), "source": "", "target": ""}
 LEADER = "leader"
 """Who asks for what nobody asked for, in tasks and audit records."""
 
@@ -180,7 +182,7 @@ def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
         _end(draft, case, task, TaskState.FAILED, message)
     else:
         _end(draft, case, task, TaskState.SUCCEEDED, _summary(app, task))
-    return replace(app, task="", moving=(), target="")
+    return replace(app, task="", **_STAYING)
 
 
 def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
@@ -192,11 +194,11 @@ def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
         draft.tell("task.rolling-back", task.id, f"{task.kind} of {app.path} goes back to version {app.stable}: {reason}", app.path)
         stable = draft.version(app.path, app.stable)
         count = 1 if stable is not None and stable.spec.placement.exclusive else app.count
-        return replace(app, version=app.stable, count=min(app.count, count), moving=(), target="")
+        return replace(app, version=app.stable, count=min(app.count, count), **_STAYING)
     before = f"{task.rolling_back}; the rollback failed, too: " if task.rolling_back else "" if is_change else f"{task.message}; "
     message = before + reason
     _end(draft, case, task, TaskState.FAILED, message)
-    return replace(app, task="", moving=(), target="")
+    return replace(app, task="", **_STAYING)
 
 
 def _end(draft: Draft, case: Case, task: Task, state: TaskState, message: str) -> None:

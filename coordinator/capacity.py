@@ -29,7 +29,7 @@ def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...
         return tuple(_capacity(node, tracker, state.reservations.on(node.id), 0) for node in state.nodes.values())
     instances = state.placed(path).instances
     same_app = Counter(placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed))
-    left = {placed.node for placed in instances if placed.serial in goal.moving}
+    left = {goal.source, *(placed.node for placed in instances if placed.serial in goal.moving)}
     found = (_capacity(node, tracker, state.reservations.on(node.id), same_app[node.id]) for node in state.nodes.values())
     return tuple(_open_to(node, goal.target, left) for node in found)
 

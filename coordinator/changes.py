@@ -116,7 +116,8 @@ def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, a
         return None
     words = " ".join(f"{word} {node.name}" for word, node in (("from", source), ("to", target)) if node is not None)
     draft.tell("app.migrated", path, f"{asked.by} migrates {len(serials)} instances of {path} {words}", path)
-    return _begin(draft, replace(app, moving=serials, target=target.id if target is not None else ""), Verb.MIGRATE, asked)
+    moved = replace(app, moving=serials, source=source.id if source is not None else "", target=target.id if target is not None else "")
+    return _begin(draft, moved, Verb.MIGRATE, asked)
 
 
 def stop(draft: Draft, path: str, asked: Asked) -> Task | None:
@@ -172,7 +173,7 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
     if app.count > MAX_INSTANCES:
         raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
     if kind is not Verb.MIGRATE:
-        app = replace(app, moving=(), target="")  # the newest request wins
+        app = replace(app, moving=(), source="", target="")  # the newest request wins
     version = draft.version(app.path, app.version)
     if version is not None and version.spec.placement.exclusive and app.count > 1 and kind in _COUNTING:
         problem = f"{app.count} of version {version.number}, which is exclusive (placement.exclusive)"

@@ -232,7 +232,7 @@ def check_removable(node: Node, state: str, holding: Holding, *, force: bool) ->
         raise GestaltError(
             Kind.REFUSED,
             f"node {node.name} is {state} and has {len(holding.apps)} app{'s' if len(holding.apps) > 1 else ''} at work",
-            hint=f"take them away first: gestaltctl node cordon {node.name}, then restart them; or add --force",
+            hint=f"take them away first: gestaltctl node drain {node.name}; or add --force",
         )
 
 

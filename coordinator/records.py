@@ -40,7 +40,7 @@ class App:
 
     `version` is the one wanted, `stable` the last one that was healthy altogether (0 = none yet), `last_version` the
     highest ever made. Instances with a serial below `renew_below` are replaced although their version is right, and those of the serials
-    `moving` by some on other nodes: on the node `target`, if that is not empty.
+    `moving` by some on other nodes than `source`: on the node `target`, if that is not empty.
     """
 
     path: str
@@ -57,6 +57,7 @@ class App:
     renew_below: int = 0
     task: str = ""
     moving: tuple[int, ...] = ()
+    source: str = ""
     target: str = ""
 
     @property

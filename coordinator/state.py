@@ -111,6 +111,7 @@ class State:
 
     def load(self, documents: tuple[Document, ...]) -> None:
         """Take over everything that the store holds, in order of the keys."""
+        self.owners, self.residents, self.reservations = {}, {}, Reservations()
         with _no_collection():
             for document in sorted(documents, key=lambda item: (item.kind, item.key)):
                 self.table(document.kind)[document.key] = decode(document)

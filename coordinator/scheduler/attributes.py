@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from gestalt.spec.conditions import bounds_of, list_of, rank, version_rank
@@ -44,6 +45,7 @@ def holds(condition: Constraint | Affinity, found: Mapping[str, str]) -> bool:
     return there is not None and _compares(condition, there)
 
 
+@lru_cache(maxsize=10_000)
 def _matches(expression: str, text: str) -> bool:
     """Tell whether an expression describes a whole text. One that takes too long to tell does not: it must not hold the leader up."""
     import regex  # late: few descriptions have an expression

@@ -70,7 +70,7 @@ class _Race:
         self._groups: dict[Values, list[tuple[float, str, str]]] = {}
         for node in able:
             self._enter(node)
-        self._settle_clusters(able, count)
+        self._settle_clusters(able, max(count, spec.instances))  # the others will want to be there, too
         self._may_return = any(isinstance(limit, GroupBy) for limit in self._limits)
         self._parked: list[Values] = []
         self._order: list[_Entry] = []
@@ -81,7 +81,7 @@ class _Race:
         """Count the instances that are there by value of an attribute."""
         counts: Counter[str] = Counter()
         for node in self._nodes.values():
-            if node.same_app and (value := node.attributes.get(attribute)):
+            if node.same_app and (value := node.attributes.get(attribute)) is not None:
                 counts[value] += node.same_app
         return counts
 

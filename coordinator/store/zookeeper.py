@@ -27,6 +27,7 @@ from .base import (
     Restored,
     Snapshot,
     StaleEpoch,
+    StoreCorrupt,
     StoreError,
     Unsettled,
     check_changes,
@@ -176,8 +177,8 @@ class _Log:
                     self._refuse_doubt()
                     contents = await self._contents_for(epoch)
                     entry = _entry_of(contents, changes, epoch) or await _staged(self._folder(), contents, changes, epoch)
-                    while not self._has_room(entry):
-                        await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+                    while self._gathering is not None and not self._gathering[0].has_room(entry):
+                        await self._gathering[0].is_sent.wait()
                     if self._contents is contents:  # none before it has failed meanwhile
                         break
                 sent = self._send(contents, changes, entry)
@@ -200,6 +201,7 @@ class _Log:
     async def _carry_out(self, group: Group, contents: Contents) -> Failure | None:
         async with self._slots:
             self._gathering = None  # nothing joins from here on
+            group.is_sent.set()
             ops = group.ops(self._layout, contents.sent())
             try:
                 await self._connection.present().multi(ops)
@@ -209,7 +211,7 @@ class _Log:
             except (ZkUnavailable, ZkRefused) as error:
                 if self._contents is contents:
                     self._contents = None
-                return await _refused(self._znodes(), error, group.epoch)
+                return await _refused(self._znodes, error, group.epoch)
         self._fold_if_due()
         return None
 
@@ -272,7 +274,9 @@ class _Log:
     async def _bar(self, number: int, version: int) -> bool:
         try:
             fence = [self.fence()] if self._office is not None else []  # nobody is in office while something is restored
-            await self._connection.present().multi([*fence, Set(self._layout.head, str(number).encode(), version)])
+            head = str(number).encode()
+            beyond = [Set(self._layout.head, head)] * TRANSACTIONS  # of several unknown ones, none finds the version that it expects
+            await self._connection.present().multi([*fence, Set(self._layout.head, head, version), *beyond])
         except ZkRefused as refusal:
             if refusal.reason != "version":
                 raise
@@ -449,14 +453,16 @@ async def _staged(folder: Folder, contents: Contents, changes: Sequence[Change],
     return Entry(epoch, segments=tuple([await folder.write(piece) for piece in pack(contents.records(changes))]))
 
 
-async def _refused(znodes: Znodes, error: ZkUnavailable | ZkRefused, epoch: int) -> Failure:
+async def _refused(znodes: Callable[[], Znodes], error: ZkUnavailable | ZkRefused, epoch: int) -> Failure:
     """Find out why a group was refused."""
     if not isinstance(error, ZkRefused) or error.reason not in ("version", "exists", "missing"):
         return Failure(partial(_said_of, error), error)
     try:
-        now = await znodes.epoch()
+        now = await znodes().epoch()
     except ZkError as unreadable:
         return Failure(partial(_said_of, unreadable), error)
+    except StoreCorrupt as damage:
+        return Failure(partial(_damaged, damage.message), error)
     if now.number != epoch:
         return Failure(lambda _: StaleEpoch(epoch, now.number), error)
     return Failure(lambda _: StoreError(_TOO_LATE, hint="try again"), error)
@@ -464,6 +470,10 @@ async def _refused(znodes: Znodes, error: ZkUnavailable | ZkRefused, epoch: int)
 
 def _said_of(error: ZkError, _: int) -> StoreError:
     return translation(error)
+
+
+def _damaged(message: str, _: int) -> StoreError:
+    return StoreCorrupt(message)
 
 
 def _unknown(reason: str, number: int) -> StoreError:

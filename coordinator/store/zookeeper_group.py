@@ -6,6 +6,7 @@ turn of the event loop share one, and while as many transactions are under way a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,12 +32,13 @@ class Failure:
 
 @dataclass(slots=True)
 class Group:
-    """The entries of the log that one transaction of an office writes, by number, in order."""
+    """The entries of the log that one transaction of an office writes, by number, in order. `is_sent`: it takes no more."""
 
     fence: Check
     epoch: int
     entries: dict[int, Entry] = field(default_factory=dict)
     size: int = 0
+    is_sent: asyncio.Event = field(default_factory=asyncio.Event)
 
     def has_room(self, entry: Entry) -> bool:
         """Return whether the transaction stays within what ZooKeeper takes if this one is added."""

@@ -61,8 +61,8 @@ def rank(one: str, other: str) -> tuple[Any, Any]:
 
 
 def version_rank(text: str) -> tuple[tuple[int, str], ...]:
-    """Return the parts of a version for comparing, digits as numbers; a part more is a later version, as for rpm."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part.lower()) for part in _PART.findall(text))
+    """Return the parts of a version for comparing, digits as numbers of any length; a part more is a later version, as for rpm."""
+    return tuple((len(part.lstrip("0")), part.lstrip("0")) if part.isdigit() else (-1, part.lower()) for part in _PART.findall(text))
 
 
 def _number(text: str) -> float | None:
@@ -70,5 +70,5 @@ def _number(text: str) -> float | None:
         return float(text)
     try:
         return float(parse_size(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -22,6 +22,7 @@ from gestalt.coordinator.store import (
     WrongFormat,
     ZookeeperStore,
 )
+from gestalt.coordinator.store.zookeeper_group import TRANSACTIONS
 from gestalt.zk.client import Check, Create, Set, Zk, ZkRefused
 from tests.real.zookeeper_lab import Ensemble, until
 
@@ -57,13 +58,16 @@ async def settled(store: ZookeeperStore) -> int:
 
 
 async def begin_unknown(rig: Rig, store: ZookeeperStore, epoch: int, took_place: bool) -> list[Committed | BaseException]:
-    """Have five commits in flight when the connection breaks: none of them arrived, or all of them did, and nobody was told."""
+    """Have as many transactions in flight as there may be when the connection breaks: none of them arrived, or all, and nobody was told."""
     rig.proxy.loses_answers, rig.proxy.loses_requests = took_place, not took_place
-    commits = [asyncio.create_task(store.commit([Put("k", str(n), b"x" * 2000)], epoch)) for n in range(5)]
+    commits = []
+    for n in range(TRANSACTIONS):
+        commits.append(asyncio.create_task(store.commit([Put("k", str(n), b"x" * 2000)], epoch)))
+        await until("it is on its way", lambda n=n: len(store._in_flight) == n + 1 and store._gathering is None)
     if took_place:
-        await until("all are there", lambda: _at(rig, 6))
+        await until("all are there", lambda: _at(rig, 1 + TRANSACTIONS))
     else:
-        await until("all are lost", lambda: rig.proxy.lost > 10_000)
+        await until("all that can be are lost", lambda: rig.proxy.lost > 2000 * TRANSACTIONS)  # bytes
     rig.proxy.cut()
     return await asyncio.gather(*commits, return_exceptions=True)
 
@@ -78,15 +82,16 @@ async def test_a_cut_between_request_and_answer_is_settled_rightly(rig: Rig, too
     epoch = await store.take_office()
     await store.commit([Put("k", "before", b"")], epoch)
     outcomes = await begin_unknown(rig, store, epoch, took_place)
-    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * 5
-    assert [outcome.number for outcome in outcomes if isinstance(outcome, OutcomeUnknown)] == [2, 3, 4, 5, 6]
+    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * TRANSACTIONS
+    assert [outcome.number for outcome in outcomes if isinstance(outcome, OutcomeUnknown)] == list(range(2, 2 + TRANSACTIONS))
     for call in (store.commit([], epoch), store.take_office()):
         with pytest.raises(Unsettled):
             await call
-    assert await settled(store) == (6 if took_place else 1)
+    last = 1 + TRANSACTIONS if took_place else 1
+    assert await settled(store) == last
     keys = {document.key for document in (await store.load()).documents}
-    assert keys == {"before", *(map(str, range(5)) if took_place else ())}
-    assert await store.commit([Put("k", "after", b"", 0)], epoch) == Committed(7 if took_place else 2)
+    assert keys == {"before", *(map(str, range(TRANSACTIONS)) if took_place else ())}
+    assert await store.commit([Put("k", "after", b"", 0)], epoch) == Committed(last + 1)
 
 
 async def test_a_settled_transaction_cannot_take_place_any_more(rig: Rig) -> None:
@@ -96,12 +101,16 @@ async def test_a_settled_transaction_cannot_take_place_any_more(rig: Rig) -> Non
     await store.commit([], epoch)
     head = await rig.zk.exists(f"{rig.paths.store}/head")
     assert head is not None
-    straggler = [store.fence(), Create(f"{rig.paths.store}/log/{2:012}", b""), Set(f"{rig.paths.store}/head", b"2", head.version)]
+    stragglers = [
+        [store.fence(), Create(f"{rig.paths.store}/log/{number:012}", b""), Set(f"{rig.paths.store}/head", b"2", head.version + number - 2)]
+        for number in range(2, 2 + TRANSACTIONS)
+    ]
     await begin_unknown(rig, store, epoch, took_place=False)
     assert await settled(store) == 1
-    with pytest.raises(ZkRefused) as refusal:
-        await rig.zk.multi(straggler)
-    assert (refusal.value.index, refusal.value.reason) == (2, "version")
+    for straggler in stragglers:
+        with pytest.raises(ZkRefused) as refusal:
+            await rig.zk.multi(straggler)
+        assert (refusal.value.index, refusal.value.reason) == (2, "version")
     await store.commit([], epoch)
 
 
@@ -130,7 +139,7 @@ async def test_commits_called_together_share_a_transaction(rig: Rig) -> None:
     store, client = await rig.store_cut_short(100_000)
     epoch = await store.take_office()
     await store.commit([], epoch)
-    for times, transactions in ((1, 10), (30_000, 1000)):
+    for times, transactions in ((1, 5), (30_000, 400)):
         client.left, before = 100_000, (await store.load()).commit
         commits = await asyncio.gather(*(store.commit([Put("k", str(n % 7), b"%06d" % n * times)], epoch) for n in range(300)))
         assert [each.number for each in commits] == list(range(before + 1, before + 301))
@@ -147,6 +156,7 @@ async def test_a_group_is_refused_as_one_and_each_of_it_is_told(rig: Rig) -> Non
     refused = await asyncio.gather(*(store.commit([Put("k", str(n), b"")], epoch) for n in range(50)), return_exceptions=True)
     assert all(type(each) is StoreError and "cut short" in str(each) for each in refused), refused
     assert len(set(map(id, refused))) == 50, "each caller has an error of its own"
+    assert client.left == -1, "one transaction was tried"
     client.left = 100
     assert await store.commit([], epoch) == Committed(2)
 

@@ -19,7 +19,7 @@ from gestalt.coordinator.store import Change, Delete, MetaStore, Put, Snapshot
 
 from .backends import BACKENDS, CLUSTER, LIARS
 
-LANES = 4
+LANES = 16
 PARTS = 4
 DIARY = 30
 
