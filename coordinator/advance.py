@@ -11,7 +11,7 @@ from gestalt.model import Phase
 from gestalt.spec.schema import AppSpec
 
 from .grants import grant_name, next_grant
-from .reconcile import Decision, Outcome, View, is_given_up, stays
+from .reconcile import Decision, Outcome, View, is_given_up, stays, unheard
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
 from .scheduler.place import place
 from .scheduler.values import Capacity
@@ -27,7 +27,7 @@ class Case:
     """One app at one moment: its goal, the template of the wanted version, all its instances as they are known.
 
     `names`: of nodes. `task`: the id for a task that begins now. `strange`: why a copy that no view is of may be at work, else empty;
-    `last_generation`: of the grant of such a copy, under the name of this app's.
+    `last_generation`: of the grant of such a copy, under the name of this app's. `strategy`: as in the terms of `reconcile`.
     """
 
     app: App
@@ -38,6 +38,7 @@ class Case:
     task: str = ""
     strange: str = ""
     last_generation: int = 0
+    strategy: str = ""
 
     @property
     def given_up(self) -> tuple[View, ...]:
@@ -93,6 +94,8 @@ def waits_for_holder(case: Case) -> str:
     """Return why something exclusive is not given to another node yet; empty when nothing waits for that."""
     if case.strange and case.spec.placement.exclusive:
         return case.strange
+    if case.strategy == "recreate" and (away := unheard(case.app, (view for view in case.views if not is_given_up(view, case.spec)))):
+        return f"waits for {case.nodes_of(away)}: an old instance may be at work there, which is to be gone before a new one starts"
     for view in case.views:
         if view.verdict is not None and view.verdict.why:
             name = case.names.get(view.placed.node, view.placed.node)
@@ -156,8 +159,10 @@ def _fail_over(draft: Draft, app: App, case: Case, decision: Decision) -> App:
 def _conclude(draft: Draft, app: App, case: Case, decision: Decision, unplaced: str) -> App:
     """Bring the task under way up to date and return the app with what follows for its goal."""
     task = draft.task(app.task) if app.task else None
+    if decision.is_proven:
+        app = _settle(draft, app)
     if task is None or task.state is not TaskState.RUNNING:
-        return _settle(draft, app) if decision.outcome is Outcome.DONE else app
+        return app
     if decision.outcome is Outcome.DONE:
         return _succeed(draft, app, case, task)
     if decision.outcome is Outcome.FAILED:
@@ -176,7 +181,6 @@ def _settle(draft: Draft, app: App) -> App:
 
 
 def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
-    app = _settle(draft, app)
     if task.rolling_back:
         message = f"rolled back to version {app.version}: {task.rolling_back}"
         _end(draft, case, task, TaskState.FAILED, message)

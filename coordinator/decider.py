@@ -21,9 +21,10 @@ from .dispatch import Dispatcher
 from .grant_book import GrantBook
 from .grants import grant_name
 from .ledger import Ledger
+from .membership import Life
 from .nodes import Tracker
 from .progress import Progress
-from .reconcile import Outcome, is_given_up, reconcile, stays, stops_first
+from .reconcile import Outcome, Terms, is_given_up, reconcile, stays, stops_first
 from .records import App, Grant, Step, Task, Verb, instance_id
 from .scheduler.place import place
 from .scheduler.values import Capacity
@@ -112,6 +113,9 @@ class Decider:
         except GestaltError as error:
             log.error("%s: decided, but not written: %s", path, error)
             self._due[path] = clock.monotonic() + RETRY
+        except Exception:  # an app that cannot be decided about must not take this leader, and every next one, from all the others
+            log.exception("%s: nothing could be decided", path)
+            self._due[path] = clock.monotonic() + RETRY
 
     def _decide(self, draft: Draft, path: str) -> None:
         app = draft.app(path)
@@ -124,9 +128,10 @@ class Decider:
         case = self.case(app, clock.wall().isoformat())
         stuck = self._stuck(case)
         stalled = self._progress.stalled(app, case.spec, case.views, now)
-        decision = reconcile(app, case.spec, case.views, stalled, 0 if held else self.brakes.allowance.left(now), is_stuck=bool(stuck))
-        if stuck and (app.moving or decision.outcome is Outcome.FAILED):
-            decision = replace(decision, outcome=Outcome.FAILED, reason=stuck)
+        terms = Terms(0 if held else self.brakes.allowance.left(now), bool(stuck), case.strategy)
+        decision = reconcile(app, case.spec, case.views, stalled, terms)
+        if why := self._hindered(case, stuck if decision.outcome is Outcome.FAILED or _moves(case) else ""):
+            decision = replace(decision, outcome=Outcome.FAILED, reason=why)
         reason = advance(draft, case, decision, self.capacities(path) if decision.start else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
         self._note(path, reason or waits_for(case, decision, held) or stuck)
@@ -135,6 +140,17 @@ class Decider:
             self._due[path] = now + self.brakes.allowance.wait
         elif not math.isinf(decision.wake_in):
             self._due[path] = now + decision.wake_in
+
+    def _hindered(self, case: Case, stuck: str) -> str:
+        """Return why a change cannot reach its goal any more; empty while it can."""
+        if stuck or not case.app.moving:
+            return stuck
+        if lost := [view for view in case.given_up if not view.placed.stop]:
+            return f"{case.nodes_of(lost)} went away meanwhile"
+        target = self._ledger.state.nodes.get(case.app.target)
+        if not case.app.target or (target is not None and target.admin == Life.READY and not self._tracker.standing(target.id).is_gone):
+            return ""
+        return f"node {target.name if target is not None else case.app.target} takes no instances any more"
 
     def _stuck(self, case: Case) -> str:
         """Return why nothing may stop to make way for its replacement: there would be no room for that; empty when it may."""
@@ -173,7 +189,8 @@ class Decider:
         names = {node.id: node.name for node in state.nodes.values()}
         spec, strange = state.version(app.path, app.version).spec, self.grants.strange
         taken, last = strange.why_taken(app.path), strange.generation(grant_name(app))
-        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last)
+        newest = state.version(app.path, max(app.version, *(view.placed.version for view in views), 0))
+        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last, newest.spec.update.strategy)
 
     def capacities(self, path: str = "") -> tuple[Capacity, ...]:
         """Return all nodes with what is reserved on them, as `place` needs them for the app of this path."""
@@ -215,3 +232,8 @@ class Decider:
             self._tracker.watch(instance, stopping=item.stop or (app is not None and self.grants.terms(app, item).stop))
         if placed:
             self._watched[path] = set(placed)
+
+
+def _moves(case: Case) -> bool:
+    """Tell whether a migration has something left to move."""
+    return any(view.placed.serial in case.app.moving and not view.placed.stop for view in case.views)

@@ -7,6 +7,7 @@ instances replaced by instances: a launch replaces nothing, a stop replaces by n
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -74,7 +75,8 @@ class Decision:
     """`start` new instances, have these serials stopped, forget those; the outcome with its reason.
 
     `wake_in`: seconds until time alone may change the decision, infinity when only events can. `replacing`: how many of the new instances
-    replace lost ones. `held_back`: how many more would, were they allowed to.
+    replace lost ones. `held_back`: how many more would, were they allowed to. `is_proven`: all that are wanted are there, of the wanted
+    version, and healthy, whatever else is still there.
     """
 
     start: int
@@ -85,11 +87,27 @@ class Decision:
     wake_in: float = math.inf
     replacing: int = 0
     held_back: int = 0
+    is_proven: bool = False
 
 
-def reconcile(
-    app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, replaceable: int = UNLIMITED, *, is_stuck: bool = False
-) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a decision for an app is bound to besides its description.
+
+    `replaceable`: how many instances may be started now in the place of lost ones. `is_stuck`: there is no room for what would take the
+    place of an instance that stops first. `strategy`: of the newest version that is there or wanted, so that the way back is that of the
+    way there; empty = that of the description.
+    """
+
+    replaceable: int = UNLIMITED
+    is_stuck: bool = False
+    strategy: str = ""
+
+
+FREE = Terms()
+
+
+def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, terms: Terms = FREE) -> Decision:
     """Decide for one app.
 
     Args:
@@ -97,18 +115,17 @@ def reconcile(
         spec: the template of the wanted version.
         views: all its instances, whatever their version.
         stalled: seconds since the change last made progress.
-        replaceable: how many instances may be started now in the place of lost ones.
-        is_stuck: there is no room for what would take the place of an instance that stops first.
+        terms: what else counts.
     """
     if spec.placement.exclusive and app.count > 1:
         app = replace(app, count=1)  # it was not refused yet when it was asked for
-    case = _case(app, spec, views, stalled)
+    case = _case(app, spec, views, stalled, terms)
     misplaced = [view for view in views if not view.placed.stop and not is_given_up(view, spec) and view.is_misplaced(spec)]
-    start, replacing, held_back = _to_start(case, replaceable)
-    stop = tuple(view.placed.serial for view in (*misplaced, *_to_stop(case, held_back, is_stuck=is_stuck)))
+    start, replacing, held_back = _to_start(case, terms.replaceable)
+    stop = tuple(view.placed.serial for view in (*misplaced, *_to_stop(case, held_back)))
     outcome, reason = _judge(case)
     wake_in = min(_wake_in(case, outcome), _given_up_in(views, spec))
-    return Decision(start, stop, _to_forget(case, views), outcome, reason, wake_in, replacing, held_back)
+    return Decision(start, stop, _to_forget(case, views), outcome, reason, wake_in, replacing, held_back, case.is_proven)
 
 
 def is_given_up(view: View, spec: AppSpec) -> bool:
@@ -129,13 +146,14 @@ class _Case:
     leaving: list[View]
     lost: list[View]
     stalled: float
+    terms: Terms
 
     @property
     def strategy(self) -> str:
-        """In which order instances are replaced now: as the description says while there are some of another version, else one by one."""
+        """In which order instances are replaced now: as asked for while there are some of another version, else one by one."""
+        asked = self.terms.strategy or self.spec.update.strategy
         others = any(view.placed.version != self.app.version for view in (*self.old, *self.leaving))
-        side_by_side = self.spec.update.strategy == "blue_green" and not stops_first(self.spec)
-        return self.spec.update.strategy if others and (side_by_side or self.spec.update.strategy == "recreate") else "rolling"
+        return asked if others and (asked == "recreate" or (asked == "blue_green" and not stops_first(self.spec))) else "rolling"
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -143,11 +161,22 @@ class _Case:
         if self.strategy == "recreate":
             return 0, self.app.wanted
         if self.strategy == "blue_green":
-            return self.app.wanted, 0
-        return limits(self.spec, self.app.wanted)
+            return len(self.old) + self.app.wanted, 0
+        surge, unavailable = limits(self.spec, self.app.wanted)
+        if stops_first(self.spec) or any(not is_current(self.app, view.placed) for view in self.old):
+            return surge, unavailable
+        return max(surge, 1), 0  # what only moves is as good as its replacement: nothing is gained by having fewer
+
+    @property
+    def steady(self) -> int:
+        return sum(is_steady(view, self.spec) for view in self.current)
+
+    @property
+    def is_proven(self) -> bool:
+        return 0 < self.app.wanted == len(self.current) == self.steady
 
 
-def _case(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) -> _Case:
+def _case(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, terms: Terms) -> _Case:
     alive = [view for view in views if not is_given_up(view, spec)]
     live = [view for view in alive if not view.placed.stop and not view.is_misplaced(spec)]
     return _Case(
@@ -158,6 +187,7 @@ def _case(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float) -> _
         leaving=[view for view in alive if _is_leaving(view, spec)],
         lost=[view for view in views if is_given_up(view, spec)],
         stalled=stalled,
+        terms=terms,
     )
 
 
@@ -248,11 +278,10 @@ def _surplus(case: _Case) -> list[View]:
     return sorted(candidates, key=lambda view: _worst_first(view, spec))[: max(0, len(candidates) - wanted)]
 
 
-def _to_stop(case: _Case, missing: int, *, is_stuck: bool) -> list[View]:
+def _to_stop(case: _Case, missing: int) -> list[View]:
     """Return whom to stop: surplus copies, bad ones first, never so many that fewer are ready than promised.
 
-    `missing`: how many were lost and may not be replaced now. They are not there anyway, so that a change goes on without them. `is_stuck`:
-    as for `reconcile`; then nothing is stopped to make way.
+    `missing`: how many were lost and may not be replaced now. They are not there anyway, so that a change goes on without them.
     """
     wanted = case.app.wanted
     worst_first = sorted(case.old, key=lambda view: (not view.known_bad, -view.placed.serial))
@@ -264,10 +293,10 @@ def _to_stop(case: _Case, missing: int, *, is_stuck: bool) -> list[View]:
     promised = max(min(1, wanted - unavailable), wanted - unavailable - missing)
     ready_after = steady + sum(view.ready for view in case.old)
     stop = list(surplus)
-    if is_stuck:
+    if case.terms.is_stuck or (case.strategy == "recreate" and unheard(case.app, case.old)):
         return stop
     if case.strategy == "blue_green" and steady < wanted:
-        return stop  # the others go all at once, when all of the new version are there
+        return stop + _neither_blue_nor_green(case)  # the others go all at once, when all of the new version are there
     for view in worst_first:
         if view.known_bad:
             stop.append(view)
@@ -275,6 +304,17 @@ def _to_stop(case: _Case, missing: int, *, is_stuck: bool) -> list[View]:
             ready_after -= 1
             stop.append(view)
     return stop
+
+
+def unheard(app: App, views: Iterable[View]) -> list[View]:
+    """Return the instances of other versions of which nobody knows whether they are at work."""
+    return [view for view in views if not view.heard and view.placed.version != app.version]
+
+
+def _neither_blue_nor_green(case: _Case) -> list[View]:
+    """Return those of an update that gave way to the next one, once the stable version serves without them."""
+    blue = [view for view in case.old if view.placed.version == case.app.stable and view.ready]
+    return [view for view in case.old if view.placed.version not in (case.app.stable, case.app.version)] if blue else []
 
 
 def _judge(case: _Case) -> tuple[Outcome, str]:

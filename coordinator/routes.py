@@ -29,7 +29,8 @@ def route(app: App, wanted: Version, instances: Iterable[Routed]) -> tuple[Route
     strategy `blue_green` only the stable version gets requests, as long as it can take them.
     """
     routed = sorted(instances, key=lambda item: item.placed.serial)
-    serving = app.stable if wanted.spec.update.strategy == "blue_green" and any(_serves(item, app.stable) for item in routed) else 0
+    newest = max((wanted, *(item.version for item in routed)), key=lambda version: version.number)
+    serving = app.stable if newest.spec.update.strategy == "blue_green" and any(_serves(item, app.stable) for item in routed) else 0
     return tuple(_route(app, port, routed, serving) for port in wanted.spec.ports if port.http is not None or port.tcp is not None)
 
 

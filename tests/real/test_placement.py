@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.coordinator.advance import Case
 from gestalt.errors import Kind
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 from gestalt.wire import spec_to_wire
@@ -191,6 +192,19 @@ async def test_the_newer_of_two_migrations_wins(racks: Members) -> None:
     assert task.state == "superseded"
 
 
+async def test_a_migration_whose_target_goes_away_ends_and_leaves_all_instances_somewhere(racks: Members) -> None:
+    await well(racks, await racks.launch(3))
+    racks.by_name["d"].broken = frozenset({"web:1"})
+    reply = await migrated(racks, target="d")
+    await racks.until(lambda: racks.runs("d") == 1, "the first one has begun to move")
+    await racks.end("d")
+    await racks.disconnect("d")
+    task = await racks.outcome(reply)
+    assert task.state == "failed"
+    assert "d" in task.message
+    await racks.until(lambda: racks.runs("a", "b", "c") == 3, "all are where they were")
+
+
 async def test_a_migration_that_cannot_be_is_refused_with_what_to_do(racks: Members) -> None:
     await well(racks, await racks.launch(3))
     nodes = api_pb2_grpc.NodesStub(racks.channel())
@@ -217,3 +231,21 @@ async def test_what_would_have_to_stop_first_is_not_migrated_to_where_it_does_no
     (home,) = (name for name, running_there in before.items() if running_there)
     other = next(name for name in "abc" if name != home)
     assert await well(racks, await migrated(racks, target=other)) == {other: 1}
+
+
+async def test_an_app_that_cannot_be_decided_about_is_tried_again_and_ends_no_leader(
+    racks: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert racks.leader is not None
+    decider, tried = racks.leader.decider, list[str]()
+
+    def broken(case: Case) -> str:
+        tried.append(case.app.path)
+        raise RuntimeError("nobody thought of this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decider, "_stuck", broken)
+        reply = await racks.launch(2)
+        await racks.until(lambda: len(tried) > 1, "it is tried again")
+    assert sum((await well(racks, reply)).values()) == 2
+    assert not racks.failures

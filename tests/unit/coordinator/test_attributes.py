@@ -79,6 +79,16 @@ def test_a_value_that_does_not_fit_is_told(operator: str, value: str, allowed: s
         Constraint.model_validate({"attribute": "rack", "operator": operator, "value": value})
 
 
+@pytest.mark.parametrize("value", ["9" * 400 + "G", "9" * 5000, "1." + "9" * 5000, "0" * 5000 + "7"])
+def test_numbers_may_be_of_any_length(value: str) -> None:
+    for sign in ("<", ">="):
+        holds(Constraint(attribute="slots", operator=sign, value=value), FOUND)
+    for bound in (f">= {value}", f"< {value}"):
+        holds(Constraint(attribute="slots", operator="version", value=bound), FOUND | {"slots": value})
+    assert holds(Constraint(attribute="a", operator="version", value="> 9"), {"a": "10"})
+    assert holds(Constraint(attribute="a", operator="version", value="= 1.007"), {"a": "1.7"})
+
+
 def test_an_expression_that_takes_too_long_holds_nobody_up() -> None:
     endless = Constraint(attribute="rack", operator="matches", value="(a|a)*(a|a)*(a|a)*b")
     assert not holds(endless, {"rack": "a" * 255})

@@ -158,6 +158,27 @@ def test_what_finds_no_room_stays_and_fails_no_change() -> None:
     assert drain.done(fleet.state) == []
 
 
+def test_what_may_be_missing_in_an_update_is_not_missing_for_a_drain() -> None:
+    fleet = Narrow(2, 1, update={"max_surge": "0", "max_unavailable": "1"})
+    fleet.settle()
+    begin(fleet, "n1")
+    assert least_ready(fleet) == 1
+    assert homes(fleet) == {"n1": 1}
+
+
+def test_a_drain_in_an_update_by_blue_and_green_ends() -> None:
+    fleet = settled(4, 3, update={"strategy": "blue_green"})
+    fleet.apply(spec("web:2", instances=3, update={"strategy": "blue_green"}))
+    for _ in range(4):
+        fleet.decide()
+        fleet.agent_step()
+    for name in ("n1", "n2"):
+        begin(fleet, name, int(name[1]))
+        assert least_ready(fleet) >= 3
+    assert {item.version for item in fleet.placed} == {2}
+    assert homes(fleet).keys() == {"n3", "n4"}
+
+
 def test_a_node_that_is_lost_while_it_drains_is_replaced_at_once() -> None:
     fleet = settled(3, 3)
     begin(fleet, "n1")

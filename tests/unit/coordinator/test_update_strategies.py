@@ -99,6 +99,61 @@ def test_scaling_and_restarting_go_one_by_one_whatever_the_strategy() -> None:
         assert [item.serial for item in world.placed] == [4, 5, 6]
 
 
+def test_fewer_greens_than_blues_stand_beside_them() -> None:
+    world = launched(10, "blue_green")
+    update(world, "web:2", 4, "blue_green")
+    world.settle()
+    assert [item.version for item in world.placed] == [2] * 4
+    assert world.last_task.state is TaskState.SUCCEEDED
+
+
+def test_greens_that_gave_way_go_and_blue_serves_until_the_next_ones_are_there() -> None:
+    world = launched(3, "blue_green")
+    update(world, "web:2", 3, "blue_green")
+    for _ in range(5):
+        world.decide()
+        world.agent_step()
+    update(world, "web:3", 3, "blue_green")
+    seen, waiting = set(), []
+    for _ in range(60):
+        world.decide()
+        seen.add(tuple(asked(world)))
+        waiting += [{item.version for item in world.placed}] if asked(world)[0] == 1 else []
+        world.agent_step()
+    assert seen == {(1, 1, 1), (3, 3, 3)}
+    assert waiting[-1] == {1, 3}, "they take no room until all of the next ones are there"
+    assert [item.version for item in world.placed] == [3, 3, 3]
+
+
+def test_what_gives_way_after_the_change_over_goes_on_serving() -> None:
+    """Blue is leaving already: the green that serves is the stable one, and the next update goes back to it."""
+    world = launched(2, "blue_green")
+    update(world, "web:2", 2, "blue_green")
+    while not all(item.stop for item in world.placed if item.version == 1):
+        world.decide()
+        world.agent_step()
+    update(world, "web:bad", 2, "blue_green")
+    for _ in range(20):
+        world.decide()
+        assert asked(world) == [2, 2]
+        world.agent_step()
+    end(world)
+    assert [item.version for item in world.placed] == [2, 2]
+
+
+def test_the_way_back_is_that_of_the_way_there() -> None:
+    """The version before was rolling; the one that fails must not run beside it."""
+    world = launched(2, "rolling")
+    update(world, "web:bad", 2, "recreate")
+    for _ in range(400):
+        world.decide()
+        world.agent_step()
+        world.pass_time(2)
+        assert len({item.version for item in world.placed}) <= 1
+    assert [item.version for item in world.placed] == [1, 1]
+    assert "rolled back" in world.last_task.message
+
+
 def test_with_a_fixed_port_blue_and_green_cannot_stand_side_by_side() -> None:
     fixed = [{"name": "http", "container_port": 80, "host_port": 3500, "http": {}}]
     world = World()

@@ -9,7 +9,7 @@ from gestalt.coordinator.advance import Case, advance
 from gestalt.coordinator.brakes import UNLIMITED
 from gestalt.coordinator.nodes import Tracker
 from gestalt.coordinator.progress import Progress
-from gestalt.coordinator.reconcile import Decision, reconcile
+from gestalt.coordinator.reconcile import Decision, Terms, reconcile
 from gestalt.coordinator.records import App, Node, Placed, Task, instance_id
 from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.coordinator.state import Draft, State, encode
@@ -101,7 +101,9 @@ class World:
         views = self.tracker.views(app, self.state.placed(PATH))
         template = self.state.version(PATH, app.version).spec
         stalled = self.progress.stalled(app, template, views, self.now)
-        decision = reconcile(app, template, views, stalled, self.replaceable)
+        newest = self.state.version(PATH, max(app.version, *(view.placed.version for view in views), 0))
+        terms = Terms(self.replaceable, strategy=newest.spec.update.strategy)
+        decision = reconcile(app, template, views, stalled, terms)
         advance(draft, Case(app, template, views, AT, task=f"failover{len(self.state.tasks)}"), decision, self._nodes())
         self._apply(draft)
         return decision
