@@ -66,7 +66,8 @@ def conclude(draft: Draft, nodes: Iterable[Node], at: str) -> None:
         draft.put_node(replace(node, admin=Life.DRAINED, drain=""))
         draft.tell("node.drained", node.name, f"node {node.name} is drained")
         if (task := draft.task(node.drain)) is not None and task.state is TaskState.RUNNING:
-            message = f"nothing runs on {node.name} any more"
+            given_up = f"node {node.name} is lost: what ran there was given up and is replaced"
+            message = given_up if node.lost else f"nothing runs on {node.name} any more"
             ended = replace(task, state=TaskState.SUCCEEDED, message=message, ended_at=at, steps=steps(task, {}, lambda path: ""))
             draft.put_task(ended)
             draft.tell("task.succeeded", task.id, f"drain of node {node.name} succeeded: {message}")

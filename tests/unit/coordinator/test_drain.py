@@ -181,11 +181,14 @@ def test_a_drain_in_an_update_by_blue_and_green_ends() -> None:
 
 def test_a_node_that_is_lost_while_it_drains_is_replaced_at_once() -> None:
     fleet = settled(3, 3)
-    begin(fleet, "n1")
+    task = begin(fleet, "n1")
     fleet.lose("n1")
     fleet.settle()
     assert homes(fleet)["n1"] == 0
     assert len(fleet.ready()) == 3
+    conclude(fleet)
+    assert task is not None
+    assert fleet.state.tasks[task.id].message == "node n1 is lost: what ran there was given up and is replaced"
 
 
 def test_an_agent_that_is_away_for_a_moment_does_not_turn_a_drain_back() -> None:
