@@ -13,7 +13,7 @@ from .membership import Life, is_emptied
 from .nodes import Tracker
 from .reconcile import is_current
 from .records import App, Node, Placed
-from .reservations import Reserved
+from .reservations import Reservations
 from .scheduler.attributes import attributes
 from .scheduler.values import Capacity
 from .state import State
@@ -26,11 +26,11 @@ def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...
     """
     goal = state.apps.get(path)
     if goal is None:
-        return tuple(_capacity(node, tracker, state.reservations.on(node.id), 0) for node in state.nodes.values())
+        return tuple(_capacity(node, tracker, state.reservations, 0) for node in state.nodes.values())
     instances = state.placed(path).instances
     same_app = Counter(placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed))
     left = {goal.source, *(placed.node for placed in instances if placed.serial in goal.moving)}
-    found = (_capacity(node, tracker, state.reservations.on(node.id), same_app[node.id]) for node in state.nodes.values())
+    found = (_capacity(node, tracker, state.reservations, same_app[node.id]) for node in state.nodes.values())
     return tuple(_open_to(node, goal.target, left) for node in found)
 
 
@@ -53,7 +53,8 @@ def _open_to(node: Capacity, target: str, left: Set[str]) -> Capacity:
     return replace(node, ready=False, why_not="is left by the migration" if node.id in left else "is not where the migration goes")
 
 
-def _capacity(node: Node, tracker: Tracker, use: Reserved, same_app: int) -> Capacity:
+def _capacity(node: Node, tracker: Tracker, reservations: Reservations, same_app: int) -> Capacity:
+    use = reservations.on(node.id)
     view, stands = tracker.node(node.id, node.name), tracker.standing(node.id)
     why_not = stands.reason if stands.life is not Life.READY else "" if view.heard else "is not connected"
     facts = view.facts
@@ -70,7 +71,7 @@ def _capacity(node: Node, tracker: Tracker, use: Reserved, same_app: int) -> Cap
         port_first=facts.port_first or 3000,
         port_last=facts.port_last or 4000,
         ports=frozenset(use.ports),
-        port_cursor=use.cursor,
+        port_cursor=reservations.cursors.get(node.id, 0),
         same_app=same_app,
         incarnation=tracker.incarnation(node.id),
         attributes=attributes(node.id, node.name, node.roles, node.labels, _facts(facts)),

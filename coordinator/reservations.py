@@ -12,47 +12,53 @@ _MICRO = 1_000_000
 
 @dataclass(slots=True)
 class Reserved:
-    """What the instances of one node ask for. `micro_cores`: millionths of a core, so that sums are exact; `memory`: bytes.
+    """What the instances of one node ask for. `micro_cores`: millionths of a core, so that sums are exact; `memory`: bytes."""
 
-    `cursor`: the port after that of the newest instance: the next one goes on from there, so that a port is not taken again at once.
-    """
-
+    instances: int = 0
     micro_cores: int = 0
     memory: int = 0
     ports: dict[int, int] = field(default_factory=dict)
-    cursor: int = 0
 
     @property
     def cpu(self) -> float:
         return self.micro_cores / _MICRO
 
 
+@dataclass(slots=True)
 class Reservations:
-    """What is reserved, by node."""
+    """What is reserved, by node; nodes without any instance are not named.
 
-    def __init__(self) -> None:
-        self._nodes: dict[str, Reserved] = {}
+    `cursors`: the port after that of a node's newest instance: the next one goes on from there, so that a port is not taken again at once.
+    Of them a new leader knows only what it can see.
+    """
+
+    nodes: dict[str, Reserved] = field(default_factory=dict)
+    cursors: dict[str, int] = field(default_factory=dict, compare=False)
 
     def on(self, node: str) -> Reserved:
         """Return what is reserved on a node; for reading only."""
-        return self._nodes.get(node) or Reserved()
+        return self.nodes.get(node) or Reserved()
 
     def add(self, node: str, spec: AppSpec, ports: Sequence[int]) -> None:
         """An instance of this description is placed."""
-        there = self._nodes.setdefault(node, Reserved())
+        there = self.nodes.setdefault(node, Reserved())
+        there.instances += 1
         there.micro_cores += round(spec.resources.cpu * _MICRO)
         there.memory += spec.resources.memory
         for port in ports:
             there.ports[port] = there.ports.get(port, 0) + 1
         if ports:
-            there.cursor = max(ports) + 1
+            self.cursors[node] = max(ports) + 1
 
     def remove(self, node: str, spec: AppSpec, ports: Sequence[int]) -> None:
         """An instance of this description is placed no more."""
-        there = self._nodes[node]
+        there = self.nodes[node]
+        there.instances -= 1
         there.micro_cores -= round(spec.resources.cpu * _MICRO)
         there.memory -= spec.resources.memory
         for port in ports:
             there.ports[port] -= 1
             if not there.ports[port]:
                 del there.ports[port]
+        if not there.instances:
+            del self.nodes[node]

@@ -14,13 +14,6 @@ from gestalt.coordinator.store.base import Document
 from tests.unit.coordinator.fleet import Fleet, settled
 from tests.unit.coordinator.world import AT, PATH, spec
 
-Sums = dict[str, tuple[int, int, dict[int, int]]]
-
-
-def sums(state: State) -> Sums:
-    found = {node: state.reservations.on(node) for node in state.nodes}
-    return {node: (there.micro_cores, there.memory, there.ports) for node, there in found.items()}
-
 
 def reloaded(state: State) -> State:
     kinds = ("app", "version", "placements", "node")
@@ -53,7 +46,7 @@ def test_what_is_reserved_is_what_a_new_leader_adds_up(story: list[str]) -> None
         fleet.decide()
         fleet.agent_step()
         fresh = reloaded(fleet.state)
-        assert sums(fleet.state) == sums(fresh)
+        assert fleet.state.reservations == fresh.reservations
         assert (fleet.state.owners, fleet.state.residents) == (fresh.owners, fresh.residents)
 
 
@@ -84,7 +77,7 @@ def test_sums_are_exact_and_a_marked_instance_still_counts() -> None:
     draft.put_placements(Placements(PATH, placed))
     state.apply(draft)
     assert state.reservations.on("n1").cpu == 1.0
-    assert state.reservations.on("n1").cursor == 3010
+    assert state.reservations.cursors == {"n1": 3010}
     draft = Draft(state)
     draft.put_placements(Placements(PATH, tuple(replace(item, stop=True) for item in placed)))
     state.apply(draft)
