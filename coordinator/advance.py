@@ -94,13 +94,14 @@ def waits_for_holder(case: Case) -> str:
     """Return why something exclusive is not given to another node yet; empty when nothing waits for that."""
     if case.strange and case.spec.placement.exclusive:
         return case.strange
-    if case.strategy == "recreate" and (away := unheard(case.app, (view for view in case.views if not is_given_up(view, case.spec)))):
-        return f"waits for {case.nodes_of(away)}: an old instance may be at work there, which is to be gone before a new one starts"
     for view in case.views:
         if view.verdict is not None and view.verdict.why:
             name = case.names.get(view.placed.node, view.placed.node)
             certain = f"; `gestaltctl node confirm-dead {name}` if the machine is certainly off" if view.away == math.inf else ""
             return f"waits for node {name}: {view.verdict.why}{certain}"
+    away = unheard(case.app, (view for view in case.views if not is_given_up(view, case.spec)))
+    if case.strategy == "recreate" and case.app.wanted and away:
+        return f"waits for {case.nodes_of(away)}: an old instance may be at work there, which is to be gone before a new one starts"
     return ""
 
 
@@ -190,16 +191,18 @@ def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
 
 
 def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
-    to_another = bool(app.wanted) and app.stable not in (0, app.version)  # what is to stop runs no version
-    is_change = task.kind is not Verb.FAILOVER  # the loss of a node says nothing against a version
+    goal = app.stable if app.stable not in (0, app.version) else task.stable  # a version may have been well for a moment
+    to_another = bool(app.wanted) and goal not in (0, app.version)  # what is to stop runs no version
+    is_change = task.kind not in (Verb.FAILOVER, Verb.MIGRATE)  # where an instance is says nothing against a version
     can_roll_back = case.spec.update.auto_rollback and to_another and is_change and not task.rolling_back
     if can_roll_back:
         draft.put_task(replace(task, rolling_back=reason))
-        draft.tell("task.rolling-back", task.id, f"{task.kind} of {app.path} goes back to version {app.stable}: {reason}", app.path)
-        stable = draft.version(app.path, app.stable)
+        draft.tell("task.rolling-back", task.id, f"{task.kind} of {app.path} goes back to version {goal}: {reason}", app.path)
+        stable = draft.version(app.path, goal)
         count = 1 if stable is not None and stable.spec.placement.exclusive else app.count
-        return replace(app, version=app.stable, count=min(app.count, count), **_STAYING)
-    before = f"{task.rolling_back}; the rollback failed, too: " if task.rolling_back else "" if is_change else f"{task.message}; "
+        return replace(app, version=goal, stable=goal, count=min(app.count, count), **_STAYING)
+    replaced = f"{task.message}; " if task.kind is Verb.FAILOVER else ""
+    before = f"{task.rolling_back}; the rollback failed, too: " if task.rolling_back else replaced
     message = before + reason
     _end(draft, case, task, TaskState.FAILED, message)
     return replace(app, task="", **_STAYING)

@@ -185,7 +185,7 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
         message = f"superseded by {kind} (task {asked.task})"
         draft.put_task(replace(running, state=TaskState.SUPERSEDED, message=message, ended_at=asked.at))
         draft.tell("task.superseded", running.id, f"{running.kind} of {app.path}: {message}", app.path)
-    task = Task(asked.task, kind, app.path, asked.by, asked.at, warnings=tuple(warnings))
+    task = Task(asked.task, kind, app.path, asked.by, asked.at, warnings=tuple(warnings), stable=app.stable)
     draft.put_task(task)
     draft.put_app(replace(app, task=task.id))
     return task

@@ -24,7 +24,7 @@ from .ledger import Ledger
 from .membership import Life
 from .nodes import Tracker
 from .progress import Progress
-from .reconcile import Outcome, Terms, is_given_up, reconcile, stays, stops_first
+from .reconcile import Decision, Outcome, Terms, is_given_up, reconcile, stays, stops_first
 from .records import App, Grant, Step, Task, Verb, instance_id
 from .scheduler.place import place
 from .scheduler.values import Capacity
@@ -109,12 +109,22 @@ class Decider:
         self._due.pop(path, None)
         try:
             async with self._ledger.draft(LEADER, "reconcile") as draft:
-                self._decide(draft, path)
+                self._try_to_decide(draft, path)
         except GestaltError as error:
             log.error("%s: decided, but not written: %s", path, error)
             self._due[path] = clock.monotonic() + RETRY
-        except Exception:  # an app that cannot be decided about must not take this leader, and every next one, from all the others
+
+    def _try_to_decide(self, draft: Draft, path: str) -> None:
+        """Decide, or nothing: an app that cannot be decided about must not take this leader, and every next one, from all the others."""
+        try:
+            self._decide(draft, path)
+        except GestaltError:
+            raise
+        except Exception as error:
             log.exception("%s: nothing could be decided", path)
+            draft.records.clear()
+            draft.events.clear()
+            self._note(path, f"nothing can be decided about it ({type(error).__name__}): the log of the leading coordinator says more")
             self._due[path] = clock.monotonic() + RETRY
 
     def _decide(self, draft: Draft, path: str) -> None:
@@ -130,7 +140,7 @@ class Decider:
         stalled = self._progress.stalled(app, case.spec, case.views, now)
         terms = Terms(0 if held else self.brakes.allowance.left(now), bool(stuck), case.strategy)
         decision = reconcile(app, case.spec, case.views, stalled, terms)
-        if why := self._hindered(case, stuck if decision.outcome is Outcome.FAILED or _moves(case) else ""):
+        if why := self._hindered(case, decision, stuck):
             decision = replace(decision, outcome=Outcome.FAILED, reason=why)
         reason = advance(draft, case, decision, self.capacities(path) if decision.start else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
@@ -141,16 +151,21 @@ class Decider:
         elif not math.isinf(decision.wake_in):
             self._due[path] = now + decision.wake_in
 
-    def _hindered(self, case: Case, stuck: str) -> str:
-        """Return why a change cannot reach its goal any more; empty while it can."""
-        if stuck or not case.app.moving:
-            return stuck
-        if lost := [view for view in case.given_up if not view.placed.stop]:
+    def _hindered(self, case: Case, decision: Decision, stuck: str) -> str:
+        """Return why a change cannot reach its goal any more; empty while it can, or has."""
+        app = case.app
+        if decision.outcome is not Outcome.GOING_ON or not app.moving:
+            return stuck if decision.outcome is Outcome.FAILED else ""
+        lost = [view for view in case.given_up if view.placed.serial in app.moving or view.placed.node == app.target]
+        if [view for view in lost if not view.placed.stop]:
             return f"{case.nodes_of(lost)} went away meanwhile"
-        target = self._ledger.state.nodes.get(case.app.target)
-        if not case.app.target or (target is not None and target.admin == Life.READY and not self._tracker.standing(target.id).is_gone):
+        if not _moves(case):
             return ""
-        return f"node {target.name if target is not None else case.app.target} takes no instances any more"
+        target = self._ledger.state.nodes.get(app.target)
+        if app.target and (target is None or target.admin != Life.READY):
+            return f"node {target.name if target is not None else app.target} takes no instances any more"
+        asked = [app.target] if app.target else self._ledger.state.nodes
+        return stuck if not any(_is_silent(self._tracker, node) for node in asked) else ""
 
     def _stuck(self, case: Case) -> str:
         """Return why nothing may stop to make way for its replacement: there would be no room for that; empty when it may."""
@@ -232,6 +247,12 @@ class Decider:
             self._tracker.watch(instance, stopping=item.stop or (app is not None and self.grants.terms(app, item).stop))
         if placed:
             self._watched[path] = set(placed)
+
+
+def _is_silent(tracker: Tracker, node: str) -> bool:
+    """Tell whether a node may well take instances, but is not heard at this moment."""
+    view = tracker.nodes.get(node)
+    return not tracker.standing(node).is_gone and not (view is not None and view.heard)
 
 
 def _moves(case: Case) -> bool:

@@ -312,9 +312,9 @@ def unheard(app: App, views: Iterable[View]) -> list[View]:
 
 
 def _neither_blue_nor_green(case: _Case) -> list[View]:
-    """Return those of an update that gave way to the next one, once the stable version serves without them."""
-    blue = [view for view in case.old if view.placed.version == case.app.stable and view.ready]
-    return [view for view in case.old if view.placed.version not in (case.app.stable, case.app.version)] if blue else []
+    """Return those of an update that gave way, or is undone: they get no requests while the stable version serves, and room is needed."""
+    blue = any(view.placed.version == case.app.stable and view.ready for view in (*case.current, *case.old))
+    return [view for view in case.old if view.placed.version != case.app.stable and (blue or view.known_bad)]
 
 
 def _judge(case: _Case) -> tuple[Outcome, str]:

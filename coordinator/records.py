@@ -115,7 +115,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A tracked operation on one app, or on the node of this name. `rolling_back` holds the reason once the change is being undone."""
+    """A tracked operation on one app, or on the node of this name.
+
+    `rolling_back` holds the reason once the change is being undone; `stable`: the version that was stable when it began.
+    """
 
     id: str
     kind: Verb
@@ -129,6 +132,7 @@ class Task:
     warnings: tuple[str, ...] = ()
     rolling_back: str = ""
     node: str = ""
+    stable: int = 0
 
 
 @dataclass(frozen=True, slots=True)

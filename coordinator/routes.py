@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gestalt.model import HttpService, Route, Server, TcpService
 from gestalt.spec.schema import Port
 
+from .reconcile import stops_first
 from .records import App, Placed, Version, instance_id
 
 
@@ -30,7 +31,8 @@ def route(app: App, wanted: Version, instances: Iterable[Routed]) -> tuple[Route
     """
     routed = sorted(instances, key=lambda item: item.placed.serial)
     newest = max((wanted, *(item.version for item in routed)), key=lambda version: version.number)
-    serving = app.stable if newest.spec.update.strategy == "blue_green" and any(_serves(item, app.stable) for item in routed) else 0
+    side_by_side = newest.spec.update.strategy == "blue_green" and not stops_first(wanted.spec)
+    serving = app.stable if side_by_side and any(_serves(item, app.stable) for item in routed) else 0
     return tuple(_route(app, port, routed, serving) for port in wanted.spec.ports if port.http is not None or port.tcp is not None)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gestalt.coordinator import changes
-from gestalt.coordinator.records import TaskState
+from gestalt.coordinator.records import App, Placed, TaskState, Version
 from gestalt.coordinator.routes import Routed, route
+from gestalt.coordinator.scheduler.values import Capacity
+from gestalt.model import Observed, Phase
+from tests.unit.coordinator.fleet import Fleet
 from tests.unit.coordinator.world import PATH, World, spec
 
 BROKEN = frozenset({"web:bad"})
@@ -139,6 +145,61 @@ def test_what_gives_way_after_the_change_over_goes_on_serving() -> None:
         world.agent_step()
     end(world)
     assert [item.version for item in world.placed] == [2, 2]
+
+
+@pytest.mark.parametrize("strategy", ["rolling", "blue_green"])
+def test_a_version_that_was_well_for_a_moment_is_undone_when_it_fails_before_the_update_is_done(strategy: str) -> None:
+    world = launched(2, strategy)
+    update(world, "web:2", 2, strategy)
+    while sum(item.version == 2 and not item.stop for item in world.ready()) < 2:
+        world.decide()
+        world.agent_step()
+    world.decide()
+    assert world.app.stable == 2
+    assert any(item.version == 1 for item in world.placed), "the old ones are leaving"
+    world.broken = frozenset({"web:2"})
+    for item in world.placed:
+        if item.version == 2:
+            seen = Observed(f"web-{world.app.uid}-{item.serial}", 2, Phase.FAILED, reason="it dies", crash_loop=True)
+            world.running[seen.instance] = seen
+            world.tracker.observed(world.view, [seen], ())
+    end(world)
+    assert world.last_task.state is TaskState.FAILED
+    assert "rolled back to version 1" in world.last_task.message
+    assert [item.version for item in world.ready()] == [1, 1]
+    assert asked(world) == [1, 1]
+
+
+def test_with_a_fixed_port_all_that_are_ready_serve() -> None:
+    fixed = [{"name": "http", "container_port": 80, "host_port": 3500, "http": {}}]
+    described = spec(ports=fixed, update={"strategy": "blue_green"})
+    app = App(PATH, "abcdef", 1, 2, 1, 2, 2, "")
+    versions = [Version(PATH, number, "", described, "", "") for number in (1, 2)]
+    routed = [Routed(Placed(n, n, f"n{n}", (3500,)), versions[n - 1], f"10.0.0.{n}", ready=True) for n in (1, 2)]
+    (found,) = route(app, versions[1], routed)
+    assert [server.ready for server in found.servers] == [True, True]
+
+
+class Tight(Fleet):
+    """Each node has room for two."""
+
+    def _nodes(self) -> tuple[Capacity, ...]:
+        return tuple(replace(item, cpu=0.0) if len(self.on(item.name)) >= 2 else item for item in super()._nodes())
+
+
+def test_greens_that_are_undone_make_room_for_blues_that_were_lost() -> None:
+    fleet = Tight(3, 3, update={"strategy": "blue_green"})
+    fleet.settle()
+    fleet.broken = BROKEN
+    fleet.apply(spec("web:bad", update={"strategy": "blue_green"}))
+    fleet.settle()
+    assert len(fleet.placed) == 6
+    fleet.lose("n1")
+    for _ in range(4):
+        fleet.settle()
+        fleet.pass_time(130)
+    assert [item.version for item in fleet.ready()] == [1, 1, 1]
+    assert len(fleet.placed) == 3
 
 
 def test_the_way_back_is_that_of_the_way_there() -> None:
