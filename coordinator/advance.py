@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from gestalt.model import Phase
 from gestalt.spec.schema import AppSpec
@@ -17,7 +16,6 @@ from .scheduler.place import place
 from .scheduler.values import Capacity
 from .state import Draft, version_key
 
-_STAYING: Any = {"moving": (), "source": "", "target": ""}
 LEADER = "leader"
 """Who asks for what nobody asked for, in tasks and audit records."""
 
@@ -187,7 +185,7 @@ def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
         _end(draft, case, task, TaskState.FAILED, message)
     else:
         _end(draft, case, task, TaskState.SUCCEEDED, _summary(app, task))
-    return replace(app, task="", **_STAYING)
+    return replace(app.settled(), task="")
 
 
 def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
@@ -200,12 +198,12 @@ def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
         draft.tell("task.rolling-back", task.id, f"{task.kind} of {app.path} goes back to version {goal}: {reason}", app.path)
         stable = draft.version(app.path, goal)
         count = 1 if stable is not None and stable.spec.placement.exclusive else app.count
-        return replace(app, version=goal, stable=goal, count=min(app.count, count), **_STAYING)
+        return replace(app.settled(), version=goal, stable=goal, count=min(app.count, count))
     replaced = f"{task.message}; " if task.kind is Verb.FAILOVER else ""
     before = f"{task.rolling_back}; the rollback failed, too: " if task.rolling_back else replaced
     message = before + reason
     _end(draft, case, task, TaskState.FAILED, message)
-    return replace(app, task="", **_STAYING)
+    return replace(app.settled(), task="")
 
 
 def _end(draft: Draft, case: Case, task: Task, state: TaskState, message: str) -> None:

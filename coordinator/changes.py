@@ -173,7 +173,7 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
     if app.count > MAX_INSTANCES:
         raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
     if kind is not Verb.MIGRATE:
-        app = replace(app, moving=(), source="", target="")  # the newest request wins
+        app = app.settled()  # the newest request wins
     version = draft.version(app.path, app.version)
     if version is not None and version.spec.placement.exclusive and app.count > 1 and kind in _COUNTING:
         problem = f"{app.count} of version {version.number}, which is exclusive (placement.exclusive)"

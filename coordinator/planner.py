@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gestalt.proto.v1 import api_pb2, model_pb2
 from gestalt.spec.load import unhonoured
@@ -11,6 +11,7 @@ from gestalt.spec.schema import AppSpec
 from gestalt.spec.template import template_hash
 from gestalt.wire import to_wire
 
+from .capacity import released
 from .claims import conflicts
 from .decider import Decider
 from .diff import compare
@@ -72,11 +73,19 @@ class Planner:
     def _placing(self, spec: AppSpec, count: int) -> Placing:
         return place(spec, count, self.decider.capacities(spec.path))
 
+    def _replacing(self, spec: AppSpec, old: list[Placed]) -> Placing:
+        """Place all instances of a new version: the old ones are in nobody's way, and what stops first leaves its room."""
+        nodes = tuple(replace(node, same_app=0) for node in self.decider.capacities(spec.path))
+        for item in old if stops_first(spec) else ():
+            asked = self.ledger.state.version(spec.path, item.version).spec.resources
+            nodes = tuple(released(node, item, asked) for node in nodes)
+        return place(spec, spec.instances, nodes)
+
     def _instances(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
         staying = self._staying(app) if app is not None else []
         replaced = app is not None and self._action(app, spec, self._described(app)) == "update"
         kept = [] if replaced else staying[: spec.instances]
-        placing = self._placing(spec, spec.instances - len(kept))
+        placing = self._replacing(spec, staying) if replaced else self._placing(spec, spec.instances - len(kept))
         number = (app.last_version if app else 0) + (1 if replaced or app is None else 0)
         planned = [self._planned(app, item, "keep") for item in kept if app is not None]
         planned += [

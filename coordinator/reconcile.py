@@ -199,8 +199,7 @@ def _is_leaving(view: View, spec: AppSpec) -> bool:
 
 def _to_forget(case: _Case, views: tuple[View, ...]) -> tuple[int, ...]:
     """Return what is gone, and what was lost once nothing depends on its return: the agent removes what it is not told of."""
-    steady = sum(is_steady(view, case.spec) for view in case.current)
-    settled = {view.placed.serial for view in case.lost if view.placed.stop or steady >= case.app.wanted}
+    settled = {view.placed.serial for view in case.lost if view.placed.stop or case.steady >= case.app.wanted}
     return tuple(view.placed.serial for view in views if (view.placed.stop and view.is_over) or view.placed.serial in settled)
 
 
@@ -289,7 +288,7 @@ def _to_stop(case: _Case, missing: int) -> list[View]:
         return worst_first + case.current
     surplus = _surplus(case)
     _, unavailable = case.limits
-    steady = sum(is_steady(view, case.spec) for view in case.current) - sum(is_steady(view, case.spec) for view in surplus)
+    steady = case.steady - sum(is_steady(view, case.spec) for view in surplus)
     promised = max(min(1, wanted - unavailable), wanted - unavailable - missing)
     ready_after = steady + sum(view.ready for view in case.old)
     stop = list(surplus)
@@ -318,8 +317,7 @@ def _neither_blue_nor_green(case: _Case) -> list[View]:
 
 
 def _judge(case: _Case) -> tuple[Outcome, str]:
-    steady = sum(is_steady(view, case.spec) for view in case.current)
-    if len(case.current) == case.app.wanted == steady and not case.old and not case.leaving:
+    if len(case.current) == case.app.wanted == case.steady and not case.old and not case.leaving:
         return Outcome.DONE, ""
     for view in case.current if case.app.wanted else ():
         if reason := _hopeless(view, case.spec):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gestalt.model import PortBinding
@@ -63,6 +63,10 @@ class App:
     @property
     def name(self) -> str:
         return self.path.rsplit("/", 1)[-1]
+
+    def settled(self) -> App:
+        """Return the app with no migration under way."""
+        return replace(self, moving=(), source="", target="")
 
     @property
     def wanted(self) -> int:

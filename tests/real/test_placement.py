@@ -79,6 +79,17 @@ async def test_a_plan_says_what_keeps_instances_away(racks: Members) -> None:
     assert any(why in warning for warning in plan.warnings)
 
 
+@pytest.mark.parametrize("fields", [
+    {"placement": {"constraints": [{"operator": "unique"}]}},
+    {"ports": [{"name": "http", "container_port": 80, "host_port": 3500}]},
+])  # fmt: skip
+async def test_a_plan_of_an_update_reckons_with_what_it_replaces(racks: Members, fields: dict[str, object]) -> None:
+    await well(racks, await racks.launch(4, **fields))
+    described = spec_to_wire(spec("web:2", 4, **fields))
+    (plan,) = (await racks.apps().Plan(api_pb2.PlanRequest(apps=[described]), timeout=10)).apps
+    assert Counter(item.action for item in plan.instances) == {"start": 4, "stop": 4}
+
+
 async def test_an_update_of_what_is_unique_is_not_in_its_own_way(racks: Members) -> None:
     """The old ones stand on every node that there is."""
     unique = {"constraints": [{"operator": "unique"}]}

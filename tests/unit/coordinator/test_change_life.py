@@ -304,15 +304,7 @@ def test_an_update_interrupted_anywhere_keeps_its_promise_and_ends_in_an_allowed
     world = launched(count, broken=frozenset({"web:bad"}))
     world.apply(spec(image, instances=count))
     for what, which in steps:
-        match what:
-            case "decide":
-                world.decide()
-            case "agent":
-                world.agent_step(which)
-            case "restart":
-                world.restart_coordinator()
-            case "time":
-                world.pass_time(which * 5.0)
+        world.happen(what, which)
         assert len(world.ready()) >= count
         assert len([item for item in world.placed if not item.stop]) <= count + 1
     for _ in range(6):

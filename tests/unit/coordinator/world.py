@@ -138,6 +138,18 @@ class World:
         self.running[identity] = seen
         self.tracker.observed(self.view, [seen], ())
 
+    def happen(self, what: str, which: int) -> None:
+        """Let one of the things happen that may come in between at any time."""
+        match what:
+            case "decide":
+                self.decide()
+            case "agent":
+                self.agent_step(which)
+            case "restart":
+                self.restart_coordinator()
+            case "time":
+                self.pass_time(which * 5.0)
+
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
