@@ -5,7 +5,7 @@ Three brakes: an operator's pause, the leader's doubt in itself when most nodes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 
 FEW = 3
@@ -100,7 +100,8 @@ class Allowance:
 class Brakes:
     """All brakes of a leader. `cut_off`: why it believes that it is itself cut off, empty = it does not.
 
-    `recovering`: why it must not judge what is lost, since its state was restored; empty = it may.
+    `recovering`: why it must not judge what is lost, since its state was restored; empty = it may. `refresh` takes in what was told
+    of nodes but not judged yet: to be called right before anybody acts on losses.
     """
 
     doubt: Doubt = field(default_factory=Doubt)
@@ -108,6 +109,7 @@ class Brakes:
     held: str = ""
     cut_off: str = ""
     recovering: str = ""
+    refresh: Callable[[], None] = lambda: None
 
     def why_not(self, paused: str) -> str:
         """Return why nothing is replaced now; empty when it is."""

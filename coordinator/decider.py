@@ -134,6 +134,7 @@ class Decider:
             self._hopeless.pop(path, None)
             self._progress.forget(path)
             return
+        self.brakes.refresh()  # or the loss of many were taken for that of few, as long as the rest of them is not looked at
         now, held = clock.monotonic(), self._held()
         case = self.case(app, clock.wall().isoformat())
         stuck = self._stuck(case)

@@ -213,10 +213,7 @@ class Dispatcher:
         return self._state.placed(app.path).instances
 
     def _routed(self, app: App, placed: Placed) -> Routed:
-        sighting = self._tracker.sightings.get(instance_id(app, placed.serial))
-        view = self._tracker.nodes.get(placed.node)
-        unknown = view is None or not view.ever_heard  # a new leader that has heard nobody must not empty every load balancer
-        ready = sighting.observed.ready if sighting is not None and sighting.observed is not None else unknown
+        ready = self._tracker.takes_requests(app, placed)
         lost = self._tracker.standing(placed.node).is_gone and placed.node not in self.believed
         lost = lost or placed.node in self.neighbours.refused()  # what is sent there does not arrive
         return Routed(placed, self._state.version(app.path, placed.version), self._address(placed.node), ready, lost)

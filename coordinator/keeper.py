@@ -64,6 +64,7 @@ class NodeKeeper:
         self._ledger, self._tracker = reach.ledger, reach.tracker
         self._dispatcher, self._decider = reach.dispatcher, reach.decider
         self._brakes = reach.decider.brakes
+        self._brakes.refresh = self._look_at_heard
         self._fresh = FRESH * reach.heartbeat
         self._zk, self._paths, self._give_up = zk, paths, give_up
         self._watcher = MemberWatcher(zk, paths, self._told)
@@ -120,9 +121,10 @@ class NodeKeeper:
             self._pace.ask()
 
     def _look_at_heard(self) -> None:
-        heard, self._heard_of = self._heard_of, set()
-        self._look(tuple(heard))
-        self._wake.set()
+        if self._heard_of:
+            heard, self._heard_of = self._heard_of, set()
+            self._look(tuple(heard))
+            self._wake.set()
 
     def _look(self, told: tuple[str, ...]) -> None:
         """See how all nodes stand, put the brakes on or off, and have the apps looked at whose nodes changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,7 +32,8 @@ class Sighting:
 class NodeView:
     """What is known of one node. `heard`: its inventory is in and its stream stands; `ever_heard`: this leader had one of it.
 
-    `member`: its membership, as ZooKeeper tells; `expected_at`: since when its agent is to be connected.
+    `member`: its membership, as ZooKeeper tells; `expected_at`: since when its agent is to be connected. `boot`: the last boot id of the
+    machine that was told; `booted_at`: when this leader learnt that it is another one.
     """
 
     id: str
@@ -45,6 +47,8 @@ class NodeView:
     disconnected_at: float = 0.0
     member: Member | None = None
     expected_at: float = 0.0
+    boot: str = ""
+    booted_at: float = -math.inf
     incarnation: int = 0
     """Of its membership, as its agent named it at the beginning of the session."""
     refusing: dict[str, int] = field(default_factory=dict)
@@ -113,6 +117,10 @@ class Tracker:
         ran = before is not None and before.agent_running and member is not None and before.incarnation == member.incarnation
         if not ran:
             view.expected_at = self._now()
+        if member is not None and member.boot:
+            if view.boot not in ("", member.boot):
+                view.booted_at = self._now()
+            view.boot = member.boot
 
     def standing(self, node: str) -> Standing:
         """Return how a node stands now."""
@@ -204,6 +212,16 @@ class Tracker:
             verdict=self.judge(app, placed),
             moving=placed.serial in app.moving or is_emptied(self._records.get(placed.node)),
         )
+
+    def takes_requests(self, app: App, placed: Placed) -> bool:
+        """Tell whether an instance was ready when it was last heard of. Its node's silence says nothing against it, a reboot does.
+
+        Nor does the silence of a node that this leader never heard: a new leader must not empty every load balancer.
+        """
+        node, sighting = self.nodes.get(placed.node), self.sightings.get(instance_id(app, placed.serial))
+        if sighting is not None and sighting.observed is not None:
+            return sighting.observed.ready and (node is None or node.booted_at <= sighting.observed_at)
+        return node is None or not node.ever_heard
 
     def reachability(self, node: str) -> Reachability:
         """Return in the words of the API whether a node is heard from."""

@@ -15,6 +15,7 @@ from gestalt.coordinator.office import Office
 from gestalt.coordinator.reception import Reception
 from gestalt.coordinator.records import Node
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
+from gestalt.model import Server
 from gestalt.pki import Role
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc
 from gestalt.zk.client import Zk
@@ -32,6 +33,7 @@ class Members(Rig):
     root: str = field(default_factory=new_root)
     ids: dict[str, str] = field(default_factory=dict)
     incarnations: dict[str, int] = field(default_factory=dict)
+    boots: dict[str, str] = field(default_factory=dict)
     by_name: dict[str, SimulatedAgent] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     leader: Leader | None = None
@@ -97,13 +99,14 @@ class Members(Rig):
             draft.put_node(Node(identity, name, address="127.0.0.1"))
         return identity
 
-    async def join(self, name: str) -> None:
-        """Begin a new membership."""
+    async def join(self, name: str, boot: str = "b") -> None:
+        """Begin a new membership. `boot`: the boot id of the machine."""
         self.incarnations[name] = self.incarnations.get(name, 0) + 1
+        self.boots[name] = boot
         await self.fences.create(self.paths.member(self.ids[name]), self._value(name), ephemeral=True)
 
     def _value(self, name: str, agent: str = "running") -> bytes:
-        return json.dumps({"incarnation": self.incarnations[name], "boot": "b", "agent": agent, "since": time.time()}).encode()
+        return json.dumps({"incarnation": self.incarnations[name], "boot": self.boots[name], "agent": agent, "since": time.time()}).encode()
 
     async def say(self, name: str, agent: str) -> None:
         """Have the fence say whether the agent runs."""
@@ -146,6 +149,11 @@ class Members(Rig):
         assert self.leader is not None
         audits = self.leader.ledger.state.audits.values()
         return [event.message for audit in audits for event in audit.events if event.kind == kind]
+
+    def servers(self, name: str) -> tuple[Server, ...]:
+        """Return the servers of the only route, as a node was told of them."""
+        (route,) = self.by_name[name].state.routes.values()
+        return route.servers
 
     def runs(self, *names: str) -> int:
         return sum(len(self.by_name[name].running) for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.coordinator import keeper
+from gestalt.coordinator.pace import Pace
 from gestalt.errors import Kind
 from gestalt.pki import Role
 from gestalt.proto.v1 import api_pb2
@@ -16,6 +19,8 @@ from gestalt.rpc import decode_error
 from tests.real.members_rig import Members
 from tests.real.zookeeper_lab import Ensemble, running
 from tests.unit.coordinator.world import PATH
+
+TICK = keeper.TICK
 
 pytestmark = pytest.mark.real
 
@@ -80,14 +85,28 @@ async def test_a_node_that_returns_is_ready_again_and_takes_instances(three: Mem
     await three.until(lambda: three.runs("a", "c") == 3, "the others run what b ran")
 
 
+@pytest.mark.parametrize(("boot", "is_used"), [("b", True), ("another", False)])
+async def test_a_node_that_returns_gets_requests_before_its_agent_says_so_only_if_it_did_not_boot(
+    three: Members, boot: str, is_used: bool
+) -> None:
+    await launched(three)
+    (kept,) = three.by_name["a"].running
+    for name in ("a", "b"):  # so many that nothing is replaced
+        await three.disconnect(name)
+        await three.end(name)
+    await three.until(lambda: {server.lost for server in three.servers("c")} == {False, True}, "requests go around them")
+    await three.join("a", boot)
+    await three.until(lambda: not any(server.lost for server in three.servers("c") if server.instance == kept), "it is back")
+    assert [server.ready for server in three.servers("c") if server.instance == kept] == [is_used]
+
+
 async def test_an_agent_that_is_down_costs_nothing_until_the_fence_gives_up(three: Members) -> None:
     await launched(three)
     (kept,) = three.by_name["a"].running
     await three.say("a", "down")
     await three.disconnect("a")
     await three.until_state("a", "agent-down")
-    (servers,) = (route.servers for route in three.by_name["b"].state.routes.values())
-    assert next(item.ready for item in servers if item.instance == kept), "its instances stay in the routes"
+    assert next(item.ready for item in three.servers("b") if item.instance == kept), "its instances stay in the routes"
     assert three.runs("b", "c") == 2
     assert any("node a is agent-down" in problem for problem in (await three.status()).problems)
     await three.end("a")
@@ -135,8 +154,7 @@ async def test_a_new_leader_keeps_the_servers_of_nodes_that_it_has_not_heard_in_
     await three.connect("c")
     three.by_name["c"].running.update(ran)
     await three.until(lambda: three.by_name["c"].state.routes, "c has its routes")
-    (servers,) = (route.servers for route in three.by_name["c"].state.routes.values())
-    elsewhere = [item for item in servers if item.instance not in ran]
+    elsewhere = [item for item in three.servers("c") if item.instance not in ran]
     assert [(item.address, item.ready, item.lost) for item in elsewhere] == [("127.0.0.1", True, False)] * 2
 
 
@@ -159,6 +177,28 @@ async def test_when_most_nodes_vanish_nothing_is_replaced_until_an_operator_conf
     await three.connect("d")
     await three.until(lambda: three.runs("d") == 8, "the last node runs everything")
     assert (await three.status()).held == ""
+
+
+async def test_losses_are_judged_before_anybody_acts_on_them_however_late_the_leader_looks_at_its_nodes(
+    ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Members(tmp_path, ensemble=ensemble)
+    await rig.up()
+    for name in ("a", "b", "c"):
+        await rig.node(name)
+    await launched(rig, 6)
+    assert rig.leader is not None
+    monkeypatch.setattr(Pace, "ask", lambda _: None)
+    monkeypatch.setattr(keeper, "TICK", 60.0)
+    await asyncio.sleep(2 * TICK)  # time has to pass: the last look at short intervals is over
+    for name in ("a", "b"):
+        await rig.end(name)
+    await rig.until(lambda: [rig.state(name) for name in ("a", "b")] == ["lost", "lost"], "ZooKeeper tells of the ends")
+    assert not rig.leader.decider.brakes.held, "nobody looked yet"
+    rig.leader.decider.wake([PATH])
+    await rig.until(lambda: rig.leader is not None and rig.leader.decider.brakes.held, "it doubts itself")
+    assert rig.events("app.failover") == []
+    await rig.down()
 
 
 async def test_a_pause_while_most_nodes_vanish_confirms_nothing(three: Members) -> None:
@@ -186,8 +226,7 @@ async def test_a_pause_holds_replacement_back_but_neither_routes_nor_operators(t
     await three.disconnect("a")
     await three.end("a")
     await three.until(lambda: three.record("a").lost, "the loss is noted")
-    (servers,) = (route.servers for route in three.by_name["b"].state.routes.values())
-    assert [(item.ready, item.lost) for item in servers if item.instance == lost] == [(False, True)]
+    assert [(item.ready, item.lost) for item in three.servers("b") if item.instance == lost] == [(False, True)]
     status = await three.status()
     assert status.paused == "by alice: rack move"
     app = (await three.get()).app
