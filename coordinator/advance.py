@@ -13,8 +13,9 @@ from .grants import grant_name, next_grant
 from .reconcile import Decision, Outcome, View, is_given_up, stays, unheard
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
 from .scheduler.place import place
-from .scheduler.values import Capacity
+from .scheduler.values import Capacity, Placing
 from .state import Draft, version_key
+from .system import place_each
 
 LEADER = "leader"
 """Who asks for what nobody asked for, in tasks and audit records."""
@@ -58,8 +59,7 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
     """Put what was decided into the draft; return why wanted instances could not be placed, empty when all are."""
     placements = draft.placed(case.app.path)
     kept = tuple(_marked(item, decision) for item in placements.instances if item.serial not in decision.forget)
-    wanted = case.spec.model_copy(update={"instances": case.app.wanted})
-    placing = place(wanted, decision.start, nodes) if decision.start and not case.is_taken else None
+    placing = _place(case, decision, nodes) if decision.start and not case.is_taken else None
     added = tuple(
         Placed(case.app.next_serial + index, case.app.version, choice.node, choice.ports)
         for index, choice in enumerate(placing.choices if placing else ())
@@ -75,9 +75,15 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
     app = _conclude(draft, app, case, decision, unplaced)
     if app.deleting and not kept:
         _erase(draft, app)
-    elif app != case.app:
+    else:
         draft.put_app(app)
-    return unplaced
+    return unplaced or decision.lacking
+
+
+def _place(case: Case, decision: Decision, nodes: tuple[Capacity, ...]) -> Placing:
+    if case.spec.kind == "system":
+        return place_each(case.spec, nodes, decision.on)
+    return place(case.spec.model_copy(update={"instances": case.app.wanted}), decision.start, nodes)
 
 
 def waits_for(case: Case, decision: Decision, held: str) -> str:
@@ -163,7 +169,7 @@ def _conclude(draft: Draft, app: App, case: Case, decision: Decision, unplaced: 
     if task is None or task.state is not TaskState.RUNNING:
         return app
     if decision.outcome is Outcome.DONE:
-        return _succeed(draft, app, case, task)
+        return _succeed(draft, app, case, task, decision.lacking)
     if decision.outcome is Outcome.FAILED:
         return _fail(draft, app, case, task, unplaced or decision.reason)
     return app
@@ -179,12 +185,13 @@ def _settle(draft: Draft, app: App) -> App:
     return replace(app, stable=app.version)
 
 
-def _succeed(draft: Draft, app: App, case: Case, task: Task) -> App:
+def _succeed(draft: Draft, app: App, case: Case, task: Task, lacking: str) -> App:
     if task.rolling_back:
         message = f"rolled back to version {app.version}: {task.rolling_back}"
         _end(draft, case, task, TaskState.FAILED, message)
     else:
-        _end(draft, case, task, TaskState.SUCCEEDED, _summary(app, task))
+        message = _summary(app, task)
+        _end(draft, case, task, TaskState.SUCCEEDED, f"{message}; {lacking}" if lacking else message)
     return replace(app.settled(), task="")
 
 

@@ -18,6 +18,9 @@ from .scheduler.attributes import attributes
 from .scheduler.values import Capacity
 from .state import State
 
+NOT_CONNECTED = "is not connected"
+"""Why a node that is ready as far as its membership goes takes nothing at this moment."""
+
 
 def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...]:
     """Return all known nodes with what is reserved on them, for placing instances of one app.
@@ -56,7 +59,7 @@ def _open_to(node: Capacity, target: str, left: Set[str]) -> Capacity:
 def _capacity(node: Node, tracker: Tracker, reservations: Reservations, same_app: int) -> Capacity:
     use = reservations.on(node.id)
     view, stands = tracker.node(node.id, node.name), tracker.standing(node.id)
-    why_not = stands.reason if stands.life is not Life.READY else "" if view.heard else "is not connected"
+    why_not = stands.reason if stands.life is not Life.READY else "" if view.heard else NOT_CONNECTED
     facts = view.facts
     return Capacity(
         node.id,

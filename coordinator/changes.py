@@ -61,7 +61,8 @@ def describe(draft: Draft, verb: Verb | None, spec: AppSpec, warnings: Sequence[
 def _create(draft: Draft, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task:
     app = App(spec.path, asked.uid, 0, 1, 0, 1, spec.instances, asked.at)
     draft.put_version(Version(spec.path, 1, template_hash(spec), spec, asked.at, asked.by))
-    draft.tell("app.launched", spec.path, f"{asked.by} launched {spec.path} with {spec.instances} instances", spec.path)
+    many = "one instance on every node that matches" if spec.kind == "system" else f"{spec.instances} instances"
+    draft.tell("app.launched", spec.path, f"{asked.by} launched {spec.path} with {many}", spec.path)
     return _begin(draft, app, Verb.LAUNCH, asked, warnings)
 
 
@@ -69,21 +70,27 @@ def _redescribe(draft: Draft, before: App, spec: AppSpec, warnings: Sequence[str
     wanted = draft.version(before.path, before.version)
     assert wanted is not None, "the wanted version of an app always exists"
     digest = template_hash(spec)
+    if spec.kind != wanted.spec.kind:
+        raise _invalid(
+            "kind", f"{spec.path} is a {wanted.spec.kind}, which cannot become a {spec.kind}", f"{wanted.spec.kind}; or delete it first"
+        )
+    count = before.count if spec.kind == "system" else spec.instances
     if digest == wanted.hash:
-        if spec.instances == before.count:
+        if count == before.count:
             return None
         draft.tell("app.scaled", spec.path, f"{asked.by} scaled {spec.path} from {before.count} to {spec.instances}", spec.path)
         return _begin(draft, replace(before, count=spec.instances), Verb.SCALE, asked, warnings)
     number = before.last_version + 1
     draft.put_version(Version(spec.path, number, digest, spec, asked.at, asked.by))
     draft.tell("app.updated", spec.path, f"{asked.by} updated {spec.path} to version {number}", spec.path)
-    app = replace(before, version=number, last_version=number, count=spec.instances)
+    app = replace(before, version=number, last_version=number, count=count)
     return _begin(draft, app, Verb.UPDATE, asked, warnings)
 
 
 def scale(draft: Draft, path: str, count: int, asked: Asked) -> Task | None:
     """Change the number of instances. None: it is so already."""
     app = _existing(draft, path, asked)
+    _refuse_system(draft, app, "scaled: it runs once on every node that matches", "change what nodes match: placement.constraints")
     if count < 0:
         raise _invalid("count", f"{count} is not a number of instances", f"0 to {MAX_INSTANCES}")
     if app.count == count:
@@ -105,6 +112,7 @@ def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, a
         raise _invalid("from_node, to_node", "both are missing", "a node to leave, or a node to go to, or both")
     if source is not None and source == target:
         raise _invalid("to_node", f"{source.name} is the node to leave", "another node")
+    _refuse_system(draft, app, "migrated: it runs once on every node that matches", "change what nodes match: placement.constraints")
     if app.stopped:
         raise GestaltError(Kind.REFUSED, f"{path} is stopped", hint=f"start it: gestaltctl start {path}")
     if target is not None and target.admin != "ready":
@@ -189,6 +197,12 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
     draft.put_task(task)
     draft.put_app(replace(app, task=task.id))
     return task
+
+
+def _refuse_system(draft: Draft, app: App, what: str, hint: str) -> None:
+    version = draft.version(app.path, app.version)
+    if version is not None and version.spec.kind == "system":
+        raise GestaltError(Kind.REFUSED, f"{app.path} is a system app and cannot be {what}", hint=hint)
 
 
 def _existing(draft: Draft, path: str, asked: Asked, *, deleting: bool = False) -> App:

@@ -13,7 +13,7 @@ from gestalt import clock
 from gestalt.config import TimingSettings
 from gestalt.errors import GestaltError
 
-from . import drain
+from . import drain, system
 from .advance import LEADER, Case, advance, steps, waits_for, waits_for_holder
 from .brakes import Brakes
 from .capacity import capacities, released
@@ -63,6 +63,7 @@ class Decider:
         self._wake = asyncio.Event()
         self.unplaced: dict[str, str] = {}
         self._hopeless: dict[str, str] = {}
+        self._everywhere: set[str] = set()
         ledger.on_commit(self._committed)
 
     def wake(self, paths: Iterable[str]) -> None:
@@ -77,8 +78,8 @@ class Decider:
         self.wake(paths)
 
     def wake_unplaced(self) -> None:
-        """Have those apps looked at whose instances did not all fit: something about the nodes changed."""
-        self.wake(list(self.unplaced))
+        """Have those apps looked at whose instances did not all fit, and those that run everywhere: something about the nodes changed."""
+        self.wake([*self.unplaced, *self._everywhere])
 
     async def run(self) -> None:
         """Decide for ever. One app at a time, so that a long pass never holds the loop."""
@@ -132,6 +133,7 @@ class Decider:
         if app is None:
             self.unplaced.pop(path, None)
             self._hopeless.pop(path, None)
+            self._everywhere.discard(path)
             self._progress.forget(path)
             return
         self.brakes.refresh()  # or the loss of many were taken for that of few, as long as the rest of them is not looked at
@@ -139,8 +141,13 @@ class Decider:
         case = self.case(app, clock.wall().isoformat())
         stuck = self._stuck(case)
         stalled = self._progress.stalled(app, case.spec, case.views, now)
-        terms = Terms(0 if held else self.brakes.allowance.left(now), bool(stuck), case.strategy)
-        decision = reconcile(app, case.spec, case.views, stalled, terms)
+        if case.spec.kind == "system":
+            self._everywhere.add(path)
+            app, decision = system.look(self._ledger.state, app, case.views, self.capacities(path), stalled)
+            case = replace(case, app=app)
+        else:
+            terms = Terms(0 if held else self.brakes.allowance.left(now), bool(stuck), case.strategy)
+            decision = reconcile(app, case.spec, case.views, stalled, terms)
         if why := self._hindered(case, decision, stuck):
             decision = replace(decision, outcome=Outcome.FAILED, reason=why)
         reason = advance(draft, case, decision, self.capacities(path) if decision.start else ())
@@ -170,7 +177,7 @@ class Decider:
 
     def _stuck(self, case: Case) -> str:
         """Return why nothing may stop to make way for its replacement: there would be no room for that; empty when it may."""
-        if not stops_first(case.spec):
+        if not stops_first(case.spec) or case.spec.kind == "system":
             return ""
         old = [view.placed for view in case.views if not (view.placed.stop or stays(case.app, view) or is_given_up(view, case.spec))]
         why, nodes = "", self.capacities(case.app.path) if old else ()
@@ -236,7 +243,7 @@ class Decider:
         if paths:
             self._dispatcher.refresh_routes(paths)
             self.wake(paths)
-            self.wake_unplaced()  # what went has left room
+            self.wake(list(self.unplaced))  # what went has left room
 
     def _track(self, path: str) -> None:
         """Watch the instances of an app, count reports that a stopping one is gone only from now on, forget those that went."""

@@ -145,14 +145,9 @@ class Tracker:
         found = {item.instance for item in observed}
         changed = {instance for instance in placed if self._missing(instance, found)}
         for item in observed:
-            self._begin_afresh(item)
+            if _counts_afresh(self.sighting(item.instance).observed, item):
+                self._lose(item.instance)
         return changed | self.observed(view, observed, ())
-
-    def _begin_afresh(self, item: Observed) -> None:
-        """An agent that lost its memory counts attempts from 1 again: an inventory is the truth, what was seen before is not."""
-        before = self.sighting(item.instance).observed
-        if before is not None and item.attempt < before.attempt:
-            self._lose(item.instance)
 
     def observed(self, view: NodeView, observed: Iterable[Observed], gone: Iterable[str]) -> set[str]:
         """Take in what changed on a node."""
@@ -233,6 +228,11 @@ class Tracker:
             case Life.UNREACHABLE | Life.AGENT_DOWN:
                 return Reachability.UNREACHABLE
         return Reachability.REACHABLE
+
+
+def _counts_afresh(before: Observed | None, item: Observed) -> bool:
+    """Tell whether an agent lost its memory and counts attempts from 1 again: an inventory is the truth, what was seen before is not."""
+    return before is not None and item.attempt < before.attempt
 
 
 def _decisive(item: Observed) -> Observed:

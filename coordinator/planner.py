@@ -16,11 +16,13 @@ from .claims import conflicts
 from .decider import Decider
 from .diff import compare
 from .ledger import Ledger
+from .present import described
 from .reconcile import stops_first
 from .records import App, Placed, instance_id
 from .scheduler.place import place
 from .scheduler.values import Placing
 from .state import Draft
+from .system import SystemPlan, busy_nodes, plan_nodes, spots
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Planner:
         taken = conflicts(Draft(self.ledger.state), spec.path, spec)
         found += [f"{detail.field}: {detail.problem}; the change will be refused" for detail in taken]
         app = self.ledger.state.apps.get(spec.path)
+        if spec.kind == "system":
+            return [*found, *self._nodes(app, spec).warnings()]
         placing = self._placing(spec, max(0, spec.instances - (len(self._staying(app)) if app else 0)))
         if placing.missing:
             found.append(f"{placing.missing} of {spec.instances} instances cannot be placed now: {placing.reason}")
@@ -58,7 +62,7 @@ class Planner:
         return result
 
     def _described(self, app: App) -> AppSpec:
-        return self.ledger.state.version(app.path, app.version).spec.model_copy(update={"instances": app.count})
+        return described(self.ledger.state.version(app.path, app.version).spec, app)
 
     def _staying(self, app: App) -> list[Placed]:
         return [item for item in self.ledger.state.placed(app.path).instances if not item.stop]
@@ -68,7 +72,7 @@ class Planner:
             return "launch"
         if template_hash(before) != template_hash(spec):
             return "update"
-        return "scale" if app.count != spec.instances else "none"
+        return "scale" if before.instances != spec.instances else "none"
 
     def _placing(self, spec: AppSpec, count: int) -> Placing:
         return place(spec, count, self.decider.capacities(spec.path))
@@ -81,7 +85,25 @@ class Planner:
             nodes = tuple(released(node, item, asked) for node in nodes)
         return place(spec, spec.instances, nodes)
 
+    def _nodes(self, app: App | None, spec: AppSpec) -> SystemPlan:
+        staying = self._staying(app) if app is not None else []
+        is_same = app is not None and self._action(app, spec, self._described(app)) == "none"
+        asked = {item.node: (item, self.ledger.state.version(spec.path, item.version).spec.resources) for item in staying}
+        state = self.ledger.state
+        return plan_nodes(spots(spec, self.decider.capacities(spec.path), asked, busy_nodes(state)), staying, is_same=is_same)
+
+    def _everywhere(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
+        """Return what becomes of a system app on each node."""
+        plan = self._nodes(app, spec)
+        number = (app.last_version if app else 0) + (0 if plan.is_same else 1)
+        planned = [self._planned(app, item, "keep") for item in plan.keep if app is not None]
+        planned += [api_pb2.PlannedInstance(action="start", node=spot.name, version=number) for spot in plan.start]
+        planned += [api_pb2.PlannedInstance(action="cannot place", reason=plan.why(spot), version=number) for spot in plan.lacking]
+        return planned + [self._planned(app, item, "stop") for item in plan.stop if app is not None]
+
     def _instances(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
+        if spec.kind == "system":
+            return self._everywhere(app, spec)
         staying = self._staying(app) if app is not None else []
         replaced = app is not None and self._action(app, spec, self._described(app)) == "update"
         kept = [] if replaced else staying[: spec.instances]
@@ -107,6 +129,8 @@ class Planner:
 
 def _order_of(spec: AppSpec) -> str:
     """Return what an operator may not expect of the order in which instances are replaced; empty when nothing."""
+    if spec.kind == "system":
+        return f"node by node: on at most {spec.update.max_unavailable} at once the old instance stops, and then the new one starts"
     if spec.update.strategy == "recreate":
         return "all old instances stop before a new one starts: meanwhile nobody answers"
     if stops_first(spec):

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from gestalt import clock
 from gestalt.model import Phase
 from gestalt.proto.v1 import model_pb2, spec_pb2
+from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_to_wire, to_wire
 
 from .decider import Decider
@@ -59,6 +60,11 @@ def versions(app: App, found: list[Version]) -> list[model_pb2.Version]:
     return result[::-1]
 
 
+def described(spec: AppSpec, app: App) -> AppSpec:
+    """Return the description of an app as it is now: the template with the number of instances, where that is asked for."""
+    return spec if spec.kind == "system" else spec.model_copy(update={"instances": app.count})
+
+
 @dataclass(frozen=True, slots=True)
 class Presenter:
     """Gives the messages for what the coordinator knows at this moment."""
@@ -81,7 +87,7 @@ class Presenter:
             stable_version=app.stable,
             count=app.count,
             stopped=app.stopped,
-            spec=spec_to_wire(spec.model_copy(update={"instances": app.count})),
+            spec=spec_to_wire(described(spec, app)),
             task=app.task,
             created_at=timestamp(app.created_at),
             running=sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in staying),
@@ -108,7 +114,7 @@ class Presenter:
         if app.stopped:
             return "stopped", ""
         if good >= app.count:
-            return "running", ""
+            return "running", why if not app.count else ""
         lack = f"{good} of {app.count} instances are healthy" + (f": {why}" if why else "")
         return ("failed" if not good else "degraded"), lack
 

@@ -76,7 +76,8 @@ class Decision:
 
     `wake_in`: seconds until time alone may change the decision, infinity when only events can. `replacing`: how many of the new instances
     replace lost ones. `held_back`: how many more would, were they allowed to. `is_proven`: all that are wanted are there, of the wanted
-    version, and healthy, whatever else is still there.
+    version, and healthy, whatever else is still there. Of a system app only: `on` which nodes the new ones start, one on each, and
+    `lacking`, on which it is not as it should be, and why.
     """
 
     start: int
@@ -88,6 +89,8 @@ class Decision:
     replacing: int = 0
     held_back: int = 0
     is_proven: bool = False
+    on: tuple[str, ...] = ()
+    lacking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, 
     start, replacing, held_back = _to_start(case, terms.replaceable)
     stop = tuple(view.placed.serial for view in (*misplaced, *_to_stop(case, held_back)))
     outcome, reason = _judge(case)
-    wake_in = min(_wake_in(case, outcome), _given_up_in(views, spec))
+    wake_in = min(_wake_in(case, outcome), given_up_in(views, spec))
     return Decision(start, stop, _to_forget(case, views), outcome, reason, wake_in, replacing, held_back, case.is_proven)
 
 
@@ -320,7 +323,7 @@ def _judge(case: _Case) -> tuple[Outcome, str]:
     if len(case.current) == case.app.wanted == case.steady and not case.old and not case.leaving:
         return Outcome.DONE, ""
     for view in case.current if case.app.wanted else ():
-        if reason := _hopeless(view, case.spec):
+        if reason := hopeless(view, case.spec):
             return Outcome.FAILED, reason
     waits = bool(case.lost) or any(view.moving and view.placed.serial not in case.app.moving for view in case.old)
     short_of_nodes = waits and len(case.current) < case.app.wanted  # what waits for a node is no fault of the change
@@ -330,7 +333,7 @@ def _judge(case: _Case) -> tuple[Outcome, str]:
     return Outcome.GOING_ON, ""
 
 
-def _hopeless(view: View, spec: AppSpec) -> str:
+def hopeless(view: View, spec: AppSpec) -> str:
     """Return why an instance will not become healthy any more; empty while there is hope."""
     observed = view.observed
     if not view.heard or view.ready:
@@ -360,7 +363,7 @@ def _wake_in(case: _Case, outcome: Outcome) -> float:
     return min((time for time in times if time > 0), default=math.inf)
 
 
-def _given_up_in(views: tuple[View, ...], spec: AppSpec) -> float:
+def given_up_in(views: tuple[View, ...], spec: AppSpec) -> float:
     """Return the seconds until the next instance of a node that is away is given up, or may be."""
     after = spec.placement.failover_after
     verdicts = (view.verdict.look_in for view in views if view.verdict is not None)

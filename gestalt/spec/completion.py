@@ -12,12 +12,19 @@ from .part import Part
 
 USUAL_TIMEOUT = 2.0
 PORT_KINDS = ("http", "https", "tcp", "grpc")
+NEVER_TWO = {"max_surge": "0", "max_unavailable": "1"}
+"""How a system app is updated where it does not say: a node never has two instances of it."""
 KINDS = (*PORT_KINDS, "exec", "docker")
 
 
 def complete(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a description with its runtime, and its checks with names and ports."""
+    """Return a description with its kind and runtime, its checks with names and ports, and what follows from its kind."""
     filled = dict(data)
+    if filled.get("kind", "") == "":
+        filled["kind"] = "service"
+    if filled["kind"] == "system":
+        filled.setdefault("instances", 0)
+        filled["update"] = _with_missing(filled.get("update", {}), NEVER_TWO)
     if filled.get("runtime", "") == "":
         filled["runtime"] = "process" if data.get("command") and not data.get("image") else "docker"
     checks = data.get("checks")
@@ -65,6 +72,11 @@ def _complete_checks(checks: list[Any] | tuple[Any, ...], first_port: str) -> li
             missing["port"] = first_port
         completed.append(_with(check, missing))
     return completed
+
+
+def _with_missing(section: Any, usual: Mapping[str, str]) -> Any:
+    """Return a section with what it does not say, if it is one."""
+    return {**usual, **section} if isinstance(section, Mapping) else section
 
 
 def _free_name(kind: str, number: int, taken: set[str]) -> str:

@@ -39,10 +39,12 @@ def _unhonoured(spec: AppSpec) -> Iterator[str]:
 
 
 def _doubts(spec: AppSpec) -> Iterator[str]:
+    if spec.kind == "system" and (spec.placement.affinities or spec.placement.spread or spec.placement.strategy != "spread"):
+        yield "placement.affinities, spread and strategy are not used: a system app runs on every node that matches"
     fixed = [port for port in spec.ports if port.host_port]
     for port in fixed if spec.instances > 1 else ():
         yield f"port {port.name} has the fixed host port {port.host_port}: only one of the {spec.instances} instances fits on a node"
-    if fixed and (spec.update.max_surge, spec.update.max_unavailable) != _ONE_BY_ONE:
+    if fixed and spec.kind == "service" and (spec.update.max_surge, spec.update.max_unavailable) != _ONE_BY_ONE:
         yield "update.max_surge and max_unavailable are not used: with a fixed host port each old instance stops before the new one starts"
     if spec.update.strategy == "blue_green" and (fixed or spec.placement.exclusive):
         yield "update.strategy blue_green is not used: with a fixed host port, or exclusive, old and new cannot stand side by side"

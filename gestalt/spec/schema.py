@@ -282,6 +282,10 @@ class AppSpec(Part):
     """The description of one app."""
 
     path: Annotated[values.AppPath, Field(description="The app's address. It cannot be changed.", examples=["/acme/shop/production/web"])]
+    kind: Annotated[
+        Literal["service", "system"],
+        Field(description="`service`: so many instances, wherever they fit best. `system`: one on every node that matches."),
+    ] = "service"
     runtime: Annotated[
         Literal["docker", "process"], Field(description="What runs it. Left out: `docker` with an image, `process` with only a command.")
     ] = "docker"
@@ -300,7 +304,7 @@ class AppSpec(Part):
         Field(max_length=200, description="Put on the container. Names beginning with `gestalt` are ours."),
     ] = {}
     workdir: Annotated[values.Path, Field(description="Working folder. Empty = the image's, or / for a process.")] = ""
-    instances: Annotated[values.Whole, Field(ge=0, le=100_000, description="How many run.")] = 1
+    instances: Annotated[values.Whole, Field(ge=0, le=100_000, description="How many run. Not for `kind: system`.")] = 1
     resources: Annotated[Resources, Field(description="What one instance may use.")] = Resources()
     ports: Annotated[tuple[Port, ...], Field(max_length=100, description="On what it listens, and how it is served.")] = ()
     volumes: Annotated[tuple[Volume, ...], Field(max_length=100, description="Storage.")] = ()

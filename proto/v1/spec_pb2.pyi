@@ -90,6 +90,7 @@ class AppSpec(google.protobuf.message.Message):
     UPDATE_FIELD_NUMBER: builtins.int
     DEPENDS_ON_FIELD_NUMBER: builtins.int
     PULL_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
     path: builtins.str
     """/org/workspace/environment/app"""
     runtime: builtins.str
@@ -98,6 +99,8 @@ class AppSpec(google.protobuf.message.Message):
     """docker only"""
     workdir: builtins.str
     instances: builtins.int
+    kind: builtins.str
+    """"service" or "system"; empty = service"""
     @property
     def command(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -159,9 +162,10 @@ class AppSpec(google.protobuf.message.Message):
         update: global___Update | None = ...,
         depends_on: collections.abc.Iterable[builtins.str] | None = ...,
         pull: global___ImagePull | None = ...,
+        kind: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["logging", b"logging", "placement", b"placement", "pull", b"pull", "resources", b"resources", "restart", b"restart", "security", b"security", "stop", b"stop", "update", b"update"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "checks", b"checks", "command", b"command", "depends_on", b"depends_on", "env", b"env", "image", b"image", "instances", b"instances", "labels", b"labels", "logging", b"logging", "path", b"path", "placement", b"placement", "ports", b"ports", "pull", b"pull", "resources", b"resources", "restart", b"restart", "runtime", b"runtime", "security", b"security", "stop", b"stop", "ulimits", b"ulimits", "update", b"update", "volumes", b"volumes", "workdir", b"workdir"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "checks", b"checks", "command", b"command", "depends_on", b"depends_on", "env", b"env", "image", b"image", "instances", b"instances", "kind", b"kind", "labels", b"labels", "logging", b"logging", "path", b"path", "placement", b"placement", "ports", b"ports", "pull", b"pull", "resources", b"resources", "restart", b"restart", "runtime", b"runtime", "security", b"security", "stop", b"stop", "ulimits", b"ulimits", "update", b"update", "volumes", b"volumes", "workdir", b"workdir"]) -> None: ...
 
 global___AppSpec = AppSpec
 

@@ -14,6 +14,7 @@ from gestalt.coordinator.records import App, Node, Placed, Task, instance_id
 from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.coordinator.state import Draft, State, encode
 from gestalt.coordinator.store.base import Document
+from gestalt.coordinator.system import look
 from gestalt.model import Health, Observed, Phase
 from gestalt.spec.schema import AppSpec, HttpService, Port, Update
 
@@ -103,7 +104,10 @@ class World:
         stalled = self.progress.stalled(app, template, views, self.now)
         newest = self.state.version(PATH, max(app.version, *(view.placed.version for view in views), 0))
         terms = Terms(self.replaceable, strategy=newest.spec.update.strategy)
-        decision = reconcile(app, template, views, stalled, terms)
+        if template.kind == "system":
+            app, decision = look(self.state, app, views, self._nodes(), stalled)
+        else:
+            decision = reconcile(app, template, views, stalled, terms)
         advance(draft, Case(app, template, views, AT, task=f"failover{len(self.state.tasks)}"), decision, self._nodes())
         self._apply(draft)
         return decision

@@ -15,6 +15,7 @@ Place = tuple[str | int, ...]
 # Every field of the schema has a value that is not its default somewhere in here, written as people write it.
 FULL: Document = {
     "path": "/acme/shop/production/web",
+    "kind": "service",
     "runtime": "docker",
     "image": "registry.acme.example:5000/shop/web:2.4.1",
     "command": ["/app/web"],

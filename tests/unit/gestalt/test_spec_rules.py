@@ -16,6 +16,7 @@ from .specs import SMALL, Document
 
 PROCESS: Document = {"path": "/a/b/c/d", "command": ["/bin/app"]}
 WEB = {"name": "web", "container_port": 80}
+SYSTEM: Document = {"path": "/a/b/c/d", "image": "web:1", "kind": "system"}
 
 
 def fields(document: Document) -> set[str]:
@@ -35,6 +36,16 @@ RULES: list[tuple[str, Document, str]] = [
     ("docker needs an image", {"path": "/a/b/c/d"}, "image"),
     ("docker needs an image, command or not", {"path": "/a/b/c/d", "runtime": "docker", "command": ["x"]}, "image"),
     ("a process has no image", {**SMALL, "runtime": "process", "command": ["x"]}, "image"),
+    ("nodes say how many of a system app run", {**SYSTEM, "instances": 3}, "instances"),
+    ("a system app is exclusive nowhere", {**SYSTEM, "placement": {"exclusive": True}}, "placement.exclusive"),
+    (
+        "a system app is not distributed",
+        {**SYSTEM, "placement": {"constraints": [{"operator": "unique"}]}},
+        "placement.constraints[0].operator",
+    ),
+    ("a system app is updated node by node", {**SYSTEM, "update": {"strategy": "recreate"}}, "update.strategy"),
+    ("a node never has two of a system app", {**SYSTEM, "update": {"max_surge": 1}}, "update.max_surge"),
+    ("a system app has to give way somewhere", {**SYSTEM, "update": {"max_unavailable": 0}}, "update.max_surge"),
     ("a process needs a command", {"path": "/a/b/c/d", "runtime": "process"}, "command"),
     ("a process pulls nothing", {**PROCESS, "pull": {"policy": "always"}}, "pull"),
     ("a process has no named volume", {**PROCESS, "volumes": [{"name": "x", "target": "/x"}]}, "volumes[0].name"),
@@ -222,3 +233,11 @@ def test_what_was_stored_is_read_although_a_rule_came_since() -> None:
     assert len(AppSpec.model_validate(stored, context=STORED).ports) == 2
     with pytest.raises(ValidationError):
         AppSpec.model_validate({**stored, "instances": "many"}, context=STORED)
+
+
+def test_a_system_app_says_on_how_many_nodes_it_is_updated_at_once() -> None:
+    plain, several = validate_spec(SYSTEM), validate_spec({**SYSTEM, "update": {"max_unavailable": "20%"}})
+    assert (plain.instances, plain.update.max_surge, plain.update.max_unavailable) == (0, "0", "1")
+    assert (several.update.max_surge, several.update.max_unavailable) == ("0", "20%")
+    assert validate_spec(plain.model_dump(mode="json")) == plain
+    assert warnings(validate_spec({**SYSTEM, "placement": {"strategy": "binpack"}}))

@@ -1,0 +1,290 @@
+"""System apps: one instance on every node that matches. A pure function from the nodes and what is there to what is to be done.
+
+A node has one instance or none. What another kind of app does elsewhere when a node goes, a system app does not do at all; an instance of a
+node that is away is kept in mind, and goes on when the node is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from gestalt.spec.schema import AppSpec, Resources
+
+from .capacity import NOT_CONNECTED, released
+from .membership import is_emptied
+from .reconcile import Decision, Outcome, View, given_up_in, hopeless, is_current, is_given_up, is_steady, rest_needed, share
+from .records import App, Placed
+from .scheduler.obstacles import room_obstacle, standing_obstacle
+from .scheduler.place import place
+from .scheduler.values import Capacity, Placing
+from .state import State
+
+NAMED = 5
+"""So many nodes without an instance are named at most."""
+LOOK_AGAIN = 1.0
+"""Seconds until a node that is being drained is looked at again: system apps leave it last."""
+
+
+class Role(Enum):
+    """What a node is to a system app."""
+
+    WANTED = "wanted"
+    """It is to have an instance of the wanted version."""
+    KEPT = "kept"
+    """It keeps the instance that it has, and gets none."""
+    LEFT = "left"
+    """It is to have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A node as a system app sees it. `why`: of a wanted one, why nothing can start there, empty = it can; of a kept one, why it is."""
+
+    node: str
+    name: str
+    role: Role
+    why: str = ""
+    is_drained: bool = False
+
+
+def spots(spec: AppSpec, nodes: Iterable[Capacity], there: Mapping[str, tuple[Placed, Resources]], busy: Mapping[str, bool]) -> list[Spot]:
+    """Say of each node what it is to a system app.
+
+    Args:
+        spec: the template of the wanted version.
+        nodes: all nodes with what is reserved on them.
+        there: by node, the instance that is to be replaced, which leaves its room to its successor, and what it asked for.
+        busy: the nodes that are being emptied, and whether other things than system apps are still there.
+    """
+    return [_spot(spec, node, there.get(node.id), busy.get(node.id)) for node in nodes]
+
+
+def _spot(spec: AppSpec, node: Capacity, old: tuple[Placed, Resources] | None, busy: bool | None) -> Spot:
+    if busy is not None:
+        return Spot(
+            node.id, node.name, Role.KEPT if busy else Role.LEFT, "is being drained: system apps leave it last" if busy else "", True
+        )
+    if not node.ready:
+        return Spot(node.id, node.name, Role.KEPT, node.why_not or "is not ready")
+    if spec.runtime not in node.runtimes:
+        return Spot(node.id, node.name, Role.KEPT, f"has no working {spec.runtime} runtime")
+    if standing_obstacle(spec, node) is not None:
+        return Spot(node.id, node.name, Role.LEFT)
+    obstacle = room_obstacle(spec, released(node, *old) if old is not None else node)
+    return Spot(node.id, node.name, Role.WANTED, obstacle.text if obstacle is not None else "")
+
+
+def busy_nodes(state: State) -> dict[str, bool]:
+    """Return the nodes that are being emptied, and whether other things than system apps are still there."""
+    emptied = (node.id for node in state.nodes.values() if is_emptied(node))
+    return {node: any(not _is_system(state, path) for path in set(state.placed_on(node).values())) for node in emptied}
+
+
+def _is_system(state: State, path: str) -> bool:
+    app = state.apps.get(path)
+    return app is not None and state.version(path, app.version).spec.kind == "system"
+
+
+def replaced(app: App, views: Iterable[View], asked: Mapping[int, Resources]) -> dict[str, tuple[Placed, Resources]]:
+    """Return the instances that are to be replaced where they are, by node. `asked`: what each version asks for."""
+    old = (view.placed for view in views if not is_current(app, view.placed))
+    return {placed.node: (placed, asked[placed.version]) for placed in old}
+
+
+def place_each(spec: AppSpec, nodes: Iterable[Capacity], on: Iterable[str]) -> Placing:
+    """Choose host ports for one instance on each of these nodes."""
+    chosen = set(on)
+    placings = [place(spec, 1, (node,)) for node in nodes if node.id in chosen]
+    choices = tuple(choice for placing in placings for choice in placing.choices)
+    return Placing(
+        choices, sum(placing.missing for placing in placings), reason=next((item.reason for item in placings if item.missing), "")
+    )
+
+
+def counted(app: App, spec: AppSpec, views: Iterable[View], seen: Iterable[Spot]) -> App:
+    """Return the app with as many instances wanted as there are nodes for them. What is stopped or being deleted wants what it did."""
+    if not app.wanted and (app.stopped or app.deleting):
+        return app
+    roles = {spot.node: spot.role for spot in seen}
+    there = (view.placed for view in views if not view.placed.stop and not is_given_up(view, spec) and is_current(app, view.placed))
+    kept = {placed.node for placed in there if roles.get(placed.node) is Role.KEPT}
+    return replace(app, count=len(kept) + sum(role is Role.WANTED for role in roles.values()))
+
+
+def look(state: State, app: App, views: tuple[View, ...], nodes: Iterable[Capacity], stalled: float) -> tuple[App, Decision]:
+    """Return a system app with as many instances wanted as there are nodes for them, and what is to be done."""
+    spec = state.version(app.path, app.version).spec
+    asked = {number: state.version(app.path, number).spec.resources for number in {view.placed.version for view in views}}
+    seen = spots(spec, nodes, replaced(app, views, asked), busy_nodes(state))
+    app = counted(app, spec, views, seen)
+    return app, reconcile_system(app, spec, views, seen, stalled)
+
+
+def reconcile_system(app: App, spec: AppSpec, views: tuple[View, ...], seen: Iterable[Spot], stalled: float) -> Decision:
+    """Decide for one system app.
+
+    Args:
+        app: the goal, counted.
+        spec: the template of the wanted version.
+        views: all its instances, whatever their version.
+        seen: what each node is to it.
+        stalled: seconds since the change last made progress.
+    """
+    case = _Case(app, spec, views, {spot.node: spot for spot in seen})
+    stop = tuple(view.placed.serial for view in case.to_stop())
+    outcome, reason = case.judge(stalled)
+    return Decision(
+        len(on := case.to_start()),
+        stop,
+        case.to_forget(),
+        outcome,
+        reason,
+        case.wake_in(outcome, stalled),
+        is_proven=0 < len(case.able) == case.steady,
+        on=on,
+        lacking=case.lacking(),
+    )
+
+
+class _Case:
+    """A system app, its instances by node, and what the nodes are to it."""
+
+    def __init__(self, app: App, spec: AppSpec, views: tuple[View, ...], seen: Mapping[str, Spot]) -> None:
+        self._app, self._spec, self._views, self._seen = app, spec, views, seen
+        self._runs = not (app.stopped or app.deleting)
+        self._occupied = {view.placed.node for view in views if not (view.placed.stop and view.is_over)}
+        self._live: dict[str, list[View]] = {}
+        for view in views:
+            if not view.placed.stop and not view.is_misplaced(spec):
+                self._live.setdefault(view.placed.node, []).append(view)
+        self._wanted = [spot for spot in seen.values() if spot.role is Role.WANTED] if self._runs else []
+        self.able = [spot for spot in self._wanted if not spot.why or self._current(spot.node) or self._old(spot.node)]
+        """The wanted nodes, without those that have no instance and no room for one: no change waits for them."""
+
+    def _role(self, view: View) -> Role:
+        spot = self._seen.get(view.placed.node)
+        return spot.role if spot is not None else Role.LEFT
+
+    def _current(self, node: str) -> View | None:
+        return next((view for view in self._live.get(node, ()) if is_current(self._app, view.placed)), None)
+
+    def _old(self, node: str) -> View | None:
+        return next((view for view in self._live.get(node, ()) if not is_current(self._app, view.placed)), None)
+
+    @property
+    def steady(self) -> int:
+        return sum((view := self._current(spot.node)) is not None and is_steady(view, self._spec) for spot in self.able)
+
+    def to_start(self) -> tuple[str, ...]:
+        return tuple(spot.node for spot in self._wanted if spot.node not in self._occupied and not spot.why)
+
+    def to_forget(self) -> tuple[int, ...]:
+        """Return what is gone, and what went with a node that is not to have any. An agent removes what it is not told of."""
+        lost = (view for view in self._views if is_given_up(view, self._spec) and (view.placed.stop or self._role(view) is Role.LEFT))
+        gone = (view for view in self._views if view.placed.stop and view.is_over)
+        return tuple(dict.fromkeys(view.placed.serial for view in (*gone, *lost)))
+
+    def to_stop(self) -> list[View]:
+        live = [view for views in self._live.values() for view in views]
+        if not self._runs:
+            return live
+        going = [view for view in self._views if not view.placed.stop and view.is_misplaced(self._spec)]
+        going += [view for view in live if self._role(view) is Role.LEFT]
+        return [*going, *self._to_replace()]
+
+    def _to_replace(self) -> list[View]:
+        """Return the old instances that make way now: bad ones at once, others as long as enough nodes have one that is ready."""
+        old = [(spot, view) for spot in self._wanted if not spot.why and (view := self._old(spot.node)) is not None]
+        allowed = max(1, share(self._spec.update.max_unavailable, len(self.able), round_up=False))
+        spare = allowed - sum(not self._serves(spot.node) for spot in self.able)
+        bad = [view for _, view in old if view.known_bad]
+        good = [view for _, view in old if not view.known_bad and view.heard]
+        return bad + good[: max(0, spare)]
+
+    def _serves(self, node: str) -> bool:
+        current = self._current(node)
+        return is_steady(current, self._spec) if current is not None else any(view.ready for view in self._live.get(node, ()))
+
+    def judge(self, stalled: float) -> tuple[Outcome, str]:
+        if not self._runs:
+            there = [view for view in self._views if not view.is_over and not is_given_up(view, self._spec)]
+            return (Outcome.GOING_ON if there else Outcome.DONE), ""
+        going = [view for view in self._views if view.placed.stop and not view.is_over and not is_given_up(view, self._spec)]
+        is_somewhere = bool(self.able) or not (self._wanted or any(spot.why == NOT_CONNECTED for spot in self._seen.values()))
+        if is_somewhere and self.steady == len(self.able) and not going and not any(self._old(spot.node) for spot in self.able):
+            return Outcome.DONE, ""
+        for spot in self.able:
+            if (view := self._current(spot.node)) is not None and (why := hopeless(view, self._spec)):
+                return Outcome.FAILED, why
+        if stalled >= self._spec.update.progress_deadline and all(view.heard for view in going):
+            return Outcome.FAILED, self.lacking() or f"there was no progress for {self._spec.update.progress_deadline:g} s"
+        return Outcome.GOING_ON, ""
+
+    def lacking(self) -> str:
+        """Return on which nodes it is not as it should be, and why; empty when there are none."""
+        if not self._runs:
+            return ""
+        lacks = [f"not on node {spot.name}: it {spot.why}" for spot in self._wanted if spot.why and spot.node not in self._occupied]
+        lacks += [self._stays_old(spot, view) for spot in self._wanted if spot.why and (view := self._old(spot.node)) is not None]
+        kept = [spot for spot in self._seen.values() if spot.role is Role.KEPT]
+        lacks += [self._stays_old(spot, view) for spot in kept if not spot.is_drained and (view := self._old(spot.node)) is not None]
+        more = [f"{len(lacks) - NAMED} more nodes"] if len(lacks) > NAMED else []
+        return "; ".join([*lacks[:NAMED], *more]) or ("" if self._seen_any else "no node that matches takes one now")
+
+    @property
+    def _seen_any(self) -> bool:
+        return bool(self._wanted) or any(not view.placed.stop for view in self._views)
+
+    @staticmethod
+    def _stays_old(spot: Spot, view: View) -> str:
+        return f"node {spot.name} keeps version {view.placed.version}: it {spot.why}"
+
+    def wake_in(self, outcome: Outcome, stalled: float) -> float:
+        times = [LOOK_AGAIN] if any(spot.is_drained for spot in self._seen.values() if spot.node in self._live) else []
+        update, current = self._spec.update, [view for spot in self.able if (view := self._current(spot.node)) is not None]
+        if outcome is Outcome.GOING_ON:
+            times += [rest_needed(self._spec) - view.ready_for for view in current if view.ready]
+        if outcome is Outcome.GOING_ON and self._app.task:
+            times += [update.health_deadline - view.waiting for view in current if not view.ready]
+            times.append(update.progress_deadline - stalled)
+        return min((given_up_in(self._views, self._spec), *(time for time in times if time > 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPlan:
+    """What a description of a system app would change, by node. `is_same`: nothing of the template."""
+
+    keep: tuple[Placed, ...]
+    start: tuple[Spot, ...]
+    stop: tuple[Placed, ...]
+    lacking: tuple[Spot, ...]
+    is_same: bool
+
+    @staticmethod
+    def why(spot: Spot) -> str:
+        """Say why a node gets no instance."""
+        return f"not on node {spot.name}: it {spot.why}"
+
+    def warnings(self) -> list[str]:
+        """Return what the operator should know before."""
+        if not (self.keep or self.start or self.lacking):
+            return ["no node that matches takes one now: it starts on each that will"]
+        more = [f"{len(self.lacking) - NAMED} more nodes cannot take it now"] if len(self.lacking) > NAMED else []
+        return [self.why(spot) for spot in self.lacking[:NAMED]] + more
+
+
+def plan_nodes(seen: Iterable[Spot], staying: Iterable[Placed], *, is_same: bool) -> SystemPlan:
+    """Say what becomes of a system app on each node, whose instances are `staying` now."""
+    there, by_node = {placed.node: placed for placed in staying}, {spot.node: spot for spot in seen}
+    wanted = [spot for spot in by_node.values() if spot.role is Role.WANTED]
+    kept = {node for node, spot in by_node.items() if spot.role is Role.KEPT or (spot.role is Role.WANTED and (is_same or spot.why))}
+    start = [spot for spot in wanted if not spot.why and not (is_same and spot.node in there)]
+    return SystemPlan(
+        tuple(placed for node, placed in there.items() if node in kept),
+        tuple(start),
+        tuple(placed for node, placed in there.items() if node not in kept),
+        tuple(spot for spot in wanted if spot.why and not (is_same and spot.node in there)),
+        is_same,
+    )
