@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from gestalt.clock import boottime
 from gestalt.model import Observed, Phase
 from gestalt.proto.v1 import agent_pb2, model_pb2
 from gestalt.wire import to_wire
+
+T = TypeVar("T")
 
 ENDS_KEPT = 500
 _ENDS = (Phase.STOPPED, Phase.FAILED)
@@ -28,6 +31,23 @@ class _Entry:
     def wire(self) -> model_pb2.Observed:
         back_off = max(self.retry_at - boottime(), 0.0) if self.retry_at else 0.0
         return to_wire(replace(self.observed, age=max(boottime() - self.since, 0.0), back_off=back_off), model_pb2.Observed)
+
+
+class Latest(Generic[T]):
+    """A value of which only the newest counts, until it is taken. `wake` is called when there is a new one."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._value: T | None = None
+
+    def put(self, value: T) -> None:
+        self._value = value
+        self._wake()
+
+    def take(self) -> T | None:
+        """Return it, once."""
+        value, self._value = self._value, None
+        return value
 
 
 class Board:
@@ -47,6 +67,7 @@ class Board:
         self.facts = model_pb2.Facts()
         self.incarnation = 0
         self._member: Callable[[int], None] = lambda _: None
+        self.usage: Latest[agent_pb2.UsageReport] = Latest(lambda: self._wake())  # noqa: PLW0108 (whoever is attached then)
 
     def put(self, observed: Observed, retry_at: float = 0.0, since: float = 0.0) -> bool:
         """Set the observation of an instance; return whether it says anything new.

@@ -28,6 +28,7 @@ from .local import Surroundings
 from .proxy import ProxyManager
 from .records import RecordStore
 from .session import Session
+from .usage import UsageKeeper
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
         proxy_keeper,
         instances,
         FactsKeeper(settings, drivers, board),
+        UsageKeeper(settings, instances.locate, proxy.driver, board),
         session,
         known,
         *fencing.later(instances, session, known),

@@ -78,7 +78,7 @@ class ProxyManager:
     """
 
     def __init__(self, driver: LoadBalancerDriver, *, resync: float = 30.0) -> None:
-        self._driver = driver
+        self.driver = driver
         self._resync = resync
         self._routes: Mapping[str, Route] | None = None
         self._local: dict[str, LocalServer] = {}
@@ -104,7 +104,7 @@ class ProxyManager:
     @property
     def problems(self) -> tuple[str, ...]:
         """What an operator should know, a sentence each."""
-        return ((self._problem,) if self._problem else ()) + tuple(self._driver.problems())
+        return ((self._problem,) if self._problem else ()) + tuple(self.driver.problems())
 
     async def start(self) -> None:
         """Adopt or start the load balancer, and begin; one that cannot be started is tried again.
@@ -112,8 +112,8 @@ class ProxyManager:
         An instance that an adopted one gives requests goes on getting them until something is seen of it.
         """
         try:
-            await self._driver.start(self._died)
-            serving = [name for name, load in (await self._driver.load()).items() if load.serving]
+            await self.driver.start(self._died)
+            serving = [name for name, load in (await self.driver.load()).items() if load.serving]
             log.debug("found the load balancer with requests for %s; known here: %s", serving, self._local)
             self._local = {name: LocalServer(ready=True) for name in serving} | self._local
         except (DriverUnavailable, OSError) as error:
@@ -123,13 +123,13 @@ class ProxyManager:
     async def close(self) -> None:
         """Let go of the load balancer, which goes on. Idempotent."""
         await self._rest()
-        await self._driver.close()
+        await self.driver.close()
 
     async def end(self) -> None:
         """End the load balancer for good (appliance down, node leave)."""
         await self._rest()
-        await self._driver.stop()
-        await self._driver.close()
+        await self.driver.stop()
+        await self.driver.close()
 
     def set_routes(self, routes: Mapping[str, Route], stopping: Collection[str] = ()) -> None:
         """Take the coordinator's routes, and the own instances that are to stop."""
@@ -215,7 +215,7 @@ class ProxyManager:
             return self._resync
         wanted = self._wanted
         try:
-            await self._driver.apply(effective_routes(self._routes, self._local, self._stopping, self._hosts))
+            await self.driver.apply(effective_routes(self._routes, self._local, self._stopping, self._hosts))
         except (DriverUnavailable, OSError) as error:
             return self._put_off(str(error))
         except LaunchRefused as error:
@@ -229,7 +229,7 @@ class ProxyManager:
         async with self._progress:
             self._applied = wanted
             self._progress.notify_all()
-        return min(_UNFINISHED_PAUSE, self._resync) if self._driver.unfinished() else self._resync
+        return min(_UNFINISHED_PAUSE, self._resync) if self.driver.unfinished() else self._resync
 
     def _put_off(self, sentence: str) -> float:
         """Try again, after a pause that grows."""

@@ -264,6 +264,8 @@ class Conversation:
             news.append(agent_pb2.AgentMessage(facts=facts))
         if (refusing := self._board.take_refusing()) is not None:
             news.append(agent_pb2.AgentMessage(refusing=refusing))
+        if (usage := self._board.usage.take()) is not None:
+            news.append(agent_pb2.AgentMessage(usage=usage))
         if self._ack is not None:
             news.append(agent_pb2.AgentMessage(ack=self._ack))
             self._ack = None

@@ -13,6 +13,7 @@ from .grants import Verdict
 from .membership import Life, Member, Signs, Standing, is_emptied, standing
 from .reconcile import View
 from .records import App, Node, Placed, Placements, instance_id
+from .usage import Usages
 
 
 @dataclass(slots=True)
@@ -85,6 +86,7 @@ class Tracker:
         """Says what is to become of the right of an instance, of those that need one."""
         self.nodes: dict[str, NodeView] = {}
         self.sightings: dict[str, Sighting] = {}
+        self.usages = Usages(now)
 
     def node(self, node: str, name: str) -> NodeView:
         return self.nodes.setdefault(node, NodeView(node, name, disconnected_at=self._now()))
@@ -143,7 +145,9 @@ class Tracker:
             self._excuse(placed, view.disconnected_at)
         view.heard = view.ever_heard = True
         found = {item.instance for item in observed}
-        changed = {instance for instance in placed if self._missing(instance, found)}
+        changed = set(placed) - found
+        for instance in changed:
+            self._lose(instance)
         for item in observed:
             if _counts_afresh(self.sighting(item.instance).observed, item):
                 self._lose(item.instance)
@@ -163,12 +167,6 @@ class Tracker:
         now = self._now()
         for sighting in map(self.sighting, placed):
             sighting.unready_since += now - max(away_since, sighting.unready_since)
-
-    def _missing(self, instance: str, found: set[str]) -> bool:
-        if instance in found:
-            return False
-        self._lose(instance)
-        return True
 
     def _lose(self, instance: str) -> None:
         """Nothing of it is left: should it come back, the time in which it may become ready begins now."""

@@ -136,6 +136,22 @@ class Presenter:
             observed=self._observed(identity),
             reachability=cast("model_pb2.Reachability.ValueType", self.tracker.reachability(placed.node).value),
             address=view.address if view else "",
+            usage=self._usage(identity, placed, spec),
+        )
+
+    def _usage(self, identity: str, placed: Placed, spec: AppSpec) -> model_pb2.Usage | None:
+        used = self.tracker.usages.used(placed.node, identity)
+        if used is None:
+            return None
+        given, asked = self.tracker.usages.given(identity), spec.resources
+        return model_pb2.Usage(
+            cpu=used.cpu,
+            cpu_share=used.cpu / asked.cpu if asked.cpu else 0.0,
+            memory=used.memory,
+            memory_share=used.memory / asked.memory if asked.memory else 0.0,
+            requests=given.requests,
+            queue=given.queue,
+            age=used.age,
         )
 
     def _observed(self, identity: str) -> model_pb2.Observed:

@@ -127,7 +127,8 @@ class AgentSettings(Settings):
     """/etc/gestalt/agent.yaml. `fence`: the socket of gestalt-fence; none in an appliance.
 
     `address`: of this node, on which host ports are published and by which the other nodes reach them. `failsafe`: without ZooKeeper,
-    go on with what is exclusive while every coordinator promises to start no replacement. `hosts_file`: where the names and addresses of
+    go on with what is exclusive while every coordinator promises to start no replacement. `usage_interval`: how often is measured what
+    instances use, 0 = never. `hosts_file`: where the names and addresses of
     the cluster's nodes are kept in a block of ours, "/etc/hosts"; none = nowhere.
     """
 
@@ -147,6 +148,7 @@ class AgentSettings(Settings):
     loadbalancer: str = "haproxy"
     resync: Duration = 30.0
     orphan_grace: Duration = 5.0
+    usage_interval: Annotated[Duration, Field(ge=0)] = 5.0
     failsafe: bool = False
     hosts_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

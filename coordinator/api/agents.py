@@ -245,6 +245,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             case "refusing":
                 view.refusing = dict(islice(message.refusing.nodes.items(), len(self.ledger.state.nodes)))
                 self.reported(view)
+            case "usage":
+                self.tracker.usages.take(view.id, message.usage)
             case "event":
                 event = message.event
                 self.ledger.tell(event.kind[:100], event.subject[:200], event.message[:2000], event.app[:500])

@@ -125,12 +125,15 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
     async def Get(self, request: api_pb2.GetRequest, context: Context) -> api_pb2.AppReply:
         caller(context, self.cluster_id, Role.USER)
         app = self.presenter.ledger.state.app(request.app)
+        await self.presenter.tracker.usages.gather()
         return api_pb2.AppReply(app=self.presenter.app(app), instances=self.presenter.instances(app))
 
     @unary
     async def List(self, request: api_pb2.ListRequest, context: Context) -> api_pb2.ListReply:
         caller(context, self.cluster_id, Role.USER)
         reply = api_pb2.ListReply()
+        if request.with_instances:
+            await self.presenter.tracker.usages.gather()
         for app in list(self.presenter.ledger.state.below(request.prefix)):
             reply.apps.append(self.presenter.app(app))
             if request.with_instances:

@@ -36,6 +36,7 @@ ENTRIES = {
     "wait": Entry(f"{_HERE}.waiting", "wait", "Wait until an app is as wanted, or a task has ended.", _CHANGE),
     "status": Entry(f"{_HERE}.status", "status", "Say whether all is well, and if not why.", _LOOK),
     "ps": Entry(f"{_HERE}.listing", "ps", "List instances, or with --apps the apps.", _LOOK),
+    "top": Entry(f"{_HERE}.top", "top", "Show what instances use: cores, memory, requests.", _LOOK),
     "inspect": Entry(f"{_HERE}.describe", "inspect", "Show everything about an app or an instance.", _LOOK),
     "history": Entry(f"{_HERE}.plan", "history", "List the versions of an app and what each changed.", _LOOK),
     "tasks": Entry(f"{_HERE}.tasks", "tasks", "List tasks, or show or watch one.", _LOOK),

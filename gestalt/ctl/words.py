@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from gestalt.units import show_duration
+from gestalt.units import show_duration, show_size
 
 from .shapes import word
 from .style import one_line
@@ -70,6 +70,13 @@ def why(instance: model_pb2.Instance, limit: int = 0) -> str:
 def age(instance: model_pb2.Instance) -> str:
     """Return for how long the instance has been in its phase."""
     return show_duration(instance.observed.age) if instance.HasField("observed") else ""
+
+
+def usage(instance: model_pb2.Instance) -> tuple[str, str]:
+    """Return the cores and the memory that an instance uses."""
+    if not instance.HasField("usage"):
+        return "-", "-"
+    return f"{instance.usage.cpu:.2f}", show_size(instance.usage.memory)
 
 
 def when(at: Timestamp) -> str:

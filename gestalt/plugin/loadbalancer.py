@@ -20,6 +20,14 @@ class ServerLoad:
     serving: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ServerTraffic:
+    """What a server got: HTTP requests so far, which begin from 0 anew whenever the load balancer does, and what is under way now."""
+
+    requests: int
+    queue: int
+
+
 class LoadBalancerDriver(ABC):
     """Routes with one product.
 
@@ -58,6 +66,14 @@ class LoadBalancerDriver(ABC):
     @abstractmethod
     async def load(self) -> Mapping[str, ServerLoad]:
         """Return the load by instance id, summed over its services."""
+
+    async def traffic(self) -> Mapping[str, ServerTraffic]:
+        """Return what each server got, by instance id, summed over its services.
+
+        Raises:
+            DriverUnavailable: it does not answer.
+        """
+        return {}
 
     @abstractmethod
     async def stop(self) -> None:

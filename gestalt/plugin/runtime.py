@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Self
 
+from gestalt.cgroup_usage import Usage
 from gestalt.config import AgentSettings
 from gestalt.model import PortBinding
 from gestalt.spec.schema import AppSpec
@@ -225,6 +226,17 @@ class RuntimeDriver(ABC):
             LaunchRefused: it does not run, or the command was not found.
         """
 
+    async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
+        """Return what these running attempts have used since they began. What cannot be measured is left out.
+
+        Called every few seconds for all that runs on the node, so it must be cheap: no call of the product for each of them.
+
+        Raises:
+            DriverUnavailable: the product does not answer.
+        """
+        del keys
+        return {}
+
     async def collect_garbage(self, in_use: Sequence[AppSpec]) -> int:
         """Remove cached things (images) that no spec in `in_use` needs, by the driver's watermark; return bytes freed."""
         del in_use
@@ -262,4 +274,5 @@ ExecRunner = Callable[[Sequence[str], float], Awaitable[tuple[int, bytes]]]
 __all__ = [
     "AttemptKey", "AttemptState", "AttemptStatus", "DriverUnavailable", "ExecRequest", "ExecRunner", "ExecSession",
     "Launch", "LaunchRefused", "LogLine", "LogOptions", "Progress", "RuntimeDriver",
+    "Usage",
 ]  # fmt: skip

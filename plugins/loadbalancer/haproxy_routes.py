@@ -16,6 +16,8 @@ _HOST = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&()*+,;=:@%-]*)+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ANY_HOST = ""
+HTTP, TCP = "http", "tcp"
+"""With which the names of backends begin."""
 
 
 class ServerState(StrEnum):
@@ -89,8 +91,8 @@ def resolve(routes: Iterable[Route], reserved_ports: Sequence[int] = ()) -> Topo
     return Topology(
         _http_rules(_http_claims(http, problems)),
         tuple(_tcp_rules(tcp, reserved_ports, problems)),
-        tuple(_backend("http", route, problems) for route in http),
-        tuple(_backend("tcp", route, problems) for route in tcp),
+        tuple(_backend(HTTP, route, problems) for route in http),
+        tuple(_backend(TCP, route, problems) for route in tcp),
         tuple(problems),
     )
 
@@ -161,7 +163,7 @@ def _http_rules(claims: dict[tuple[str, str], Route]) -> tuple[HttpRule, ...]:
     for (host, path), route in claims.items():
         rank = 2 if host == ANY_HOST else 1 if host.startswith("*.") else 0
         suffix = len(host) if rank == 1 else 0
-        hosts.setdefault((rank, -suffix, path, backend_name("http", route.key)), []).append(host)
+        hosts.setdefault((rank, -suffix, path, backend_name(HTTP, route.key)), []).append(host)
     rules = sorted(hosts.items(), key=lambda item: (item[0][0], item[0][1], -len(item[0][2]), item[0][2], item[1]))
     return tuple(HttpRule(tuple(host for host in sorted(names) if host), path, name) for (_, _, path, name), names in rules)
 
@@ -177,7 +179,7 @@ def _tcp_rules(routes: Iterable[Route], reserved: Sequence[int], problems: list[
             problems.append(f"{_shown(route.key)}: port {port} is taken by {owners[port]}")
         else:
             owners[port] = _shown(route.key)
-            yield TcpRule(port, backend_name("tcp", route.key), _shown(route.key))
+            yield TcpRule(port, backend_name(TCP, route.key), _shown(route.key))
 
 
 def _shown(text: str) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from gestalt.plugin.loadbalancer import ServerLoad
+from gestalt.plugin.loadbalancer import ServerLoad, ServerTraffic
 
 from .haproxy_config import DESCRIPTION
-from .haproxy_routes import ServerEntry, ServerState
+from .haproxy_routes import HTTP, ServerEntry, ServerState
 
 _MAINT_BITS = 0x01 | 0x02 | 0x20
 _DRAIN_BITS = 0x08 | 0x10
@@ -77,6 +77,17 @@ def parse_load(text: str) -> dict[str, ServerLoad]:
         before = load.get(name, ServerLoad(0, row["status"], serving=row["status"] in _SERVING))
         load[name] = replace(before, connections=before.connections + int(row["scur"] or 0) + int(row["qcur"] or 0))
     return load
+
+
+def parse_traffic(text: str) -> dict[str, ServerTraffic]:
+    """Read `show stat`: HTTP requests, and what is under way, by server, summed over backends."""
+    traffic: dict[str, ServerTraffic] = {}
+    for row in csv.DictReader(text.strip().removeprefix("# ").splitlines()):
+        name = row["svname"]
+        before = traffic.get(name, ServerTraffic(0, 0))
+        requests = int(row["stot"] or 0) if row["pxname"].startswith(f"{HTTP}_") else 0
+        traffic[name] = ServerTraffic(before.requests + requests, before.queue + int(row["scur"] or 0) + int(row["qcur"] or 0))
+    return traffic
 
 
 def merge_load(parts: Iterable[Mapping[str, ServerLoad]]) -> dict[str, ServerLoad]:

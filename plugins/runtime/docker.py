@@ -21,6 +21,7 @@ from gestalt.plugin.runtime import (
     LogOptions,
     Progress,
     RuntimeDriver,
+    Usage,
 )
 from gestalt.spec.schema import AppSpec
 
@@ -33,6 +34,7 @@ from .docker_images import NodeImages
 from .docker_logs import log_lines, logs_request
 from .docker_options import container_name, owner_labels
 from .docker_status import from_inspect, from_summary
+from .docker_usage import ContainerUsage
 
 _LAUNCHES_AT_ONCE = 8
 
@@ -57,6 +59,7 @@ class DockerRuntime(RuntimeDriver):
         self._events.subscribe(self._forget_end)
         self._containers = OwnContainers(self._engine, self._events, settings)
         self._launching = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
+        self._usage = ContainerUsage(self._containers.find)
         self._ended: dict[str, AttemptStatus] = {}
         self._confinement = Confinement(lambda: answered(self._engine.info()))
 
@@ -112,7 +115,7 @@ class DockerRuntime(RuntimeDriver):
             except LaunchRefused:
                 self._images.forget(launch.spec.image)  # it may have been the image that was missing
                 raise
-            status = self._as_existing(made) if isinstance(made, dict) else _as_new(made, launch)
+            status = _as_existing(made) if isinstance(made, dict) else _as_new(made, launch)
             if status.state is AttemptState.CREATED:
                 await self._containers.start(status.runtime_id)
                 return replace(status, state=AttemptState.RUNNING, error="")
@@ -147,6 +150,9 @@ class DockerRuntime(RuntimeDriver):
             raise LaunchRefused(f"attempt {key.attempt} of {key.instance} does not run on this node")
         return await start_exec(self._engine, container["Id"], request, self._settings.docker.limit)
 
+    async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
+        return await self._usage.read(keys)
+
     async def collect_garbage(self, in_use: Sequence[AppSpec]) -> int:
         return await answered(self._images.collect_garbage(in_use))
 
@@ -169,12 +175,12 @@ class DockerRuntime(RuntimeDriver):
     def _forget_end(self, key: AttemptKey | None) -> None:
         self._ended = {name: status for name, status in self._ended.items() if key is not None and status.key != key}
 
-    @staticmethod
-    def _as_existing(container: Container) -> AttemptStatus:
-        status = from_inspect(container)
-        if status is None:
-            raise LaunchRefused(f"container {container['Name']} carries our labels, but not its instance and attempt; remove it")
-        return status
+
+def _as_existing(container: Container) -> AttemptStatus:
+    status = from_inspect(container)
+    if status is None:
+        raise LaunchRefused(f"container {container['Name']} carries our labels, but not its instance and attempt; remove it")
+    return status
 
 
 def _as_new(container: str, launch: Launch) -> AttemptStatus:

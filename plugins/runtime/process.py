@@ -26,6 +26,7 @@ from gestalt.plugin.runtime import (
     LogOptions,
     Progress,
     RuntimeDriver,
+    Usage,
 )
 from gestalt.spec.schema import AppSpec
 
@@ -38,6 +39,7 @@ from .process_store import Attempt, AttemptStore
 from .process_supervisor import ShimSupervisor, Supervisor, shim_command
 from .process_systemd import SystemdSupervisor, systemd_runs
 from .process_threads import Threads
+from .process_usage import ProcessUsage
 from .process_watch import EndWatch, FolderWatch, send_signal
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class ProcessRuntime(RuntimeDriver):
         chosen = settings.process.supervisor
         self._supervisor = self._supervisors[("systemd" if systemd_runs() else "shim") if chosen == "auto" else chosen]
         self._store = AttemptStore(settings, self._supervisors, self._threads)
+        self._usage = ProcessUsage(self._store, self._supervisors.__getitem__, self._threads)
         self._wakes: list[Callable[[AttemptKey | None], None]] = []
         self._ends = EndWatch(self._wake)
         self._changes = FolderWatch()
@@ -164,6 +167,9 @@ class ProcessRuntime(RuntimeDriver):
             raise LaunchRefused(f"attempt {key.attempt} of {key.instance} does not run")
         fields = await self._threads(lambda: exec_fields(attempt.folder.request(), started, request))
         return await start_exec(shim_command(self._shim), fields, request)
+
+    async def usage(self, keys: Sequence[AttemptKey]) -> Mapping[AttemptKey, Usage]:
+        return await self._usage.read(keys)
 
     async def _create(self, launch: Launch) -> AttemptFolder:
         self._supervisor.check(launch.spec)

@@ -285,6 +285,7 @@ class AgentMessage(google.protobuf.message.Message):
     HEARTBEAT_FIELD_NUMBER: builtins.int
     EVENT_FIELD_NUMBER: builtins.int
     REFUSING_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
     @property
     def hello(self) -> global___Hello: ...
     @property
@@ -301,6 +302,8 @@ class AgentMessage(google.protobuf.message.Message):
     def event(self) -> global___ObservedEvent: ...
     @property
     def refusing(self) -> global___Refusing: ...
+    @property
+    def usage(self) -> global___UsageReport: ...
     def __init__(
         self,
         *,
@@ -312,12 +315,93 @@ class AgentMessage(google.protobuf.message.Message):
         heartbeat: global___Heartbeat | None = ...,
         event: global___ObservedEvent | None = ...,
         refusing: global___Refusing | None = ...,
+        usage: global___UsageReport | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "refusing", b"refusing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "refusing", b"refusing"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "inventory", "observed", "ack", "facts", "heartbeat", "event", "refusing"] | None: ...
+    def HasField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "refusing", b"refusing", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "refusing", b"refusing", "usage", b"usage"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "inventory", "observed", "ack", "facts", "heartbeat", "event", "refusing", "usage"] | None: ...
 
 global___AgentMessage = AgentMessage
+
+@typing.final
+class UsageReport(google.protobuf.message.Message):
+    """What instances use, measured anew every few seconds. Each report stands for itself; none is kept."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INTERVAL_FIELD_NUMBER: builtins.int
+    INSTANCES_FIELD_NUMBER: builtins.int
+    BALANCED_FIELD_NUMBER: builtins.int
+    TRAFFIC_FIELD_NUMBER: builtins.int
+    interval: builtins.float
+    """seconds over which it was measured; the next one follows after as many"""
+    balanced: builtins.bool
+    """the load balancer of this node told what it did: what is not listed got nothing"""
+    @property
+    def instances(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InstanceUsage]:
+        """of this node, as far as they could be measured"""
+
+    @property
+    def traffic(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InstanceTraffic]:
+        """of this load balancer, whatever node the instance is on"""
+
+    def __init__(
+        self,
+        *,
+        interval: builtins.float = ...,
+        instances: collections.abc.Iterable[global___InstanceUsage] | None = ...,
+        balanced: builtins.bool = ...,
+        traffic: collections.abc.Iterable[global___InstanceTraffic] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["balanced", b"balanced", "instances", b"instances", "interval", b"interval", "traffic", b"traffic"]) -> None: ...
+
+global___UsageReport = UsageReport
+
+@typing.final
+class InstanceUsage(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: builtins.int
+    CPU_FIELD_NUMBER: builtins.int
+    MEMORY_FIELD_NUMBER: builtins.int
+    instance: builtins.str
+    cpu: builtins.float
+    """cores"""
+    memory: builtins.int
+    """bytes, without what is only cached"""
+    def __init__(
+        self,
+        *,
+        instance: builtins.str = ...,
+        cpu: builtins.float = ...,
+        memory: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cpu", b"cpu", "instance", b"instance", "memory", b"memory"]) -> None: ...
+
+global___InstanceUsage = InstanceUsage
+
+@typing.final
+class InstanceTraffic(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: builtins.int
+    REQUESTS_FIELD_NUMBER: builtins.int
+    QUEUE_FIELD_NUMBER: builtins.int
+    instance: builtins.str
+    requests: builtins.float
+    """HTTP requests a second"""
+    queue: builtins.float
+    """requests and connections under way at the end of the interval"""
+    def __init__(
+        self,
+        *,
+        instance: builtins.str = ...,
+        requests: builtins.float = ...,
+        queue: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["instance", b"instance", "queue", b"queue", "requests", b"requests"]) -> None: ...
+
+global___InstanceTraffic = InstanceTraffic
 
 @typing.final
 class Refusing(google.protobuf.message.Message):

@@ -225,6 +225,7 @@ class Instance(google.protobuf.message.Message):
     OBSERVED_FIELD_NUMBER: builtins.int
     REACHABILITY_FIELD_NUMBER: builtins.int
     ADDRESS_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
     id: builtins.str
     """D"""
     app: builtins.str
@@ -249,6 +250,10 @@ class Instance(google.protobuf.message.Message):
     def observed(self) -> global___Observed:
         """O"""
 
+    @property
+    def usage(self) -> global___Usage:
+        """O; not set while nothing is known"""
+
     def __init__(
         self,
         *,
@@ -262,11 +267,54 @@ class Instance(google.protobuf.message.Message):
         observed: global___Observed | None = ...,
         reachability: global___Reachability.ValueType = ...,
         address: builtins.str = ...,
+        usage: global___Usage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["observed", b"observed"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "app", b"app", "id", b"id", "node", b"node", "observed", b"observed", "ports", b"ports", "reachability", b"reachability", "serial", b"serial", "stopping", b"stopping", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["observed", b"observed", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "app", b"app", "id", b"id", "node", b"node", "observed", b"observed", "ports", b"ports", "reachability", b"reachability", "serial", b"serial", "stopping", b"stopping", "usage", b"usage", "version", b"version"]) -> None: ...
 
 global___Instance = Instance
+
+@typing.final
+class Usage(google.protobuf.message.Message):
+    """What an instance uses, as of its node's last report, and what all load balancers give it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CPU_FIELD_NUMBER: builtins.int
+    CPU_SHARE_FIELD_NUMBER: builtins.int
+    MEMORY_FIELD_NUMBER: builtins.int
+    MEMORY_SHARE_FIELD_NUMBER: builtins.int
+    REQUESTS_FIELD_NUMBER: builtins.int
+    QUEUE_FIELD_NUMBER: builtins.int
+    AGE_FIELD_NUMBER: builtins.int
+    cpu: builtins.float
+    """cores"""
+    cpu_share: builtins.float
+    """of the cores that it asked for; 1 = as many"""
+    memory: builtins.int
+    """bytes"""
+    memory_share: builtins.float
+    """of its limit; 0 = it has none"""
+    requests: builtins.float
+    """HTTP requests a second"""
+    queue: builtins.float
+    """requests and connections under way"""
+    age: builtins.float
+    """seconds since the report"""
+    def __init__(
+        self,
+        *,
+        cpu: builtins.float = ...,
+        cpu_share: builtins.float = ...,
+        memory: builtins.int = ...,
+        memory_share: builtins.float = ...,
+        requests: builtins.float = ...,
+        queue: builtins.float = ...,
+        age: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["age", b"age", "cpu", b"cpu", "cpu_share", b"cpu_share", "memory", b"memory", "memory_share", b"memory_share", "queue", b"queue", "requests", b"requests"]) -> None: ...
+
+global___Usage = Usage
 
 @typing.final
 class App(google.protobuf.message.Message):

@@ -13,7 +13,7 @@ from gestalt.config import AgentSettings
 from gestalt.plugin.loadbalancer import LoadBalancerDriver
 from gestalt.plugin.runtime import LaunchRefused
 
-from ..real.haproxy_lab import Backend, backends, free_port, http_route, new_folder, request, settings_for, tcp_route, until
+from ..real.haproxy_lab import Backend, OpenLoop, backends, free_port, http_route, new_folder, request, settings_for, tcp_route, until
 
 
 class LoadBalancerContract(ABC):
@@ -113,6 +113,32 @@ class LoadBalancerContract(ABC):
             await until("nothing is in flight", lambda: _connections(started, slow.name, 0))
             await asyncio.gather(*asked, return_exceptions=True)
 
+    async def test_traffic_counts_requests_by_instance(
+        self, started: LoadBalancerDriver, settings: AgentSettings, servers: Sequence[Backend]
+    ) -> None:
+        port = free_port()
+        routes = [http_route(server.server() for server in servers[:2]), tcp_route([servers[2].server()], port)]
+        await started.apply(routes)
+        before = await started.traffic()
+        await self.names(settings, 10)
+        async with OpenLoop(settings.proxy.http_port, rate=100) as kept_alive:
+            await kept_alive.answered(30)
+        await request(port)
+        after = await started.traffic()
+        grown = {server.name: after[server.name].requests - before[server.name].requests for server in servers}
+        assert grown[servers[0].name] + grown[servers[1].name] == 10 + kept_alive.total
+        assert min(grown[servers[0].name], grown[servers[1].name]) > 0
+        assert grown[servers[2].name] == 0, "connections are no requests"
+
+    async def test_traffic_counts_what_is_under_way(self, started: LoadBalancerDriver, settings: AgentSettings) -> None:
+        async with backends(1, delay=30.0) as (slow,):
+            await started.apply([http_route([slow.server()])])
+            asked = [asyncio.create_task(request(settings.proxy.http_port)) for _ in range(3)]
+            await until("all are counted", lambda: _queue(started, slow.name, 3))
+            slow.kill()
+            await until("nothing is under way", lambda: _queue(started, slow.name, 0))
+            await asyncio.gather(*asked, return_exceptions=True)
+
     async def test_it_outlives_its_driver_and_is_adopted(
         self, started: LoadBalancerDriver, settings: AgentSettings, servers: Sequence[Backend]
     ) -> None:
@@ -161,3 +187,8 @@ class LoadBalancerContract(ABC):
 async def _connections(driver: LoadBalancerDriver, instance: str, wanted: int) -> bool:
     load = (await driver.load()).get(instance)
     return (load.connections if load else 0) == wanted
+
+
+async def _queue(driver: LoadBalancerDriver, instance: str, expected: int) -> bool:
+    found = (await driver.traffic()).get(instance)
+    return (found.queue if found else 0) == expected

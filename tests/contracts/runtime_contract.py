@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from gestalt.plugin.runtime import (
     LogLine,
     LogOptions,
     RuntimeDriver,
+    Usage,
 )
 from gestalt.spec.schema import AppSpec, Resources
 
@@ -457,3 +458,24 @@ class RuntimeContract:
         await self.launch(runtime, FOREVER, key)
         with pytest.raises(LaunchRefused, match="/no/such/program"):
             await runtime.exec(key, ExecRequest(("/no/such/program",)))
+
+    async def test_usage_is_that_of_all_that_runs_in_an_attempt(self, runtime: RuntimeDriver) -> None:
+        busy, idle = self.key(), self.key()
+        await self.launch(runtime, "dd if=/dev/zero of=/dev/null bs=64M & wait", busy)
+        await self.launch(runtime, "sleep 1000", idle)
+
+        async def allocated() -> Mapping[AttemptKey, Usage]:
+            found = await runtime.usage([busy, idle])
+            return found if len(found) == 2 and found[busy].memory > 60 * 1024**2 else {}
+
+        first = await until("its memory to be seen", allocated)
+        await asyncio.sleep(2)
+        second = await runtime.usage([busy, idle])
+        cores = {key: (second[key].cpu - first[key].cpu) / (second[key].at - first[key].at) for key in (busy, idle)}
+        assert 0.3 < cores[busy] < 1.2, "one busy loop, on a machine that may be busy with others"
+        assert cores[idle] < 0.1
+        assert second[busy].memory < 100 * 1024**2
+        assert second[idle].memory < 20 * 1024**2
+        await runtime.stop(busy, "SIGKILL", 0.0)
+        await ended(runtime, busy)
+        assert set(await runtime.usage([busy, idle, self.key()])) == {idle}, "of what does not run nothing is said"

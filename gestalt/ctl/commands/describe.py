@@ -132,10 +132,19 @@ def _instance_lines(instance: model_pb2.Instance, *, brief: bool) -> Iterator[Li
     yield "attempt", "", f"{seen.attempt}, {seen.restarts} restarts in place"
     if instance.ports:
         yield "ports", "", words.ports(instance, wide=True)
+    if instance.HasField("usage"):
+        yield "uses", "", _usage(instance.usage)
     if seen.runtime_id and not brief:
         yield "runtime id", "", seen.runtime_id
     for check in seen.checks:
         yield f"check {check.name}", word(check, "health"), f": {check.output}" if check.output else ""
+
+
+def _usage(usage: model_pb2.Usage) -> str:
+    asked = f" ({usage.cpu_share:.0%} of what it asked for)" if usage.cpu_share else ""
+    limit = f" ({usage.memory_share:.0%} of its limit)" if usage.memory_share else ""
+    given = f", {usage.requests:.1f} requests a second, {usage.queue:g} under way" if usage.requests or usage.queue else ""
+    return f"{usage.cpu:.2f} cores{asked}, memory {show_size(usage.memory)}{limit}{given}"
 
 
 def _print_lines(lines: Iterator[Line]) -> None:

@@ -31,6 +31,8 @@ _PS = (
     Column("ATTEMPT", right=True, wide=True),
     Column("READY", wide=True),
     Column("RUNTIME ID", wide=True),
+    Column("CORES", right=True, wide=True),
+    Column("MEMORY", right=True, wide=True),
 )
 _APPS = (
     Column("APP"),
@@ -79,14 +81,14 @@ def ps(app: str, apps: bool, output: str) -> None:
 
     APP is a path, the beginning of paths, or the end of one path.
     """
-    known = converse(lambda client: _below(client, app))
+    known = converse(lambda client: below(client, app))
     if apps:
         _print_apps(known, output)
     else:
         _print_instances(known, output)
 
 
-async def _below(client: Client, text: str) -> api_pb2.ListReply:
+async def below(client: Client, text: str) -> api_pb2.ListReply:
     """Return what is below a prefix. A short name is looked for among all, which costs no second call."""
     known = await everything(client, text if text.startswith("/") else "")
     if not text or text.startswith("/"):
@@ -121,7 +123,7 @@ def _instance_row(item: model_pb2.Instance, *, wide: bool) -> tuple[str, ...]:
     return (
         item.id, item.app, str(item.version), item.node or "-", words.phase(item), words.health(item), str(seen.restarts), words.age(item),
         words.ports(item, wide=wide), words.why(item, 0 if wide else 120), str(seen.attempt), "yes" if seen.ready else "no",
-        seen.runtime_id[:12],
+        seen.runtime_id[:12], *words.usage(item),
     )  # fmt: skip
 
 
