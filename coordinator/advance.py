@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from gestalt.model import Phase
 from gestalt.spec.schema import AppSpec
 
+from .dependencies import Wait
 from .grants import grant_name, next_grant
 from .reconcile import Decision, Outcome, View, is_given_up, stays, unheard
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
@@ -171,7 +172,7 @@ def _conclude(draft: Draft, app: App, case: Case, decision: Decision, unplaced: 
     if decision.outcome is Outcome.DONE:
         return _succeed(draft, app, case, task, decision.lacking)
     if decision.outcome is Outcome.FAILED:
-        return _fail(draft, app, case, task, unplaced or decision.reason)
+        return _fail(draft, app, case, task, decision.reason if app.awaiting else unplaced or decision.reason)
     return app
 
 
@@ -195,7 +196,18 @@ def _succeed(draft: Draft, app: App, case: Case, task: Task, lacking: str) -> Ap
     return replace(app.settled(), task="")
 
 
+def _give_up(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
+    """End a change of which nothing began. What was to be launched starts by itself should the reason go away."""
+    goes_on = app.awaiting != app.version
+    _end(draft, case, task, TaskState.FAILED, f"{reason}; version {app.version} goes on" if goes_on else reason)
+    if goes_on:
+        app = replace(app, awaiting=0, after=())
+    return replace(app.settled(), task="")
+
+
 def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
+    if app.awaiting:
+        return _give_up(draft, app, case, task, reason)
     goal = app.stable if app.stable not in (0, app.version) else task.stable  # a version may have been well for a moment
     to_another = bool(app.wanted) and goal not in (0, app.version)  # what is to stop runs no version
     is_change = task.kind not in (Verb.FAILOVER, Verb.MIGRATE)  # where an instance is says nothing against a version
@@ -239,9 +251,12 @@ def _erase(draft: Draft, app: App) -> None:
     draft.tell("app.gone", app.path, f"{app.path} is gone", app.path)
 
 
-def steps(case: Case, task: Task, unplaced: str = "") -> tuple[Step, ...]:
+def steps(case: Case, task: Task, unplaced: str = "", wait: Wait = Wait()) -> tuple[Step, ...]:  # noqa: B008 (frozen)
     """Return the steps of a task with how far each is, from what is known of the instances."""
     wanted = case.app.wanted
+    if case.app.awaiting:
+        rest = tuple(Step(name, "pending", 0, wanted) for name in ("place", "start", "healthy"))
+        return (_step("dependencies", wait.ready, wait.total, task, wait.why), *rest)
     alive = [view for view in case.views if not is_given_up(view, case.spec)]
     current = [view for view in alive if not view.placed.stop and stays(case.app, view)]
     leaving = len(alive) - len(current)
@@ -263,4 +278,4 @@ def _step(name: str, done: int, total: int, task: Task, message: str = "") -> St
         return Step(name, "done", total, total)
     if task.state is TaskState.FAILED:
         return Step(name, "failed", done, total, message or task.message)
-    return Step(name, "running" if done or name == "place" else "pending", done, total, message)
+    return Step(name, "running" if done or name in ("place", "dependencies") else "pending", done, total, message)

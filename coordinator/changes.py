@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.spec.schema import AppSpec
 from gestalt.spec.template import template_hash
 
 from .claims import refuse_conflicts
+from .dependencies import Set, left_alone, ordered, refuse_mistakes, refuse_orphans
 from .records import App, Node, Task, TaskState, Verb, Version
 from .state import Draft
 
@@ -33,12 +35,16 @@ class Asked:
     uid: str
 
 
-def describe(draft: Draft, verb: Verb | None, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task | None:
+def describe(
+    draft: Draft, verb: Verb | None, spec: AppSpec, warnings: Sequence[str], asked: Asked, *, together: Set = MappingProxyType({})
+) -> Task | None:
     """Launch or update an app to a description; verb None does whichever fits. None: it is so already.
+
+    `together`: what the apps of the same request depend on; they are to be described in that order.
 
     Raises:
         GestaltError: EXISTS for a launch of an app that exists, NOT_FOUND for an update of one that does not,
-            CONFLICT when it is not at the expected revision.
+            CONFLICT when it is not at the expected revision, INVALID when it depends on what there is not, or on itself.
     """
     before = draft.app(spec.path)
     if before is not None and before.deleting:
@@ -51,11 +57,20 @@ def describe(draft: Draft, verb: Verb | None, spec: AppSpec, warnings: Sequence[
                 Kind.NOT_FOUND, f"there is no app {spec.path}", hint="create it with `launch`, or use `apply`, which does either"
             )
         _expect(spec.path, 0, asked.expected)
+        refuse_mistakes(draft, spec, together)
         return _create(draft, spec, warnings, asked)
     if verb is Verb.LAUNCH:
         raise GestaltError(Kind.EXISTS, f"{spec.path} exists already", hint="change it with `update`, or use `apply`, which does either")
     _expect(spec.path, before.revision, asked.expected)
+    if template_hash(spec) != _goal(draft, before).hash:
+        refuse_mistakes(draft, spec, together)
     return _redescribe(draft, before, spec, warnings, asked)
+
+
+def _goal(draft: Draft, app: App) -> Version:
+    version = draft.version(app.path, app.goal)
+    assert version is not None, "the wanted version of an app always exists"
+    return version
 
 
 def _create(draft: Draft, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task:
@@ -67,9 +82,8 @@ def _create(draft: Draft, spec: AppSpec, warnings: Sequence[str], asked: Asked) 
 
 
 def _redescribe(draft: Draft, before: App, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task | None:
-    wanted = draft.version(before.path, before.version)
-    assert wanted is not None, "the wanted version of an app always exists"
     digest = template_hash(spec)
+    wanted = _goal(draft, before)
     if spec.kind != wanted.spec.kind:
         raise _invalid(
             "kind", f"{spec.path} is a {wanted.spec.kind}, which cannot become a {spec.kind}", f"{wanted.spec.kind}; or delete it first"
@@ -83,7 +97,7 @@ def _redescribe(draft: Draft, before: App, spec: AppSpec, warnings: Sequence[str
     number = before.last_version + 1
     draft.put_version(Version(spec.path, number, digest, spec, asked.at, asked.by))
     draft.tell("app.updated", spec.path, f"{asked.by} updated {spec.path} to version {number}", spec.path)
-    app = replace(before, version=number, last_version=number, count=count)
+    app = replace(before, awaiting=number, last_version=number, count=count)
     return _begin(draft, app, Verb.UPDATE, asked, warnings)
 
 
@@ -96,7 +110,7 @@ def scale(draft: Draft, path: str, count: int, asked: Asked) -> Task | None:
     if app.count == count:
         return None
     draft.tell("app.scaled", path, f"{asked.by} scaled {path} from {app.count} to {count}", path)
-    return _begin(draft, replace(app, count=count), Verb.SCALE, asked)
+    return _begin(draft, replace(app, count=count), Verb.SCALE, asked, () if count else left_alone(draft, path))
 
 
 def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, asked: Asked) -> Task | None:
@@ -134,7 +148,7 @@ def stop(draft: Draft, path: str, asked: Asked) -> Task | None:
     if app.stopped:
         return None
     draft.tell("app.stopped", path, f"{asked.by} stopped {path}", path)
-    return _begin(draft, replace(app, stopped=True), Verb.STOP, asked)
+    return _begin(draft, replace(app, stopped=True), Verb.STOP, asked, left_alone(draft, path))
 
 
 def start(draft: Draft, path: str, asked: Asked) -> Task | None:
@@ -161,17 +175,23 @@ def rollback(draft: Draft, path: str, number: int, asked: Asked) -> Task | None:
     target = number or _before(draft, app)
     if draft.version(path, target) is None:
         raise _invalid("to_version", f"{path} has no version {target}", f"see `gestaltctl history {path}`")
-    if target == app.version:
+    if target == app.goal:
         return None
-    draft.tell("app.rolled-back", path, f"{asked.by} rolled {path} back from version {app.version} to {target}", path)
-    return _begin(draft, replace(app, version=target), Verb.ROLLBACK, asked)
+    draft.tell("app.rolled-back", path, f"{asked.by} rolled {path} back from version {app.goal} to {target}", path)
+    return _begin(draft, replace(app, awaiting=target), Verb.ROLLBACK, asked)
 
 
-def delete(draft: Draft, path: str, asked: Asked) -> Task | None:
-    """Stop all instances, then forget the app. None: that is under way already."""
+def delete(draft: Draft, path: str, asked: Asked, *, force: bool = False) -> Task | None:
+    """Stop all instances, then forget the app. None: that is under way already.
+
+    Raises:
+        GestaltError: REFUSED, when others depend on it, unless it is to be done by `force`.
+    """
     app = _existing(draft, path, asked, deleting=True)
     if app.deleting:
         return None
+    if not force:
+        refuse_orphans(draft, path)
     draft.tell("app.deleted", path, f"{asked.by} deleted {path}", path)
     return _begin(draft, replace(app, deleting=True), Verb.DELETE, asked)
 
@@ -182,7 +202,8 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
         raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
     if kind is not Verb.MIGRATE:
         app = app.settled()  # the newest request wins
-    version = draft.version(app.path, app.version)
+    app = ordered(draft, app, kind)
+    version = draft.version(app.path, app.goal)
     if version is not None and version.spec.placement.exclusive and app.count > 1 and kind in _COUNTING:
         problem = f"{app.count} of version {version.number}, which is exclusive (placement.exclusive)"
         raise _invalid("instances", problem, "0 or 1: never two at work at once")
@@ -222,6 +243,8 @@ def _expect(path: str, found: int, expected: int) -> None:
 
 
 def _before(draft: Draft, app: App) -> int:
+    if app.goal != app.version:
+        return app.version
     if app.stable and app.stable != app.version:
         return app.stable
     for number in range(app.version - 1, 0, -1):

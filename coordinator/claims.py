@@ -27,10 +27,10 @@ def conflicts(draft: Draft, path: str, spec: AppSpec) -> tuple[Detail, ...]:
         return ()
     found = []
     for other in draft.apps():
-        version = draft.version(other.path, other.version)
-        if other.path == path or other.stopped or other.deleting or version is None:
+        versions = [draft.version(other.path, number) for number in {other.version, other.goal}]
+        if other.path == path or other.stopped or other.deleting:
             continue
-        common = claims(version.spec).keys() & wanted.keys()
+        common = {service for version in versions if version is not None for service in claims(version.spec)} & wanted.keys()
         found += [Detail(wanted[service], f"{service} belongs to {other.path}", "a service that no running app has") for service in common]
     return tuple(sorted(found, key=lambda detail: (detail.field, detail.problem)))
 

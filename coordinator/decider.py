@@ -17,7 +17,9 @@ from . import drain, system
 from .advance import LEADER, Case, advance, steps, waits_for, waits_for_holder
 from .brakes import Brakes
 from .capacity import capacities, released
+from .dependencies import begun, held
 from .dispatch import Dispatcher
+from .gate import Gate
 from .grant_book import GrantBook
 from .grants import grant_name
 from .ledger import Ledger
@@ -61,6 +63,7 @@ class Decider:
         self._progress = Progress()
         self._watched: dict[str, set[str]] = {}
         self._wake = asyncio.Event()
+        self.gate = Gate(ledger.state, tracker)
         self.unplaced: dict[str, str] = {}
         self._hopeless: dict[str, str] = {}
         self._everywhere: set[str] = set()
@@ -114,6 +117,8 @@ class Decider:
         except GestaltError as error:
             log.error("%s: decided, but not written: %s", path, error)
             self._due[path] = clock.monotonic() + RETRY
+        if waiting := self.gate.woken(path):
+            self.wake(waiting)
 
     def _try_to_decide(self, draft: Draft, path: str) -> None:
         """Decide, or nothing: an app that cannot be decided about must not take this leader, and every next one, from all the others."""
@@ -137,7 +142,13 @@ class Decider:
             self._progress.forget(path)
             return
         self.brakes.refresh()  # or the loss of many were taken for that of few, as long as the rest of them is not looked at
-        now, held = clock.monotonic(), self._held()
+        wait = self.gate.look(app)
+        if app.awaiting and (not wait.why or wait.is_changing):
+            self._progress.forget(path)  # what is done elsewhere is no standstill
+        if app.awaiting and not wait.why:
+            draft.put_app(begun(app))
+            return
+        now, paused = clock.monotonic(), self._held()
         case = self.case(app, clock.wall().isoformat())
         stuck = self._stuck(case)
         stalled = self._progress.stalled(app, case.spec, case.views, now)
@@ -146,15 +157,18 @@ class Decider:
             app, decision = system.look(self._ledger.state, app, case.views, self.capacities(path), stalled)
             case = replace(case, app=app)
         else:
-            terms = Terms(0 if held else self.brakes.allowance.left(now), bool(stuck), case.strategy)
+            terms = Terms(0 if paused else self.brakes.allowance.left(now), bool(stuck), case.strategy)
             decision = reconcile(app, case.spec, case.views, stalled, terms)
-        if why := self._hindered(case, decision, stuck):
+        if wait.why:
+            update = self._ledger.state.version(path, app.goal).spec.update
+            decision = held(decision, wait, app, stalled, update.progress_deadline)
+        elif why := self._hindered(case, decision, stuck):
             decision = replace(decision, outcome=Outcome.FAILED, reason=why)
         reason = advance(draft, case, decision, self.capacities(path) if decision.start else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
-        self._note(path, reason or waits_for(case, decision, held) or stuck)
+        self._note(path, wait.why or reason or waits_for(case, decision, paused) or stuck)
         self._hopeless[path] = decision.reason
-        if decision.held_back and not held:
+        if decision.held_back and not paused:
             self._due[path] = now + self.brakes.allowance.wait
         elif not math.isinf(decision.wake_in):
             self._due[path] = now + decision.wake_in
@@ -226,7 +240,7 @@ class Decider:
         app = self._ledger.state.apps.get(task.app)
         if app is None or app.task != task.id:
             return task.steps
-        return steps(self.case(app, ""), task, self.lacks(app.path))
+        return steps(self.case(app, ""), task, self.lacks(app.path), self.gate.look(app))
 
     def _drain_steps(self, task: Task) -> tuple[Step, ...]:
         node = next((node for node in self._ledger.state.nodes.values() if node.drain == task.id), None)

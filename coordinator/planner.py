@@ -14,6 +14,7 @@ from gestalt.wire import to_wire
 from .capacity import released
 from .claims import conflicts
 from .decider import Decider
+from .dependencies import Set, mistakes
 from .diff import compare
 from .ledger import Ledger
 from .present import described
@@ -45,8 +46,8 @@ class Planner:
             found.append(f"{placing.missing} of {spec.instances} instances cannot be placed now: {placing.reason}")
         return found
 
-    def plan(self, spec: AppSpec) -> api_pb2.AppPlan:
-        """Return the plan of one app."""
+    def plan(self, spec: AppSpec, together: Set) -> api_pb2.AppPlan:
+        """Return the plan of one app. `together`: what the apps of the same request depend on."""
         app = self.ledger.state.apps.get(spec.path)
         before = self._described(app) if app else None
         changes = compare(before, spec)
@@ -59,10 +60,15 @@ class Planner:
         )
         if result.action == "update" and (note := _order_of(spec)):
             result.notes.append(note)
+        if result.action in ("launch", "update"):
+            wrong = mistakes(Draft(self.ledger.state), spec, together)
+            result.warnings.extend(f"{detail.field}: {detail.problem}; the change will be refused" for detail in wrong)
+            if spec.depends_on and not wrong:
+                result.notes.append(f"nothing of it is started before {' and '.join(spec.depends_on)} {_is_or_are(spec)} healthy")
         return result
 
     def _described(self, app: App) -> AppSpec:
-        return described(self.ledger.state.version(app.path, app.version).spec, app)
+        return described(self.ledger.state.version(app.path, app.goal).spec, app)
 
     def _staying(self, app: App) -> list[Placed]:
         return [item for item in self.ledger.state.placed(app.path).instances if not item.stop]
@@ -125,6 +131,10 @@ class Planner:
     def _node_name(self, node: str) -> str:
         found = self.ledger.state.nodes.get(node)
         return found.name if found else node
+
+
+def _is_or_are(spec: AppSpec) -> str:
+    return "are" if len(spec.depends_on) > 1 else "is"
 
 
 def _order_of(spec: AppSpec) -> str:

@@ -40,7 +40,8 @@ class App:
 
     `version` is the one wanted, `stable` the last one that was healthy altogether (0 = none yet), `last_version` the
     highest ever made. Instances with a serial below `renew_below` are replaced although their version is right, and those of the serials
-    `moving` by some on other nodes than `source`: on the node `target`, if that is not empty.
+    `moving` by some on other nodes than `source`: on the node `target`, if that is not empty. `awaiting`: the version to go to, or to start
+    with, when what it depends on is healthy, 0 = nothing waits; `after`: the lowest versions of other apps that will do, by path.
     """
 
     path: str
@@ -59,6 +60,8 @@ class App:
     moving: tuple[int, ...] = ()
     source: str = ""
     target: str = ""
+    awaiting: int = 0
+    after: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,6 +70,11 @@ class App:
     def settled(self) -> App:
         """Return the app with no migration under way."""
         return replace(self, moving=(), source="", target="")
+
+    @property
+    def goal(self) -> int:
+        """The version that was asked for, at work or not."""
+        return self.awaiting or self.version
 
     @property
     def wanted(self) -> int:

@@ -10,12 +10,15 @@ from functools import partial
 from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.identity import Role
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, spec_pb2
-from gestalt.spec.load import validate_spec
+from gestalt.spec.dependencies import in_order
+from gestalt.spec.load import find_cycle, validate_spec
+from gestalt.spec.mistakes import show_place
 from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_document
 
 from .. import changes
 from ..changes import Asked
+from ..dependencies import Set
 from ..members import find_node
 from ..planner import Planner
 from ..present import Presenter, versions
@@ -40,7 +43,12 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         self,
         context: Context,
         method: str,
-        message: api_pb2.LaunchRequest | api_pb2.AppRequest | api_pb2.ScaleRequest | api_pb2.RollbackRequest | api_pb2.MigrateRequest,
+        message: api_pb2.LaunchRequest
+        | api_pb2.AppRequest
+        | api_pb2.ScaleRequest
+        | api_pb2.RollbackRequest
+        | api_pb2.MigrateRequest
+        | api_pb2.DeleteRequest,
     ) -> Call:
         identity = caller(context, self.cluster_id, Role.USER)
         return Call(identity.name, method, message, message.request)
@@ -58,7 +66,8 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         return await self._describe(self._call(context, "apply", request), request, None)
 
     async def _describe(self, call: Call, request: api_pb2.LaunchRequest, verb: Verb | None) -> api_pb2.ChangeReply:
-        specs = read_specs(request.apps)
+        specs = ordered(read_specs(request.apps))
+        together = {spec.path: spec.depends_on for spec in specs}
         if len(specs) > 1 and request.request.expected_version:
             raise GestaltError(Kind.INVALID, "expected_version goes with one app only", hint="send one request an app")
         work: dict[str, Work] = {}
@@ -67,7 +76,7 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
             told = self.planner.warnings(spec)
             await asyncio.sleep(0)  # many apps and many nodes must not hold the loop
             warnings += [f"{spec.path}: {sentence}" for sentence in told]
-            work[spec.path] = partial(_describe, verb=verb, spec=spec, warnings=tuple(told))
+            work[spec.path] = partial(_describe, verb=verb, spec=spec, warnings=tuple(told), together=together)
         reply = await self.requests.change(call, work)
         reply.warnings[:] = warnings
         return reply
@@ -75,7 +84,9 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
     @unary
     async def Plan(self, request: api_pb2.PlanRequest, context: Context) -> api_pb2.PlanReply:
         caller(context, self.cluster_id, Role.USER)
-        return api_pb2.PlanReply(apps=[self.planner.plan(spec) for spec in read_specs(request.apps)])
+        specs = ordered(read_specs(request.apps))
+        together = {spec.path: spec.depends_on for spec in specs}
+        return api_pb2.PlanReply(apps=[self.planner.plan(spec, together) for spec in specs])
 
     async def _one(self, call: Call, path: str, work: Work) -> api_pb2.ChangeReply:
         return await self.requests.change(call, {path: work})
@@ -117,9 +128,9 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         return await self._one(call, request.app, lambda draft, asked: changes.rollback(draft, request.app, request.to_version, asked))
 
     @unary
-    async def Delete(self, request: api_pb2.AppRequest, context: Context) -> api_pb2.ChangeReply:
+    async def Delete(self, request: api_pb2.DeleteRequest, context: Context) -> api_pb2.ChangeReply:
         call = self._call(context, "delete", request)
-        return await self._one(call, request.app, lambda draft, asked: changes.delete(draft, request.app, asked))
+        return await self._one(call, request.app, lambda draft, asked: changes.delete(draft, request.app, asked, force=request.force))
 
     @unary
     async def Get(self, request: api_pb2.GetRequest, context: Context) -> api_pb2.AppReply:
@@ -166,8 +177,26 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
             yield output
 
 
-def _describe(draft: Draft, asked: changes.Asked, *, verb: Verb | None, spec: AppSpec, warnings: tuple[str, ...]) -> Task | None:
-    return changes.describe(draft, verb, spec, warnings, asked)
+def _describe(
+    draft: Draft, asked: changes.Asked, *, verb: Verb | None, spec: AppSpec, warnings: tuple[str, ...], together: Set
+) -> Task | None:
+    return changes.describe(draft, verb, spec, warnings, asked, together=together)
+
+
+def ordered(specs: tuple[AppSpec, ...]) -> tuple[AppSpec, ...]:
+    """Return descriptions, each after those that it depends on.
+
+    Raises:
+        GestaltError: INVALID, when they depend on each other in a circle.
+    """
+    by_path = {spec.path: spec for spec in specs}
+    if (found := find_cycle(specs)) is not None:
+        path, mistake = found
+        detail = Detail(f"apps[{list(by_path).index(path)}].{show_place(mistake.place)}", mistake.problem, mistake.allowed)
+        message = f"{detail.field}: {detail.problem}"
+        raise GestaltError(Kind.INVALID, message, hint="leave one of them out of depends_on", details=[detail])
+    order = in_order(by_path, lambda path: [other for other in by_path[path].depends_on if other in by_path])
+    return tuple(by_path[path] for path in order)
 
 
 def read_specs(messages: Iterable[spec_pb2.AppSpec]) -> tuple[AppSpec, ...]:

@@ -32,6 +32,7 @@ def read_specs(files: Sequence[str]) -> tuple[AppSpec, ...]:
     if problems:
         raise problems[0] if len(problems) == 1 else _together(problems)
     _check_unique(specs)
+    _check_order(specs)
     return tuple(spec for _, spec in specs)
 
 
@@ -62,3 +63,15 @@ def _check_unique(specs: Sequence[tuple[str, AppSpec]]) -> None:
         first.setdefault(spec.path, source)
     if twice:
         raise GestaltError(Kind.INVALID, "an app is described twice", details=twice, hint="keep one description of each app")
+
+
+def _check_order(specs: Sequence[tuple[str, AppSpec]]) -> None:
+    """Refuse descriptions of different files that depend on each other in a circle."""
+    from gestalt.spec.load import find_cycle
+    from gestalt.spec.mistakes import show_place
+
+    if (found := find_cycle(spec for _, spec in specs)) is not None:
+        path, mistake = found
+        source = next(source for source, spec in specs if spec.path == path)
+        detail = Detail(f"{source}: {show_place(mistake.place)}", mistake.problem, mistake.allowed)
+        raise GestaltError(Kind.INVALID, f"{detail.field} {mistake.problem}", details=[detail], hint="leave one of them out of depends_on")

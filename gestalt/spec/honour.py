@@ -30,8 +30,6 @@ def _unhonoured(spec: AppSpec) -> Iterator[str]:
         yield f"update.strategy {spec.update.strategy} is not done yet: the update is rolling"
     if spec.resources.disk:
         yield "resources.disk is not limited yet"
-    if spec.depends_on:
-        yield "depends_on is not acted on yet: apps start in any order"
     if spec.runtime == "process" and not spec.security.read_only_root:
         for index, volume in enumerate(spec.volumes):
             if volume.read_only:

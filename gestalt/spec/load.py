@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from gestalt.errors import Detail, GestaltError, Kind
 
+from .dependencies import Cycle, in_order
 from .document import Document, Malformed, read_documents
 from .honour import unhonoured, warnings
 from .mistakes import Mistake, mistakes_of, show_place
@@ -28,28 +29,31 @@ def load_specs(text: str, source: str) -> tuple[AppSpec, ...]:
     Raises:
         GestaltError: INVALID, with every mistake of the whole text as a detail: `file:line: place`, what is wrong, what is allowed.
     """
-    specs: list[AppSpec] = []
+    specs: dict[str, AppSpec] = {}
+    documents: dict[str, Document] = {}
     details: list[Detail] = []
-    first: dict[str, int] = {}
     if len(text) > FILE_MAX:
         raise _invalid(source, [Detail(source, f"has {len(text)} characters", f"at most {FILE_MAX}")])
     try:
         for document in read_documents(text):
             spec, mistakes = _check(document)
-            if spec is not None and spec.path in first:
-                mistakes = (Mistake(("path",), f"is {spec.path}, as in line {first[spec.path]}", "one document an app"),)
+            if spec is not None and spec.path in specs:
+                line = documents[spec.path].line(("path",))
+                mistakes = (Mistake(("path",), f"is {spec.path}, as in line {line}", "one document an app"),)
             elif spec is not None:
-                first[spec.path] = document.line(("path",))
-                specs.append(spec)
+                specs[spec.path], documents[spec.path] = spec, document
             details += [_detail(mistake, document, source) for mistake in mistakes]
     except Malformed as error:
         place = f"{source}:{error.line}:{error.column}" if error.column else f"{source}:{error.line}" if error.line else source
         details.append(Detail(place, f"this is not YAML: {error.problem}", "YAML or JSON"))
+    if (found := find_cycle(specs.values())) is not None:
+        path, mistake = found
+        details.append(_detail(mistake, documents[path], source))
     if not details and not specs:
         details.append(Detail(source, "holds no description", "one document an app"))
     if details:
         raise _invalid(source, details)
-    return tuple(specs)
+    return tuple(specs.values())
 
 
 def validate_spec(document: object) -> AppSpec:
@@ -63,6 +67,18 @@ def validate_spec(document: object) -> AppSpec:
         details = [Detail(show_place(mistake.place), mistake.problem, mistake.allowed) for mistake in mistakes]
         raise GestaltError(Kind.INVALID, f"the description has {_count(len(details))}", hint=HINT, details=details)
     return spec
+
+
+def find_cycle(specs: Iterable[AppSpec]) -> tuple[str, Mistake] | None:
+    """Return a mistake of the app of this path, when descriptions depend on each other in a circle."""
+    by_path = {spec.path: spec for spec in specs}
+    try:
+        in_order(by_path, lambda path: [other for other in by_path[path].depends_on if other in by_path])
+    except Cycle as cycle:
+        path, needed = cycle.way[:2]
+        place = ("depends_on", by_path[path].depends_on.index(needed))
+        return path, Mistake(place, f"makes a cycle: {cycle}", "apps that do not need this one themselves")
+    return None
 
 
 def _check(document: Document) -> tuple[AppSpec | None, tuple[Mistake, ...]]:
@@ -103,4 +119,4 @@ def _count(number: int) -> str:
     return "a mistake" if number == 1 else f"{number} mistakes"
 
 
-__all__ = ["load_specs", "unhonoured", "validate_spec", "warnings"]
+__all__ = ["find_cycle", "load_specs", "unhonoured", "validate_spec", "warnings"]

@@ -316,7 +316,7 @@ class AppSpec(Part):
     logging: Annotated[Logging, Field(description="What becomes of its output.")] = Logging()
     placement: Annotated[Placement, Field(description="On which nodes it runs.")] = Placement()
     update: Annotated[Update, Field(description="How it is updated.")] = Update()
-    depends_on: Annotated[tuple[values.AppPath, ...], Field(max_length=100, description="Apps that it needs, by path.")] = ()
+    depends_on: Annotated[tuple[values.AppPath, ...], Field(max_length=100, description="Apps that are to be healthy first, by path.")] = ()
     pull: Annotated[ImagePull, Field(description="docker: how the image comes to the node.")] = ImagePull()
     RULES: ClassVar[tuple[Rule, ...]] = app_rules.APP
 

@@ -313,6 +313,30 @@ class AppRequest(google.protobuf.message.Message):
 global___AppRequest = AppRequest
 
 @typing.final
+class DeleteRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    APP_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
+    app: builtins.str
+    force: builtins.bool
+    """even if others depend on it"""
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        app: builtins.str = ...,
+        force: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "force", b"force", "request", b"request"]) -> None: ...
+
+global___DeleteRequest = DeleteRequest
+
+@typing.final
 class RollbackRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -67,7 +67,7 @@ class AppsStub(object):
                 )
         self.Delete = channel.unary_unary(
                 '/gestalt.v1.Apps/Delete',
-                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
                 )
         self.Get = channel.unary_unary(
@@ -257,7 +257,7 @@ def add_AppsServicer_to_server(servicer, server):
             ),
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
-                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.FromString,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.DeleteRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
@@ -477,7 +477,7 @@ class Apps(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Apps/Delete',
-            gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.DeleteRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

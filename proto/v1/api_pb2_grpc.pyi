@@ -82,7 +82,7 @@ class AppsStub:
     """moves instances to other nodes"""
 
     Delete: grpc.UnaryUnaryMultiCallable[
-        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.DeleteRequest,
         gestalt.proto.v1.api_pb2.ChangeReply,
     ]
 
@@ -169,7 +169,7 @@ class AppsAsyncStub:
     """moves instances to other nodes"""
 
     Delete: grpc.aio.UnaryUnaryMultiCallable[
-        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.DeleteRequest,
         gestalt.proto.v1.api_pb2.ChangeReply,
     ]
 
@@ -278,7 +278,7 @@ class AppsServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
     def Delete(
         self,
-        request: gestalt.proto.v1.api_pb2.AppRequest,
+        request: gestalt.proto.v1.api_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]: ...
 

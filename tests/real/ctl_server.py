@@ -198,7 +198,7 @@ class Apps(api_pb2_grpc.AppsServicer):
         return self.begin("rollback", self.find(request.app).path)
 
     @answering
-    async def Delete(self, request: api_pb2.AppRequest, context: Any) -> api_pb2.ChangeReply:
+    async def Delete(self, request: api_pb2.DeleteRequest, context: Any) -> api_pb2.ChangeReply:
         return self.begin("delete", self.find(request.app).path)
 
     @answering

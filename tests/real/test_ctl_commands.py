@@ -250,7 +250,8 @@ def test_detached_only_the_id_is_printed(server: CtlServer) -> None:
         (["rollback", "web"], api_pb2.RollbackRequest, lambda asked: asked.to_version == 0),
         (["rollback", "web", "--to-version", "1", "--expected-version", "7"], api_pb2.RollbackRequest,
          lambda asked: (asked.to_version, asked.request.expected_version) == (1, 7)),
-        (["delete", "web", "--yes"], api_pb2.AppRequest, lambda asked: asked.app == WEB),
+        (["delete", "web", "--yes"], api_pb2.DeleteRequest, lambda asked: (asked.app, asked.force) == (WEB, False)),
+        (["delete", "web", "--yes", "--force"], api_pb2.DeleteRequest, lambda asked: (asked.app, asked.force) == (WEB, True)),
     ],
 )  # fmt: skip
 def test_each_verb_asks_for_what_was_said(server: CtlServer, args: list[str], kind: type, check: Callable[[object], bool]) -> None:

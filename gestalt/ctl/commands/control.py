@@ -124,17 +124,25 @@ def rollback(app: str, to_version: int | None, **how: Any) -> None:
 @click.command(epilog=examples("gestaltctl delete /shop/main/test/web", "gestaltctl delete web --yes"))
 @app_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Even if other apps depend on it.")
 @change_options
-def delete(app: str, yes: bool, **how: Any) -> None:
+def delete(app: str, yes: bool, force: bool, **how: Any) -> None:
     """Stop an app and forget it, with its versions.
 
-    Asks first; where nobody can be asked, --yes is needed.
+    Asks first; where nobody can be asked, --yes is needed. An app on which others depend is deleted only with --force.
     """
 
     path = app if app.startswith("/") else converse(lambda client: find_app(client, app))
     if not yes:
         _confirm(path)  # outside the event loop, in which Ctrl-C could not reach it
-    _simple(lambda api: api.apps.Delete, path, Following(**how))
+
+    async def work(client: Client) -> None:
+        from gestalt.proto.v1 import api_pb2
+
+        request = api_pb2.DeleteRequest(app=await find_app(client, path), force=force)
+        await carry_out(client, lambda api: api.apps.Delete, request, Following(**how))
+
+    converse(work, patience=60)
 
 
 def _simple(pick: Pick, app: str, how: Following) -> None:

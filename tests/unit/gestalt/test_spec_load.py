@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gestalt.ctl.describing import read_specs
 from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.spec.load import load_specs, validate_spec
 
@@ -247,3 +249,31 @@ def test_a_mangled_file_never_raises_anything_else(edits: list[tuple[int, int, s
     for start, length, new in edits:
         text = text[:start] + new + text[start + length :]
     details(text)
+
+
+def test_descriptions_that_need_each_other_are_refused_with_the_way() -> None:
+    text = """
+path: /a/b/c/web
+image: web:1
+depends_on: [/a/b/c/cache, /a/b/c/db]
+---
+path: /a/b/c/cache
+image: cache:1
+---
+path: /a/b/c/db
+image: db:1
+depends_on:
+  - /a/b/c/web
+"""
+    with pytest.raises(GestaltError) as refusal:
+        load_specs(text, "f.yaml")
+    (detail,) = refusal.value.details
+    assert (detail.field, detail.problem) == ("f.yaml:4: depends_on[1]", "makes a cycle: /a/b/c/web -> /a/b/c/db -> /a/b/c/web")
+
+
+def test_descriptions_of_several_files_that_need_each_other_are_refused(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.yaml" for name in ("web", "db")}
+    for (name, file), other in zip(files.items(), ("db", "web"), strict=True):
+        file.write_text(f"path: /a/b/c/{name}\nimage: x:1\ndepends_on: [/a/b/c/{other}]\n")
+    with pytest.raises(GestaltError, match=r"depends_on.0. makes a cycle: /a/b/c/web -> /a/b/c/db -> /a/b/c/web"):
+        read_specs([str(file) for file in files.values()])

@@ -191,7 +191,6 @@ def test_what_is_exclusive_exists_once() -> None:
     [
         ({"update": {"strategy": "canary"}}, "update.strategy canary"),
         ({"resources": {"disk": "1G"}}, "resources.disk"),
-        ({"depends_on": ["/a/b/c/e"]}, "depends_on"),
     ],
 )
 def test_what_is_not_honoured_is_named(section: Document, word: str) -> None:
