@@ -11,7 +11,7 @@ from gestalt.spec.schema import AppSpec
 
 from .dependencies import Wait
 from .grants import grant_name, next_grant
-from .reconcile import Decision, Outcome, View, is_given_up, stays, unheard
+from .reconcile import Decision, Outcome, View, is_given_up, stays, stops_first, unheard
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
 from .scheduler.place import place
 from .scheduler.values import Capacity, Placing
@@ -68,7 +68,8 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
     if kept + added != placements.instances:
         draft.put_placements(Placements(case.app.path, kept + added))
     _grant(draft, case, kept, added, {node.id: node.incarnation for node in nodes})
-    app = replace(case.app, next_serial=case.app.next_serial + len(added))
+    held = _held(case, decision, sum(not item.stop for item in kept) + len(added), nodes)
+    app = replace(case.app, next_serial=case.app.next_serial + len(added), held=held)
     _announce(draft, case, decision, len(added))
     if decision.replacing and added:
         app = _fail_over(draft, app, case, decision)
@@ -85,6 +86,26 @@ def _place(case: Case, decision: Decision, nodes: tuple[Capacity, ...]) -> Placi
     if case.spec.kind == "system":
         return place_each(case.spec, nodes, decision.on)
     return place(case.spec.model_copy(update={"instances": case.app.wanted}), decision.start, nodes)
+
+
+def _held(case: Case, decision: Decision, there: int, nodes: tuple[Capacity, ...]) -> tuple[str, ...]:
+    """Return the nodes on which room is kept for what stops before it can move, until its replacement is placed.
+
+    Args:
+        case: the app.
+        decision: about it.
+        there: how many of its instances are there, or on their way up, with this decision.
+        nodes: all of them, if anything starts, or stops first.
+    """
+    missing = case.app.wanted - there
+    if missing <= 0 or not stops_first(case.spec) or case.spec.kind == "system":
+        return ()
+    moving = any(view.moving and not view.placed.stop and view.placed.serial in decision.stop for view in case.views)
+    useless = {node.id for node in nodes if not node.ready}.intersection(case.app.held)
+    if not moving and not useless:
+        return case.app.held[:missing]
+    placing = place(case.spec.model_copy(update={"instances": case.app.wanted}), missing, nodes)
+    return tuple(choice.node for choice in placing.choices)
 
 
 def waits_for(case: Case, decision: Decision, held: str) -> str:

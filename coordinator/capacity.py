@@ -12,7 +12,7 @@ from gestalt.spec.schema import Resources
 from .membership import Life, is_emptied
 from .nodes import Tracker
 from .reconcile import is_current
-from .records import App, Node, Placed
+from .records import App, Node, Placed, fixed_ports
 from .reservations import Reservations
 from .scheduler.attributes import attributes
 from .scheduler.values import Capacity
@@ -33,7 +33,11 @@ def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...
     instances = state.placed(path).instances
     same_app = Counter(placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed))
     left = {goal.source, *(placed.node for placed in instances if placed.serial in goal.moving)}
-    found = (_capacity(node, tracker, state.reservations, same_app[node.id]) for node in state.nodes.values())
+    found = [_capacity(node, tracker, state.reservations, same_app[node.id]) for node in state.nodes.values()]
+    for node_id in goal.held:  # room that is kept for it is room
+        spec = state.version(path, goal.version).spec
+        kept = Placed(0, goal.version, node_id, fixed_ports(spec))
+        found = [released(node, kept, spec.resources) for node in found]
     return tuple(_open_to(node, goal.target, left) for node in found)
 
 

@@ -31,6 +31,7 @@ from .records import App, Grant, Step, Task, Verb, instance_id
 from .scheduler.place import place
 from .scheduler.values import Capacity
 from .state import Draft
+from .turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Decider:
         self.unplaced: dict[str, str] = {}
         self._hopeless: dict[str, str] = {}
         self._everywhere: set[str] = set()
+        self._turns = Turns(ledger.state)
         ledger.on_commit(self._committed)
 
     def wake(self, paths: Iterable[str]) -> None:
@@ -140,6 +142,7 @@ class Decider:
             self._hopeless.pop(path, None)
             self._everywhere.discard(path)
             self._progress.forget(path)
+            self._turns.forget(path)
             return
         self.brakes.refresh()  # or the loss of many were taken for that of few, as long as the rest of them is not looked at
         wait = self.gate.look(app)
@@ -164,10 +167,12 @@ class Decider:
             decision = held(decision, wait, app, stalled, update.progress_deadline)
         elif why := self._hindered(case, decision, stuck):
             decision = replace(decision, outcome=Outcome.FAILED, reason=why)
-        reason = advance(draft, case, decision, self.capacities(path) if decision.start else ())
+        is_to_place = decision.start or (decision.stop and stops_first(case.spec))
+        reason = advance(draft, case, decision, self.capacities(path) if is_to_place else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
         self._note(path, wait.why or reason or waits_for(case, decision, paused) or stuck)
         self._hopeless[path] = decision.reason
+        self.wake(self._turns.next())
         if decision.held_back and not paused:
             self._due[path] = now + self.brakes.allowance.wait
         elif not math.isinf(decision.wake_in):
@@ -222,7 +227,7 @@ class Decider:
     def case(self, app: App, at: str) -> Case:
         """Return an app with everything that is known of it now."""
         state = self._ledger.state
-        views = self._tracker.views(app, state.placed(app.path))
+        views = self._turns.take(app, self._tracker.views(app, state.placed(app.path)))
         names = {node.id: node.name for node in state.nodes.values()}
         spec, strange = state.version(app.path, app.version).spec, self.grants.strange
         taken, last = strange.why_taken(app.path), strange.generation(grant_name(app))
@@ -246,7 +251,8 @@ class Decider:
         node = next((node for node in self._ledger.state.nodes.values() if node.drain == task.id), None)
         if node is None:
             return task.steps
-        return drain.steps(task, self._ledger.state.placed_on(node.id), lambda path: self.lacks(path) or self._hopeless.get(path, ""))
+        why = {path: self.lacks(path) or self._hopeless.get(path, "") for path in set(self._ledger.state.placed_on(node.id).values())}
+        return drain.steps(task, node, self._ledger.state.placed_on(node.id), why, self._turns.waiting)
 
     def _committed(self, draft: Draft) -> None:
         """A commit is durable: tell the nodes, and look again at every app that it touched."""
@@ -258,6 +264,7 @@ class Decider:
             self._dispatcher.refresh_routes(paths)
             self.wake(paths)
             self.wake(list(self.unplaced))  # what went has left room
+            self.wake(self._turns.next())
 
     def _track(self, path: str) -> None:
         """Watch the instances of an app, count reports that a stopping one is gone only from now on, forget those that went."""

@@ -216,6 +216,9 @@ class NodeKeeper:
             async with self._ledger.draft("leader", "membership") as draft:
                 for node in self._ledger.state.nodes.values():
                     self._note_node(draft, node)
+        if drain.overdue(self._ledger.state, clock.wall()):
+            async with self._ledger.draft("leader", "drain-deadline") as draft:
+                drain.force(draft, drain.overdue(self._ledger.state, clock.wall()))
         if drain.done(self._ledger.state):
             async with self._ledger.draft("leader", "drained") as draft:
                 drain.conclude(draft, drain.done(self._ledger.state), clock.wall().isoformat())

@@ -193,7 +193,7 @@ class Tracker:
 
     def _view(self, app: App, placed: Placed) -> View:
         sighting, now = self.sighting(instance_id(app, placed.serial)), self._now()
-        node, stands = self.nodes.get(placed.node), self.standing(placed.node)
+        node, stands, record = self.nodes.get(placed.node), self.standing(placed.node), self._records.get(placed.node)
         return View(
             placed,
             sighting.observed,
@@ -203,7 +203,8 @@ class Tracker:
             waiting=now - sighting.unready_since,
             away=stands.away,
             verdict=self.judge(app, placed),
-            moving=placed.serial in app.moving or is_emptied(self._records.get(placed.node)),
+            moving=placed.serial in app.moving or is_emptied(record),
+            forced=record is not None and record.forced,
         )
 
     def takes_requests(self, app: App, placed: Placed) -> bool:

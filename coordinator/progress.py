@@ -12,9 +12,9 @@ from .records import App
 
 @dataclass(slots=True)
 class _Mark:
-    """How far a change got, and since when. `goal`: task, version and what was lost, so that a rollback or failover is measured afresh."""
+    """How far a change got, and since when. `goal`: task, version, what was lost, what moves: each of these is measured afresh."""
 
-    goal: tuple[str, int, frozenset[int]]
+    goal: tuple[str, int, frozenset[int], frozenset[int]]
     best: int
     since: float
     heard: bool
@@ -30,7 +30,8 @@ class Progress:
         """Return for how many seconds the change of an app has not got on."""
         alive = tuple(view for view in views if not is_given_up(view, spec))
         lost = frozenset(view.placed.serial for view in views) - {view.placed.serial for view in alive}
-        goal, best, heard = (app.task, app.version, lost), score(app, alive), all(view.heard for view in alive)
+        goal = app.task, app.version, lost, frozenset(view.placed.serial for view in alive if view.moving)
+        best, heard = score(app, alive), all(view.heard for view in alive)
         mark = self._marks.get(app.path)
         if mark is None or mark.goal != goal or best > mark.best or (heard and not mark.heard):
             mark = self._marks[app.path] = _Mark(goal, best, now, heard)

@@ -29,7 +29,8 @@ class View:
     `observed` None: its node has not told of it (yet). `heard`: the node's inventory is in. `gone`: the node says that
     nothing of it is left. `ready_for`: seconds since it is ready; `waiting`: seconds since it was placed or was last ready, as far as
     this leader knows. `away`: seconds since its node is unreachable, infinite when it is lost, None while it is neither. `verdict`: what is
-    to become of its right to be the only one, None = it needs none. `moving`: it is to be replaced by one on another node.
+    to become of its right to be the only one, None = it needs none. `moving`: it is to be replaced by one on another node; `forced`: and
+    stops whether there is one or not.
     """
 
     placed: Placed
@@ -41,6 +42,7 @@ class View:
     away: float | None = None
     verdict: Verdict | None = None
     moving: bool = False
+    forced: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -286,19 +288,23 @@ def _to_stop(case: _Case, missing: int) -> list[View]:
     `missing`: how many were lost and may not be replaced now. They are not there anyway, so that a change goes on without them.
     """
     wanted = case.app.wanted
-    worst_first = sorted(case.old, key=lambda view: (not view.known_bad, -view.placed.serial))
+    forced = [view for view in case.old if view.forced]
+    waiting = [view for view in case.old if not view.forced]
+    worst_first = sorted(waiting, key=lambda view: (not view.known_bad, -view.placed.serial))
     if wanted == 0:
-        return worst_first + case.current
+        return forced + worst_first + case.current
     surplus = _surplus(case)
     _, unavailable = case.limits
     steady = case.steady - sum(is_steady(view, case.spec) for view in surplus)
     promised = max(min(1, wanted - unavailable), wanted - unavailable - missing)
-    ready_after = steady + sum(view.ready for view in case.old)
-    stop = list(surplus)
+    ready_after = steady + sum(view.ready for view in waiting)
+    stop = surplus + forced
     if case.terms.is_stuck or (case.strategy == "recreate" and unheard(case.app, case.old)):
         return stop
     if case.strategy == "blue_green" and steady < wanted:
-        return stop + _neither_blue_nor_green(case)  # the others go all at once, when all of the new version are there
+        return stop + [
+            view for view in _neither_blue_nor_green(case) if not view.forced
+        ]  # the others go all at once, when all of the new version are there
     for view in worst_first:
         if view.known_bad:
             stop.append(view)

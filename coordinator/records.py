@@ -41,7 +41,8 @@ class App:
     `version` is the one wanted, `stable` the last one that was healthy altogether (0 = none yet), `last_version` the
     highest ever made. Instances with a serial below `renew_below` are replaced although their version is right, and those of the serials
     `moving` by some on other nodes than `source`: on the node `target`, if that is not empty. `awaiting`: the version to go to, or to start
-    with, when what it depends on is healthy, 0 = nothing waits; `after`: the lowest versions of other apps that will do, by path.
+    with, when what it depends on is healthy, 0 = nothing waits; `after`: the lowest versions of other apps that will do, by path. `held`:
+    the nodes on which room for one of the wanted version each is kept, for what stops before its replacement can be placed.
     """
 
     path: str
@@ -62,6 +63,7 @@ class App:
     target: str = ""
     awaiting: int = 0
     after: tuple[tuple[str, int], ...] = ()
+    held: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -151,6 +153,8 @@ class Task:
 class Node:
     """A machine of the cluster. `admin`: ready, cordoned, draining or drained; `drain`: the task of a drain that is under way.
 
+    Of a drain: `parallel` instances at most are on the move at once, 0 = as many as there are; `drain_until`: its deadline, by the wall
+    clock, empty = it has none; `forced`: that is over, so that what is left stops without waiting for replacements.
     `incarnation`: of its newest membership, 0 = it never had one. `lost`: the incarnation whose loss the leader has noted, 0 = it is not
     lost; so a new leader knows which losses are old. `confirmed`: the incarnation that an operator declared dead. `refused`: the
     incarnation, over by now, because of which the other nodes are to refuse its packets, 0 = they are not; `refused_at`: the address.
@@ -169,6 +173,9 @@ class Node:
     refused: int = 0
     refused_at: str = ""
     drain: str = ""
+    parallel: int = 0
+    drain_until: str = ""
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +272,11 @@ class Audit:
 def instance_id(app: App, serial: int) -> str:
     """Return the id of an instance: readable, and never used twice."""
     return f"{app.name}-{app.uid}-{serial}"
+
+
+def fixed_ports(spec: AppSpec) -> tuple[int, ...]:
+    """Return the host ports that each instance of a description asks for by number."""
+    return tuple(port.host_port for port in spec.ports if port.host_port)
 
 
 def bindings(spec: AppSpec, placed: Placed) -> tuple[PortBinding, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,8 +13,25 @@ from pydantic import TypeAdapter
 
 from gestalt.errors import GestaltError, Kind
 from gestalt.spec.part import STORED
+from gestalt.spec.schema import AppSpec
 
-from .records import Answer, App, Audit, Coordinator, Event, Grant, Node, Placed, Placements, Switches, Task, Token, Version, instance_id
+from .records import (
+    Answer,
+    App,
+    Audit,
+    Coordinator,
+    Event,
+    Grant,
+    Node,
+    Placed,
+    Placements,
+    Switches,
+    Task,
+    Token,
+    Version,
+    fixed_ports,
+    instance_id,
+)
 from .reservations import Reservations
 from .store.base import Delete, Document, Put
 from .store.formats import later_fields
@@ -119,6 +136,7 @@ class State:
         for path, app in self.apps.items():
             for placed in self.placed(path).instances:
                 self._settle(app, placed)
+        self._keep_room(self.apps, self.reservations.add)
 
     def _settle(self, app: App, placed: Placed) -> None:
         """Have an instance in what is derived."""
@@ -138,7 +156,9 @@ class State:
 
     def apply(self, draft: Draft) -> None:
         """Make a committed draft true."""
-        moves = [self._moves(draft, path) for path in {key for kind, key in draft.records if kind in ("app", "placements")}]
+        paths = {key for kind, key in draft.records if kind in ("app", "placements")}
+        moves = [self._moves(draft, path) for path in paths]
+        self._keep_room(paths, self.reservations.remove)
         for gone, _ in moves:
             for app, placed in gone:
                 self._unsettle(app, placed)
@@ -147,9 +167,18 @@ class State:
                 self.table(kind).pop(key, None)
             else:
                 self.table(kind)[key] = record
+        self._keep_room(paths, self.reservations.add)
         for _, come in moves:
             for app, placed in come:
                 self._settle(app, placed)
+
+    def _keep_room(self, paths: Iterable[str], note: Callable[[str, AppSpec, tuple[int, ...]], None]) -> None:
+        """Reserve the room that is kept for what has stopped, or give it free: whatever `note` does."""
+        for path in paths:
+            if (app := self.apps.get(path)) is not None and app.held:
+                spec = self.version(path, app.version).spec
+                for node in app.held:
+                    note(node, spec, fixed_ports(spec))
 
     def _moves(self, draft: Draft, path: str) -> tuple[list[tuple[App, Placed]], list[tuple[App, Placed]]]:
         """Return which instances of an app a draft takes away, and which it adds. Where an instance is, it is for ever."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gestalt import clock
+from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.identity import Role
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2
 
@@ -46,10 +48,12 @@ class MembersServicer(NodesServicer):
         return await self._change(self._call("uncordon", request, context), request.node, lambda node: replace(node, admin="ready"))
 
     @unary
-    async def Drain(self, request: api_pb2.NodeRequest, context: Context) -> api_pb2.ChangeReply:
+    async def Drain(self, request: api_pb2.DrainRequest, context: Context) -> api_pb2.ChangeReply:
+        limits = limits_of(request)
+
         def work(draft: Draft, asked: Asked) -> Task | None:
             node = find_node(self.ledger.state.nodes.values(), request.node)
-            return drain.begin(draft, node, self.presenter.node_state(node.id), asked)
+            return drain.begin(draft, node, self.presenter.node_state(node.id), asked, limits)
 
         return await self.requests.change(self._call("drain", request, context), {request.node: work})
 
@@ -86,7 +90,7 @@ class MembersServicer(NodesServicer):
         put_answer(draft, call, reply)
         return reply
 
-    def _call(self, verb: str, request: api_pb2.NodeRequest | api_pb2.LabelRequest, context: Context) -> Call:
+    def _call(self, verb: str, request: api_pb2.NodeRequest | api_pb2.DrainRequest | api_pb2.LabelRequest, context: Context) -> Call:
         actor = caller(context, self.cluster_id, Role.USER).name
         check_request(request.request)
         return Call(actor, f"node.{verb}", request, request.request)
@@ -121,6 +125,19 @@ class JoinsServicer(agent_pb2_grpc.JoinsServicer):
     @unary
     async def Join(self, request: agent_pb2.JoinRequest, context: Context) -> agent_pb2.JoinReply:
         return await self.enrolment.join(request)
+
+
+def limits_of(request: api_pb2.DrainRequest) -> drain.Limits:
+    """Return the limits that a request sets.
+
+    Raises:
+        GestaltError: INVALID, when it both sets a deadline and takes it away.
+    """
+    if request.no_deadline and request.HasField("deadline"):
+        detail = Detail("no_deadline", "goes with no deadline", "one of both")
+        raise GestaltError(Kind.INVALID, f"{detail.field}: {detail.problem}; allowed: {detail.allowed}", details=[detail])
+    deadline = request.deadline if request.HasField("deadline") else math.inf if request.no_deadline else None
+    return drain.Limits(deadline, request.parallel if request.HasField("parallel") else None)
 
 
 def holding(state: State, node: str) -> Holding:

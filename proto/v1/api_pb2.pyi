@@ -701,6 +701,45 @@ class NodeRequest(google.protobuf.message.Message):
 global___NodeRequest = NodeRequest
 
 @typing.final
+class DrainRequest(google.protobuf.message.Message):
+    """Asked for again while the node drains, it changes the limits that are set."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    DEADLINE_FIELD_NUMBER: builtins.int
+    PARALLEL_FIELD_NUMBER: builtins.int
+    NO_DEADLINE_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """name or id"""
+    deadline: builtins.float
+    """seconds until what is left stops without a healthy replacement; not set = never"""
+    parallel: builtins.int
+    """so many instances are on the move at once; not set = 10"""
+    no_deadline: builtins.bool
+    """take the deadline of a drain away that is under way"""
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        node: builtins.str = ...,
+        deadline: builtins.float | None = ...,
+        parallel: builtins.int | None = ...,
+        no_deadline: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_deadline", b"_deadline", "_parallel", b"_parallel", "deadline", b"deadline", "parallel", b"parallel", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_deadline", b"_deadline", "_parallel", b"_parallel", "deadline", b"deadline", "no_deadline", b"no_deadline", "node", b"node", "parallel", b"parallel", "request", b"request"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_deadline", b"_deadline"]) -> typing.Literal["deadline"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_parallel", b"_parallel"]) -> typing.Literal["parallel"] | None: ...
+
+global___DrainRequest = DrainRequest
+
+@typing.final
 class LabelRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

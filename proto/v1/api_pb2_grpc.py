@@ -599,7 +599,7 @@ class NodesStub(object):
                 )
         self.Drain = channel.unary_unary(
                 '/gestalt.v1.Nodes/Drain',
-                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.DrainRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
                 )
         self.Remove = channel.unary_unary(
@@ -700,7 +700,7 @@ def add_NodesServicer_to_server(servicer, server):
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
-                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.FromString,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.DrainRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
             ),
             'Remove': grpc.unary_unary_rpc_method_handler(
@@ -808,7 +808,7 @@ class Nodes(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Drain',
-            gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.DrainRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -344,7 +344,7 @@ class NodesStub:
     """ends a drain, too"""
 
     Drain: grpc.UnaryUnaryMultiCallable[
-        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.DrainRequest,
         gestalt.proto.v1.api_pb2.ChangeReply,
     ]
     """takes no new instances, and what runs there moves to other nodes"""
@@ -390,7 +390,7 @@ class NodesAsyncStub:
     """ends a drain, too"""
 
     Drain: grpc.aio.UnaryUnaryMultiCallable[
-        gestalt.proto.v1.api_pb2.NodeRequest,
+        gestalt.proto.v1.api_pb2.DrainRequest,
         gestalt.proto.v1.api_pb2.ChangeReply,
     ]
     """takes no new instances, and what runs there moves to other nodes"""
@@ -446,7 +446,7 @@ class NodesServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
     def Drain(
         self,
-        request: gestalt.proto.v1.api_pb2.NodeRequest,
+        request: gestalt.proto.v1.api_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
         """takes no new instances, and what runs there moves to other nodes"""

@@ -109,13 +109,13 @@ async def test_instances_of_others_stay_where_they_are_when_an_app_is_scaled(rac
 async def test_a_drained_node_has_handed_over_everything(racks: Members) -> None:
     await well(racks, await racks.launch(4))
     nodes = api_pb2_grpc.NodesStub(racks.channel())
-    reply = await nodes.Drain(api_pb2.NodeRequest(node="a"), timeout=10)
+    reply = await nodes.Drain(api_pb2.DrainRequest(node="a"), timeout=10)
     task = await racks.outcome(reply)
     assert (task.kind, task.node, task.state, task.message) == ("drain", "a", "succeeded", "nothing runs on a any more")
     assert [(step.name, step.state, step.done, step.total) for step in task.steps] == [("move", "done", 1, 1)]
     assert {name: len(agent.running) for name, agent in racks.by_name.items()}["a"] == 0
     assert racks.state("a") == "drained"
-    again = await nodes.Drain(api_pb2.NodeRequest(node="a"), timeout=10)
+    again = await nodes.Drain(api_pb2.DrainRequest(node="a"), timeout=10)
     assert (list(again.tasks), list(again.unchanged)) == ([], ["a"])
     await nodes.Uncordon(api_pb2.NodeRequest(node="a"), timeout=10)
     await racks.until_state("a", "ready")
@@ -127,7 +127,7 @@ async def test_what_would_have_to_stop_first_stays_while_there_is_no_room_elsewh
     only = {"constraints": [{"attribute": "rack", "value": "r3"}]}
     assert await well(racks, await racks.launch(1, ports=fixed, placement=only)) == {"d": 1}
     (instance,) = racks.by_name["d"].running
-    reply = await api_pb2_grpc.NodesStub(racks.channel()).Drain(api_pb2.NodeRequest(node="d"), timeout=10)
+    reply = await api_pb2_grpc.NodesStub(racks.channel()).Drain(api_pb2.DrainRequest(node="d"), timeout=10)
     why = f"waits for {PATH}: 3 nodes: not rack = r3 (a has rack r1, not rack = r3); 1 node: is draining"
 
     async def waits() -> bool:
@@ -144,7 +144,7 @@ async def test_what_would_have_to_stop_first_stays_while_there_is_no_room_elsewh
 async def test_a_new_leader_goes_on_with_a_drain_and_an_uncordoned_node_ends_it(racks: Members) -> None:
     await well(racks, await racks.launch(4, placement={"constraints": [{"operator": "unique"}]}))
     nodes = api_pb2_grpc.NodesStub(racks.channel())
-    reply = await nodes.Drain(api_pb2.NodeRequest(node="a"), timeout=10)
+    reply = await nodes.Drain(api_pb2.DrainRequest(node="a"), timeout=10)
     await racks.leave_office()
     ran = {name: await racks.disconnect(name) for name in RACKS}
     await racks.up()

@@ -97,21 +97,30 @@ def uncordon(name: str, request_id: str, output: str) -> None:
 
 
 @node.command(
-    epilog=examples("gestaltctl node drain web-3", "gestaltctl node drain web-3 --detach", "gestaltctl node drain web-3 --timeout 10m")
+    epilog=examples(
+        "gestaltctl node drain web-3", "gestaltctl node drain web-3 --deadline 1h --parallel 20", "gestaltctl node drain web-3 --detach"
+    )
 )
 @click.argument("name", metavar="NODE")
+@click.option("--deadline", type=Duration(), metavar="TIME", help="Stop what is left then, also without a healthy replacement.")
+@click.option("--no-deadline", is_flag=True, help="Wait as long as it takes, which is the default; takes back a --deadline.")
+@click.option("--parallel", type=int, metavar="N", help="So many instances are on the move at once.  [default: 10]")
 @task_options
-def drain(name: str, **how: Any) -> None:
+def drain(name: str, deadline: float | None, no_deadline: bool, parallel: int | None, **how: Any) -> None:
     """Have everything that runs on a node run elsewhere, and place nothing new there.
 
     Each instance stops when its replacement is healthy, as in an update. What may exist only once, or has a fixed host port, stops first,
-    and only if there is room for it elsewhere. What finds no room stays, and is told. `uncordon` ends the drain.
+    and only if there is room for it elsewhere. What finds no room stays, and is told, until the deadline. Asked for again it changes the
+    limits of the drain. `uncordon` ends it.
     """
+    if no_deadline and deadline is not None:
+        raise click.UsageError("--deadline and --no-deadline exclude each other", click.get_current_context())
 
     async def work(client: Client) -> None:
         from gestalt.proto.v1 import api_pb2
 
-        await carry_out(client, lambda api: api.nodes.Drain, api_pb2.NodeRequest(node=name), Following(**how))
+        request = api_pb2.DrainRequest(node=name, deadline=deadline, parallel=parallel, no_deadline=no_deadline)
+        await carry_out(client, lambda api: api.nodes.Drain, request, Following(**how))
 
     converse(work)
 

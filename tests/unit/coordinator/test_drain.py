@@ -19,10 +19,10 @@ from tests.unit.coordinator.fleet import Fleet, settled
 from tests.unit.coordinator.world import AT, PATH, spec
 
 
-def begin(fleet: Fleet, name: str, number: int = 1) -> Task | None:
+def begin(fleet: Fleet, name: str, number: int = 1, limits: drain.Limits = drain.AS_IT_IS) -> Task | None:
     draft = Draft(fleet.state)
     life = fleet.tracker.standing(name).life
-    task = drain.begin(draft, fleet.state.nodes[name], life, Asked("tester", AT, 0, f"drain{number}", "abcdef"))
+    task = drain.begin(draft, fleet.state.nodes[name], life, Asked("tester", AT, 0, f"drain{number}", "abcdef"), limits)
     fleet.state.apply(draft)
     return task
 
@@ -223,10 +223,10 @@ def test_a_drain_that_is_asked_for_again_is_the_same() -> None:
 def test_steps_name_what_is_waited_for() -> None:
     task = Task("t", Verb.DRAIN, "", "me", AT, steps=(), node="n1")
     left = {"web-1": "/o/w/e/web", "web-2": "/o/w/e/web", "a-1": "/o/w/e/a", "b-1": "/o/w/e/b", "c-1": "/o/w/e/c"}
-    (step,) = drain.steps(task, left, lambda path: "no room" if path.endswith("a") else "")
+    (step,) = drain.steps(task, Node("n1", "n1"), left, {"/o/w/e/a": "no room"})
     assert (step.state, step.done, step.total) == ("running", 0, 5)
     assert step.message == "waits for /o/w/e/a: no room; /o/w/e/b; /o/w/e/c; 1 more apps"
-    (step,) = drain.steps(replace(task, steps=(replace(step, total=7),)), {"a-1": "/o/w/e/a"}, lambda path: "")
+    (step,) = drain.steps(replace(task, steps=(replace(step, total=7),)), Node("n1", "n1"), {"a-1": "/o/w/e/a"}, {})
     assert (step.done, step.total, step.message) == (6, 7, "waits for /o/w/e/a")
 
 

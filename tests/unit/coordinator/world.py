@@ -15,6 +15,7 @@ from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.coordinator.state import Draft, State, encode
 from gestalt.coordinator.store.base import Document
 from gestalt.coordinator.system import look
+from gestalt.coordinator.turns import in_turn
 from gestalt.model import Health, Observed, Phase
 from gestalt.spec.schema import AppSpec, HttpService, Port, Update
 
@@ -45,6 +46,7 @@ class World:
     log: list[str] = field(default_factory=list)
     asked: int = 0
     replaceable: int = UNLIMITED
+    is_stuck: bool = False
     running: dict[str, Observed] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
 
@@ -99,11 +101,11 @@ class World:
         if app is None:
             return None
         draft = Draft(self.state)
-        views = self.tracker.views(app, self.state.placed(PATH))
+        views = in_turn(self.state, app, self.tracker.views(app, self.state.placed(PATH)))
         template = self.state.version(PATH, app.version).spec
         stalled = self.progress.stalled(app, template, views, self.now)
         newest = self.state.version(PATH, max(app.version, *(view.placed.version for view in views), 0))
-        terms = Terms(self.replaceable, strategy=newest.spec.update.strategy)
+        terms = Terms(self.replaceable, self.is_stuck, strategy=newest.spec.update.strategy)
         if template.kind == "system":
             app, decision = look(self.state, app, views, self._nodes(), stalled)
         else:
