@@ -238,7 +238,8 @@ def test_nothing_new_ever_begins_before_what_it_needs_is_healthy(
     edges: set[tuple[str, str]], happenings: list[tuple[str, str]], is_update: bool
 ) -> None:
     def specs(image: str) -> list[object]:
-        return [app(name, *(b for a, b in sorted(edges) if a == name), image=image) for name in NAMES]
+        patient = {"health_deadline": "1h", "progress_deadline": "1h"}
+        return [app(name, *(b for a, b in sorted(edges) if a == name), image=image, update=patient) for name in NAMES]
 
     shop = running(*specs("one")) if is_update else Shop()
     shop.apply(*specs("two" if is_update else "one"))  # type: ignore[arg-type]
