@@ -50,6 +50,25 @@ class Latest(Generic[T]):
         return value
 
 
+class Standing(Generic[T]):
+    """A value that every session is told first, and whenever it changes. `wake` is called when it does."""
+
+    def __init__(self, value: T, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._changed = False
+        self.value = value
+
+    def put(self, value: T) -> None:
+        if value != self.value:
+            self.value, self._changed = value, True
+            self._wake()
+
+    def take(self, *, always: bool = False) -> T | None:
+        """Return it if it changed since the last call, or `always`."""
+        changed, self._changed = self._changed or always, False
+        return self.value if changed else None
+
+
 class Board:
     """The one place where observations lie. Not thread-safe: the loop alone uses it."""
 
@@ -67,6 +86,7 @@ class Board:
         self.facts = model_pb2.Facts()
         self.incarnation = 0
         self._member: Callable[[int], None] = lambda _: None
+        self.prepared = Standing(agent_pb2.Prepared(), lambda: self._wake())  # noqa: PLW0108
         self.usage: Latest[agent_pb2.UsageReport] = Latest(lambda: self._wake())  # noqa: PLW0108 (whoever is attached then)
 
     def put(self, observed: Observed, retry_at: float = 0.0, since: float = 0.0) -> bool:

@@ -141,6 +141,8 @@ def apply_delta(state: agent_pb2.NodeState, delta: agent_pb2.NodeDelta) -> agent
     _change(after.refused, delta.put.refused, delta.drop_refused)
     _change(after.peers, delta.put.peers, delta.drop_peers)
     after.recovering = delta.put.recovering
+    after.prepare.clear()
+    after.prepare.update(delta.put.prepare)
     return after
 
 

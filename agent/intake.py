@@ -63,8 +63,14 @@ def take_in(message: agent_pb2.NodeState, known: Mapping[str, AppSpec]) -> Intak
         *(f"instance {key!r} is not taken over: {why}" for key, why in refused.items()),
         *(f"route {key!r} is not taken over: {why}" for key, why in bad_routes.items()),
         *(f"node {key!r} is not taken over: {why}" for key, why in (bad_nodes | bad_peers).items()),
+        *(
+            f"template {key!r} is not prepared: {bad_templates.get(key, 'it is missing')}"
+            for key in message.prepare
+            if key not in templates
+        ),
     ]
-    state = NodeState(message.epoch, message.revision, templates, instances, routes, nodes, peers, message.recovering)
+    prepare = {key: number for key, number in message.prepare.items() if key in templates}
+    state = NodeState(message.epoch, message.revision, templates, instances, routes, nodes, peers, message.recovering, prepare)
     return Intake(state, refused, tuple(problems))
 
 

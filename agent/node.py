@@ -25,6 +25,7 @@ from .firewall.refusing import Refusing
 from .hosts import Hosts
 from .instances import LAUNCHES_AT_ONCE, Instances
 from .local import Surroundings
+from .preparing import Preparing
 from .proxy import ProxyManager
 from .records import RecordStore
 from .session import Session
@@ -115,6 +116,7 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     around = Surroundings(settings, drivers, records, board, proxy, *slots, fencing.exclusive, fencing.returning(disk))
     instances, proxy_keeper = Instances(around), ProxyKeeper(proxy, board)
     peers = _peers(settings, board, disk)
+    preparing = Preparing(drivers, board)
 
     async def apply(state: Desired) -> None:
         """The load balancer hears of new servers first, and is changed while containers start."""
@@ -122,6 +124,7 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
             keeper.set_desired(state)
         route(proxy, state)
         instances.set_desired(state)
+        preparing.set_desired(state)
         await proxy.wait_applied(APPLY_LIMIT)
         proxy_keeper.tell()
 
@@ -134,6 +137,7 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
         *(DriverKeeper(name, driver) for name, driver in drivers.items()),
         proxy_keeper,
         instances,
+        preparing,
         FactsKeeper(settings, drivers, board),
         UsageKeeper(settings, instances.locate, proxy.driver, board),
         session,
@@ -146,6 +150,7 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     for keeper in peers:
         keeper.set_desired(left)
     instances.adopt(records.load(), left)
+    preparing.set_desired(left)
     route(proxy, left)
     await engine.start()
     return engine

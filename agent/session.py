@@ -216,6 +216,7 @@ class Conversation:
             cluster_id=self._settings.cluster_id,
             incarnation=self._incarnation,
             wants_peers=self._settings.hosts_file is not None,
+            prepares=True,
         )
 
     async def _greeted(self, greeting: Any) -> None:
@@ -234,6 +235,7 @@ class Conversation:
         self._board.attach(self._wake.set)
         await self._send(call, agent_pb2.AgentMessage(inventory=self._board.inventory()))
         await self._send(call, agent_pb2.AgentMessage(refusing=self._board.take_refusing(always=True)))
+        await self._send(call, agent_pb2.AgentMessage(prepared=self._board.prepared.take(always=True)))
         while True:
             if self._board.incarnation != self._incarnation:
                 raise SessionDoubt(f"the node is now a member as incarnation {self._board.incarnation}, which has to be told anew")
@@ -264,6 +266,8 @@ class Conversation:
             news.append(agent_pb2.AgentMessage(facts=facts))
         if (refusing := self._board.take_refusing()) is not None:
             news.append(agent_pb2.AgentMessage(refusing=refusing))
+        if (prepared := self._board.prepared.take()) is not None:
+            news.append(agent_pb2.AgentMessage(prepared=prepared))
         if (usage := self._board.usage.take()) is not None:
             news.append(agent_pb2.AgentMessage(usage=usage))
         if self._ack is not None:

@@ -25,6 +25,7 @@ from .grants import grant_name
 from .ledger import Ledger
 from .membership import Life
 from .nodes import Tracker
+from .preparations import Preparations
 from .progress import Progress
 from .reconcile import Decision, Outcome, Terms, is_given_up, reconcile, stays, stops_first
 from .records import App, Grant, Step, Task, Verb, instance_id
@@ -65,6 +66,8 @@ class Decider:
         self._watched: dict[str, set[str]] = {}
         self._wake = asyncio.Event()
         self.gate = Gate(ledger.state, tracker)
+        self.preparations = Preparations(ledger.state, tracker, dispatcher.ask, lambda: ledger.epoch)
+        dispatcher.prepare = self.preparations.of_node
         self.unplaced: dict[str, str] = {}
         self._hopeless: dict[str, str] = {}
         self._everywhere: set[str] = set()
@@ -143,6 +146,7 @@ class Decider:
             self._everywhere.discard(path)
             self._progress.forget(path)
             self._turns.forget(path)
+            self.preparations.drop(path)
             return
         self.brakes.refresh()  # or the loss of many were taken for that of few, as long as the rest of them is not looked at
         wait = self.gate.look(app)
@@ -162,15 +166,16 @@ class Decider:
         else:
             terms = Terms(0 if paused else self.brakes.allowance.left(now), bool(stuck), case.strategy)
             decision = reconcile(app, case.spec, case.views, stalled, terms)
+        decision, readiness = self.preparations.hold(case, decision, lambda: self.capacities(path))
         if wait.why:
             update = self._ledger.state.version(path, app.goal).spec.update
             decision = held(decision, wait, app, stalled, update.progress_deadline)
-        elif why := self._hindered(case, decision, stuck):
+        elif why := self._hindered(case, decision, stuck or readiness.hindering(decision)):
             decision = replace(decision, outcome=Outcome.FAILED, reason=why)
         is_to_place = decision.start or (decision.stop and stops_first(case.spec))
         reason = advance(draft, case, decision, self.capacities(path) if is_to_place else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
-        self._note(path, wait.why or reason or waits_for(case, decision, paused) or stuck)
+        self._note(path, wait.why or reason or waits_for(case, decision, paused) or stuck or readiness.why)
         self._hopeless[path] = decision.reason
         self.wake(self._turns.next())
         if decision.held_back and not paused:

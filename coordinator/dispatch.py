@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gestalt import clock
@@ -16,7 +16,7 @@ from .grant_book import Terms
 from .neighbours import Neighbours
 from .nodes import Tracker
 from .pace import Pace
-from .records import App, Placed, bindings, instance_id
+from .records import App, Placed, Version, bindings, instance_id
 from .routes import Routed, route
 from .state import State
 
@@ -83,6 +83,7 @@ def difference(before: NodeState, after: NodeState) -> agent_pb2.NodeDelta | Non
         {key: item for key, item in after.refused.items() if before.refused.get(key) != item},
         {key: item for key, item in after.peers.items() if (peer := before.peers.get(key)) is not item and peer != item},
         recovering=after.recovering,
+        prepare=after.prepare,
     )
     delta = agent_pb2.NodeDelta(
         epoch=after.epoch,
@@ -135,6 +136,8 @@ class Dispatcher:
         self._wires: dict[str, tuple[Route, agent_pb2.Route]] = {}
         self.terms: Callable[[App, Placed], Terms] = _free
         """How nodes are told of an instance."""
+        self.prepare: Callable[[str], Sequence[tuple[Version, int]]] = lambda node: ()
+        """What a node is to prepare: versions, with the number of each request."""
         self.neighbours = Neighbours(state.nodes, self._address)
         self.believed: frozenset[str] = frozenset()
         """The nodes whose word counts although they lost their membership: most did at once, and these still report."""
@@ -187,6 +190,10 @@ class Dispatcher:
             self._reroute(path)
         self._pace.ask()
 
+    def ask(self) -> None:
+        """Have all agents told of whatever changed, soon."""
+        self._pace.ask()
+
     def heard(self, paths: Iterable[str]) -> None:
         """More was observed of these apps: have agents told if their routes changed."""
         changed = [path for path in paths if self._reroute(path)]
@@ -227,7 +234,14 @@ class Dispatcher:
         node = link.node
         routes = {key: item for path in self._routed_on(node) for key, item in self._routes.get(path, {}).items()}
         own = node_state(self._state, node, routes, self._epoch(), self._told[node].revision + 1, terms=self.terms)
-        return replace(own, refused=self.neighbours.refused_by(node), peers=self.neighbours.known if link.wants_peers else {})
+        asked = self.prepare(node)
+        return replace(
+            own,
+            refused=self.neighbours.refused_by(node),
+            peers=self.neighbours.known if link.wants_peers else {},
+            templates=own.templates | {version.hash: version.spec for version, _ in asked},
+            prepare={version.hash: number for version, number in asked},
+        )
 
     def _routed_on(self, node: str) -> Iterable[str]:
         """Return the apps whose routes a node gets: all at an edge, which every node of a small cluster is, else those that it runs."""

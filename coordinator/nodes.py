@@ -29,6 +29,16 @@ class Sighting:
     stopping: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How far a node is with a template that it is to prepare. `number`: of the request that it answers."""
+
+    number: int
+    done: bool = False
+    refused: bool = False
+    reason: str = ""
+
+
 @dataclass(slots=True)
 class NodeView:
     """What is known of one node. `heard`: its inventory is in and its stream stands; `ever_heard`: this leader had one of it.
@@ -54,6 +64,10 @@ class NodeView:
     """Of its membership, as its agent named it at the beginning of the session."""
     refusing: dict[str, int] = field(default_factory=dict)
     """Whose packets it refuses: incarnations by node id, as it told in this session."""
+    prepares: bool = False
+    """Its agent can be asked to."""
+    prepared: dict[str, Preparation] = field(default_factory=dict)
+    """What it has prepared, by template hash, as it told in this session."""
     facts: model_pb2.Facts = field(default_factory=model_pb2.Facts)
     problems: tuple[str, ...] = ()
     unknown: dict[str, Observed] = field(default_factory=dict)
@@ -108,7 +122,7 @@ class Tracker:
 
     def connected(self, view: NodeView) -> None:
         view.connected, view.heard, view.last_seen = True, False, self._now()
-        view.refusing = {}
+        view.refusing, view.prepared = {}, {}
 
     def disconnected(self, view: NodeView) -> None:
         view.connected, view.heard, view.disconnected_at = False, False, self._now()

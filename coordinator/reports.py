@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 
 from gestalt.errors import GestaltError, Kind
 from gestalt.model import Observed
-from gestalt.proto.v1 import model_pb2
+from gestalt.proto.v1 import agent_pb2, model_pb2
 from gestalt.wire import from_wire
+
+from .nodes import Preparation
 
 SENTENCE = 2000
 OUTPUT = 500
 LINES = 20
 CHECKS = 100
+TEMPLATES = 1000
 
 
 def observed(message: model_pb2.Observed) -> Observed:
@@ -35,6 +39,12 @@ def observed(message: model_pb2.Observed) -> Observed:
         checks=tuple(replace(check, name=check.name[:OUTPUT], output=check.output[:OUTPUT]) for check in seen.checks[:CHECKS]),
         runtime_id=seen.runtime_id[:OUTPUT],
     )
+
+
+def prepared(message: agent_pb2.Prepared) -> dict[str, Preparation]:
+    """Return what an agent has prepared, by template hash."""
+    listed = islice(message.templates.items(), TEMPLATES)
+    return {key[:OUTPUT]: Preparation(item.number, item.done, item.refused, item.reason[:SENTENCE]) for key, item in listed}
 
 
 def sentences(texts: Iterable[str]) -> tuple[str, ...]:

@@ -169,7 +169,8 @@ class Peer:
 class NodeState:
     """Everything that one node should run and route, at one revision of one epoch. `refused` and `peers` are by node id.
 
-    `recovering`: the state was restored and may lack something, so what is not listed is left as it is.
+    `recovering`: the state was restored and may lack something, so what is not listed is left as it is. `prepare`: the templates of which
+    everything is to be on the node that an instance needs, before others stop for them, with the number of each request.
     """
 
     epoch: int
@@ -180,3 +181,4 @@ class NodeState:
     refused: dict[str, Refused] = field(default_factory=dict)
     peers: dict[str, Peer] = field(default_factory=dict)
     recovering: bool = False
+    prepare: dict[str, int] = field(default_factory=dict)

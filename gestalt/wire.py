@@ -86,6 +86,9 @@ def _put(message: Message, name: str, content: Any) -> None:
         _fill(target, content)
     elif isinstance(content, dict):
         for key, item in content.items():
+            if not isinstance(item, AppSpec) and not is_dataclass(item):
+                getattr(message, name)[key] = item
+                continue
             entry = getattr(message, name)[key]
             entry.CopyFrom(spec_to_wire(item)) if isinstance(item, AppSpec) else _fill(entry, item)
     elif isinstance(content, tuple) and content and is_dataclass(content[0]):

@@ -181,7 +181,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             self._replace(view, before)
         link = self.sessions[hello.node_id] = Link(view.id, hello.address, hello.wants_peers)
         view.name, view.address, view.agent_version = hello.node_name, hello.address, hello.agent_version
-        view.incarnation = hello.incarnation
+        view.incarnation, view.prepares = hello.incarnation, hello.prepares
         view.facts.CopyFrom(hello.facts)
         self.tracker.connected(view)
         log.info("node %s: session begins", view.name)
@@ -245,6 +245,9 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             case "refusing":
                 view.refusing = dict(islice(message.refusing.nodes.items(), len(self.ledger.state.nodes)))
                 self.reported(view)
+            case "prepared":
+                view.prepared = reports.prepared(message.prepared)
+                self.decider.wake(self.decider.preparations.waiting(view.id))
             case "usage":
                 self.tracker.usages.take(view.id, message.usage)
             case "event":

@@ -286,6 +286,7 @@ class AgentMessage(google.protobuf.message.Message):
     EVENT_FIELD_NUMBER: builtins.int
     REFUSING_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
+    PREPARED_FIELD_NUMBER: builtins.int
     @property
     def hello(self) -> global___Hello: ...
     @property
@@ -304,6 +305,8 @@ class AgentMessage(google.protobuf.message.Message):
     def refusing(self) -> global___Refusing: ...
     @property
     def usage(self) -> global___UsageReport: ...
+    @property
+    def prepared(self) -> global___Prepared: ...
     def __init__(
         self,
         *,
@@ -316,12 +319,79 @@ class AgentMessage(google.protobuf.message.Message):
         event: global___ObservedEvent | None = ...,
         refusing: global___Refusing | None = ...,
         usage: global___UsageReport | None = ...,
+        prepared: global___Prepared | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "refusing", b"refusing", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "refusing", b"refusing", "usage", b"usage"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "inventory", "observed", "ack", "facts", "heartbeat", "event", "refusing", "usage"] | None: ...
+    def HasField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "prepared", b"prepared", "refusing", b"refusing", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "event", b"event", "facts", b"facts", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "kind", b"kind", "observed", b"observed", "prepared", b"prepared", "refusing", b"refusing", "usage", b"usage"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "inventory", "observed", "ack", "facts", "heartbeat", "event", "refusing", "usage", "prepared"] | None: ...
 
 global___AgentMessage = AgentMessage
+
+@typing.final
+class Prepared(google.protobuf.message.Message):
+    """How far this node is with what it is to prepare, all of it; sent after the inventory and at each change."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class TemplatesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___Preparation: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___Preparation | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    TEMPLATES_FIELD_NUMBER: builtins.int
+    @property
+    def templates(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___Preparation]:
+        """by template hash"""
+
+    def __init__(
+        self,
+        *,
+        templates: collections.abc.Mapping[builtins.str, global___Preparation] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["templates", b"templates"]) -> None: ...
+
+global___Prepared = Prepared
+
+@typing.final
+class Preparation(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """as in NodeState.prepare"""
+    done: builtins.bool
+    """instances of it can start at once"""
+    refused: builtins.bool
+    """it can never work so"""
+    reason: builtins.str
+    """why it is not done; what is being done"""
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        done: builtins.bool = ...,
+        refused: builtins.bool = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "number", b"number", "reason", b"reason", "refused", b"refused"]) -> None: ...
+
+global___Preparation = Preparation
 
 @typing.final
 class UsageReport(google.protobuf.message.Message):
@@ -453,6 +523,7 @@ class Hello(google.protobuf.message.Message):
     CLUSTER_ID_FIELD_NUMBER: builtins.int
     INCARNATION_FIELD_NUMBER: builtins.int
     WANTS_PEERS_FIELD_NUMBER: builtins.int
+    PREPARES_FIELD_NUMBER: builtins.int
     node_id: builtins.str
     node_name: builtins.str
     agent_version: builtins.str
@@ -466,6 +537,8 @@ class Hello(google.protobuf.message.Message):
     """of the node's membership, as its fence says; 0 = no fence, or it does not answer"""
     wants_peers: builtins.bool
     """to be told the names and addresses of all nodes"""
+    prepares: builtins.bool
+    """what NodeState.prepare lists"""
     @property
     def facts(self) -> gestalt.proto.v1.model_pb2.Facts: ...
     def __init__(
@@ -481,9 +554,10 @@ class Hello(google.protobuf.message.Message):
         cluster_id: builtins.str = ...,
         incarnation: builtins.int = ...,
         wants_peers: builtins.bool = ...,
+        prepares: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["facts", b"facts"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "agent_version", b"agent_version", "cluster_id", b"cluster_id", "facts", b"facts", "highest_epoch", b"highest_epoch", "incarnation", b"incarnation", "node_id", b"node_id", "node_name", b"node_name", "protocol", b"protocol", "wants_peers", b"wants_peers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "agent_version", b"agent_version", "cluster_id", b"cluster_id", "facts", b"facts", "highest_epoch", b"highest_epoch", "incarnation", b"incarnation", "node_id", b"node_id", "node_name", b"node_name", "prepares", b"prepares", "protocol", b"protocol", "wants_peers", b"wants_peers"]) -> None: ...
 
 global___Hello = Hello
 
@@ -772,6 +846,22 @@ class NodeState(google.protobuf.message.Message):
         def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class PrepareEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     EPOCH_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     TEMPLATES_FIELD_NUMBER: builtins.int
@@ -780,6 +870,7 @@ class NodeState(google.protobuf.message.Message):
     REFUSED_FIELD_NUMBER: builtins.int
     PEERS_FIELD_NUMBER: builtins.int
     RECOVERING_FIELD_NUMBER: builtins.int
+    PREPARE_FIELD_NUMBER: builtins.int
     epoch: builtins.int
     revision: builtins.int
     recovering: builtins.bool
@@ -804,6 +895,10 @@ class NodeState(google.protobuf.message.Message):
     def peers(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___Peer]:
         """by node id: the nodes of the cluster"""
 
+    @property
+    def prepare(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """template hashes: have ready what their instances need, before others stop for them. The number of each request. In each delta's put, too"""
+
     def __init__(
         self,
         *,
@@ -815,8 +910,9 @@ class NodeState(google.protobuf.message.Message):
         refused: collections.abc.Mapping[builtins.str, global___Refused] | None = ...,
         peers: collections.abc.Mapping[builtins.str, global___Peer] | None = ...,
         recovering: builtins.bool = ...,
+        prepare: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "instances", b"instances", "peers", b"peers", "recovering", b"recovering", "refused", b"refused", "revision", b"revision", "routes", b"routes", "templates", b"templates"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "instances", b"instances", "peers", b"peers", "prepare", b"prepare", "recovering", b"recovering", "refused", b"refused", "revision", b"revision", "routes", b"routes", "templates", b"templates"]) -> None: ...
 
 global___NodeState = NodeState
 

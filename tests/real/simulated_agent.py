@@ -177,4 +177,5 @@ def _applied(base: NodeState, delta: agent_pb2.NodeDelta) -> NodeState:
         {key: item for key, item in (base.refused | put.refused).items() if key not in delta.drop_refused},
         {key: item for key, item in (base.peers | put.peers).items() if key not in delta.drop_peers},
         put.recovering,
+        put.prepare,
     )

@@ -79,6 +79,14 @@ async def test_delta_puts_and_drops(store: DesiredStore) -> None:
     assert told.state.routes == {ROUTE.key: ROUTE}
 
 
+async def test_what_is_to_be_prepared_is_told_whole_each_time(store: DesiredStore) -> None:
+    put = to_wire(NodeState(0, 0, prepare={HASH: 3}), agent_pb2.NodeState)
+    await store.full(state(ONE))
+    told = await store.delta(agent_pb2.NodeDelta(epoch=1, base=1, revision=2, put=put))
+    assert told.state.prepare == {HASH: 3}
+    assert (await store.delta(delta(2, 3, TWO))).state.prepare == {}
+
+
 @pytest.mark.parametrize("change", [delta(2, 3, TWO), delta(0, 2, TWO), delta(1, 1, TWO), delta(1, 0, TWO), delta(1, 2, TWO, epoch=2)])
 async def test_a_change_that_does_not_continue_is_a_doubt(store: DesiredStore, change: agent_pb2.NodeDelta) -> None:
     before = await store.full(state(ONE))

@@ -9,9 +9,10 @@ from gestalt.coordinator import changes
 from gestalt.coordinator.advance import Case, advance, steps
 from gestalt.coordinator.dependencies import begun, held
 from gestalt.coordinator.gate import Gate
-from gestalt.coordinator.nodes import Tracker
+from gestalt.coordinator.nodes import Preparation, Tracker
+from gestalt.coordinator.preparations import Preparations, Readiness
 from gestalt.coordinator.progress import Progress
-from gestalt.coordinator.reconcile import reconcile
+from gestalt.coordinator.reconcile import Terms, reconcile
 from gestalt.coordinator.records import App, Node, Placed, Step, Task, instance_id
 from gestalt.coordinator.state import Draft, State, encode
 from gestalt.coordinator.store.base import Document
@@ -30,13 +31,16 @@ def app(name: str, *needs: str, image: str = "one", instances: int = 1, **fields
 
 @dataclass
 class Shop:
-    """`sick`: images whose instances never become ready. `begun`: for each instance, whether what it needs was healthy as it was placed."""
+    """`sick`: images whose instances never become ready. `absent`: those that the node cannot get. `prepares`: it can be asked to."""
 
     sick: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
+    prepares: bool = False
     now: float = 1000.0
     state: State = field(default_factory=State)
     running: dict[str, Observed] = field(default_factory=dict)
     asked: int = 0
+    readiness: Readiness = field(default_factory=Readiness)
 
     def __post_init__(self) -> None:
         self.state.nodes["n1"] = Node("n1", "n1")
@@ -51,6 +55,8 @@ class Shop:
         self.tracker, self.progress = Tracker(lambda: self.now), Progress()
         self.gate = Gate(self.state, self.tracker)
         self.view = self.tracker.node("n1", "n1")
+        self.preparations = Preparations(self.state, self.tracker, lambda: None, lambda: self.asked + 1)
+        self.view.prepares = self.prepares
         self.tracker.connected(self.view)
         self.tracker.inventory(self.view, list(self.state.owners), list(self.running.values()))
 
@@ -103,7 +109,9 @@ class Shop:
         return self.gate.look(self.app(name)).why
 
     def case(self, found: App) -> Case:
-        return Case(found, self._spec(found.path, found.version), self.tracker.views(found, self.state.placed(found.path)), AT)
+        views = self.tracker.views(found, self.state.placed(found.path))
+        newest = self._spec(found.path, max(found.version, *(view.placed.version for view in views), 0))
+        return Case(found, self._spec(found.path, found.version), views, AT, strategy=newest.update.strategy)
 
     def steps(self, name: str) -> tuple[Step, ...]:
         found = self.app(name)
@@ -124,13 +132,22 @@ class Shop:
         else:
             case = self.case(found)
             stalled = self.progress.stalled(found, case.spec, case.views, self.now)
-            decision = reconcile(found, case.spec, case.views, stalled)
+            decision = reconcile(found, case.spec, case.views, stalled, Terms(strategy=case.strategy))
+            decision, self.readiness = self.preparations.hold(case, decision, lambda: (node(),))
             if wait.why:
                 decision = held(decision, wait, found, stalled, self._spec(path, found.goal).update.progress_deadline)
             advance(draft, case, decision, (node(),))
         self.state.apply(draft)
         for item in self.placed(name):
             self.tracker.watch(instance_id(found, item.serial), stopping=item.stop)
+
+    def prepare(self) -> None:
+        """Let the agent prepare what it is asked for, and tell of it."""
+        asked = {version.hash: (version.spec.image, number) for version, number in self.preparations.of_node("n1")}
+        self.view.prepared = {
+            key: Preparation(number, image not in self.absent, image in self.absent, f"there is no {image}" if image in self.absent else "")
+            for key, (image, number) in asked.items()
+        }
 
     def work(self, name: str) -> None:
         """Let the agent do one thing for an app."""
@@ -154,6 +171,8 @@ class Shop:
         for _ in range(limit):
             before = (dict(self.state.apps), dict(self.state.placements), dict(self.running))
             for name in everyone:
+                self.decide(name)
+                self.prepare()
                 self.decide(name)
                 self.work(name)
             if before == (self.state.apps, self.state.placements, self.running):

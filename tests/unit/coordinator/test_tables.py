@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -61,12 +62,15 @@ def test_a_delta_leads_from_one_state_to_the_next() -> None:
     world.settle()
     world.apply(spec("web:2"))
     world.decide()
-    after = node_state(world.state, "n1", {}, 3, 2)
+    after = replace(node_state(world.state, "n1", {}, 3, 2), prepare={"0123456789abcdef": 7})
     delta = difference(before, after)
     assert delta is not None
     assert (delta.base, delta.revision) == (1, 2)
     assert _applied(before, delta) == after
     assert difference(after, after) is None
+    last = difference(after, replace(after, revision=3, prepare={}))
+    assert last is not None
+    assert _applied(after, last).prepare == {}
 
 
 def _applied(base: NodeState, delta: agent_pb2.NodeDelta) -> NodeState:
@@ -79,6 +83,8 @@ def _applied(base: NodeState, delta: agent_pb2.NodeDelta) -> NodeState:
         {key: item for key, item in (base.routes | put.routes).items() if key not in delta.drop_routes},
         {key: item for key, item in (base.refused | put.refused).items() if key not in delta.drop_refused},
         {key: item for key, item in (base.peers | put.peers).items() if key not in delta.drop_peers},
+        put.recovering,
+        put.prepare,
     )
 
 
