@@ -74,7 +74,7 @@ def _goal(draft: Draft, app: App) -> Version:
 
 
 def _create(draft: Draft, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task:
-    app = App(spec.path, asked.uid, 0, 1, 0, 1, spec.instances, asked.at)
+    app = App(spec.path, asked.uid, 0, 1, 0, 1, spec.instances, asked.at, autoscale=spec.autoscale)
     draft.put_version(Version(spec.path, 1, template_hash(spec), spec, asked.at, asked.by))
     many = "one instance on every node that matches" if spec.kind == "system" else f"{spec.instances} instances"
     draft.tell("app.launched", spec.path, f"{asked.by} launched {spec.path} with {many}", spec.path)
@@ -88,28 +88,50 @@ def _redescribe(draft: Draft, before: App, spec: AppSpec, warnings: Sequence[str
         raise _invalid(
             "kind", f"{spec.path} is a {wanted.spec.kind}, which cannot become a {spec.kind}", f"{wanted.spec.kind}; or delete it first"
         )
-    count = before.count if spec.kind == "system" else spec.instances
+    count = before.count if spec.kind == "system" else counted(spec, before).instances
     if digest == wanted.hash:
-        if count == before.count:
+        if (count, spec.autoscale) == (before.count, before.autoscale):
             return None
-        draft.tell("app.scaled", spec.path, f"{asked.by} scaled {spec.path} from {before.count} to {spec.instances}", spec.path)
-        return _begin(draft, replace(before, count=spec.instances), Verb.SCALE, asked, warnings)
+        if count != before.count:
+            draft.tell("app.scaled", spec.path, f"{asked.by} scaled {spec.path} from {before.count} to {count}", spec.path)
+        if spec.autoscale != before.autoscale:
+            draft.tell("app.autoscale", spec.path, f"{asked.by} changed autoscaling of {spec.path}: {_scaling(spec)}", spec.path)
+        return _begin(draft, replace(before, count=count, autoscale=spec.autoscale), Verb.SCALE, asked, warnings)
     number = before.last_version + 1
     draft.put_version(Version(spec.path, number, digest, spec, asked.at, asked.by))
     draft.tell("app.updated", spec.path, f"{asked.by} updated {spec.path} to version {number}", spec.path)
-    app = replace(before, awaiting=number, last_version=number, count=count)
+    app = replace(before, awaiting=number, last_version=number, count=count, autoscale=spec.autoscale)
     return _begin(draft, app, Verb.UPDATE, asked, warnings)
 
 
-def scale(draft: Draft, path: str, count: int, asked: Asked) -> Task | None:
-    """Change the number of instances. None: it is so already."""
+def counted(spec: AppSpec, before: App | None) -> AppSpec:
+    """Return a description with the number of instances that it comes to: with autoscaling it stays what it is, within the bounds."""
+    scaling = spec.autoscale
+    if before is None or scaling is None or scaling.dry_run:
+        return spec
+    return spec.model_copy(update={"instances": min(max(before.count, scaling.min), scaling.max)})
+
+
+def _scaling(spec: AppSpec) -> str:
+    if spec.autoscale is None:
+        return "there is none any more"
+    goals = ", ".join(f"{metric.kind} {metric.target:g}" for metric in spec.autoscale.metrics)
+    return f"{spec.autoscale.min} to {spec.autoscale.max} instances, {goals}" + (", dry run" if spec.autoscale.dry_run else "")
+
+
+def scale(draft: Draft, path: str, count: int, asked: Asked, *, why: str = "") -> Task | None:
+    """Change the number of instances. None: it is so already. `why`: what asks for it, if nobody does."""
     app = _existing(draft, path, asked)
     _refuse_system(draft, app, "scaled: it runs once on every node that matches", "change what nodes match: placement.constraints")
     if count < 0:
         raise _invalid("count", f"{count} is not a number of instances", f"0 to {MAX_INSTANCES}")
+    scaling = app.autoscale
+    if scaling is not None and not scaling.dry_run and not scaling.min <= count <= scaling.max:
+        allowed = f"{scaling.min} to {scaling.max}; or change autoscale in the description; `gestaltctl stop` stops all"
+        raise _invalid("count", f"{count} is outside of the bounds of autoscaling", allowed)
     if app.count == count:
         return None
-    draft.tell("app.scaled", path, f"{asked.by} scaled {path} from {app.count} to {count}", path)
+    draft.tell("app.scaled", path, f"{asked.by} scaled {path} from {app.count} to {count}" + (f": {why}" if why else ""), path)
     return _begin(draft, replace(app, count=count), Verb.SCALE, asked, () if count else left_alone(draft, path))
 
 
@@ -198,6 +220,8 @@ def delete(draft: Draft, path: str, asked: Asked, *, force: bool = False) -> Tas
 
 def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[str] = ()) -> Task:
     """Put the new goal with a task for it; a task that is under way is superseded: the newest request wins."""
+    if app.autoscale is not None and app.autoscale.max > MAX_INSTANCES:
+        raise _invalid("autoscale.max", f"{app.autoscale.max} are more than one app may have in this version", f"1 to {MAX_INSTANCES}")
     if app.count > MAX_INSTANCES:
         raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
     if kind is not Verb.MIGRATE:

@@ -22,6 +22,7 @@ from .api.guard import OfficeGuard
 from .api.members import JoinsServicer, MembersServicer
 from .api.recovery import RecoveryServicer
 from .api.views import EventsServicer, TasksServicer
+from .autoscaler import Autoscaler
 from .brakes import Allowance, Brakes, Doubt
 from .bulk import Switchboard
 from .decider import Decider
@@ -94,6 +95,7 @@ class Leader:
         self.dispatcher = Dispatcher(self.ledger.state, self.tracker, lambda: self.ledger.epoch)
         self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
         self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes, settings.timing)
+        self.autoscaler = Autoscaler(self.ledger, self.tracker, self.decider)
         self._reach = Reach(self.ledger, self.tracker, self.dispatcher, self.decider, settings.heartbeat)
         self.storage_fence = NetfilterFence.install(settings, self._reach)
         self._keeper: NodeKeeper | None = None
@@ -130,6 +132,7 @@ class Leader:
         self.register(main)
         self._register_joins(joins)
         self._spawn(self.decider.run(), "decider")
+        self._spawn(self.autoscaler.run(), "autoscaler")
         if self._keeper is not None:
             self._spawn(self._keeper.run(), "nodes")
             self._spawn(self.storage_fence.run(), "storage fence")
@@ -172,7 +175,7 @@ class Leader:
     def register(self, server: Any) -> None:
         """Add the services to a server, or to what stands in for one."""
         cluster, settings, seat = self._settings.cluster_id, self._settings, self._seat
-        presenter = Presenter(self.ledger, self.tracker, self.decider)
+        presenter = Presenter(self.ledger, self.tracker, self.decider, self.autoscaler.sentence)
         requests = Requests(self.ledger, lambda outcome: change_reply(presenter, outcome))
         planner = Planner(self.ledger, self.decider)
         streams = Streams(self.ledger, self.dispatcher, self._switchboard)

@@ -12,6 +12,7 @@ from gestalt.spec.template import template_hash
 from gestalt.wire import to_wire
 
 from .capacity import released
+from .changes import counted
 from .claims import conflicts
 from .decider import Decider
 from .dependencies import Set, mistakes
@@ -39,6 +40,7 @@ class Planner:
         taken = conflicts(Draft(self.ledger.state), spec.path, spec)
         found += [f"{detail.field}: {detail.problem}; the change will be refused" for detail in taken]
         app = self.ledger.state.apps.get(spec.path)
+        spec = counted(spec, app)
         if spec.kind == "system":
             return [*found, *self._nodes(app, spec).warnings()]
         placing = self._placing(spec, max(0, spec.instances - (len(self._staying(app)) if app else 0)))
@@ -49,7 +51,8 @@ class Planner:
     def plan(self, spec: AppSpec, together: Set) -> api_pb2.AppPlan:
         """Return the plan of one app. `together`: what the apps of the same request depend on."""
         app = self.ledger.state.apps.get(spec.path)
-        before = self._described(app) if app else None
+        before, described = self._described(app) if app else None, spec
+        spec = counted(spec, app)
         changes = compare(before, spec)
         result = api_pb2.AppPlan(
             app=spec.path,
@@ -58,6 +61,8 @@ class Planner:
             instances=self._instances(app, spec),
             warnings=self.warnings(spec),
         )
+        if spec.instances != described.instances:
+            result.notes.append(f"autoscaling owns the number of instances: {spec.instances}, not {described.instances}")
         if result.action == "update" and (note := _order_of(spec)):
             result.notes.append(note)
         if result.action in ("launch", "update"):
@@ -78,7 +83,7 @@ class Planner:
             return "launch"
         if template_hash(before) != template_hash(spec):
             return "update"
-        return "scale" if before.instances != spec.instances else "none"
+        return "scale" if (before.instances, before.autoscale) != (spec.instances, spec.autoscale) else "none"
 
     def _placing(self, spec: AppSpec, count: int) -> Placing:
         return place(spec, count, self.decider.capacities(spec.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -61,8 +62,8 @@ def versions(app: App, found: list[Version]) -> list[model_pb2.Version]:
 
 
 def described(spec: AppSpec, app: App) -> AppSpec:
-    """Return the description of an app as it is now: the template with the number of instances, where that is asked for."""
-    return spec if spec.kind == "system" else spec.model_copy(update={"instances": app.count})
+    """Return the description of an app as it is now: the template with its number of instances, where that is asked for."""
+    return spec if spec.kind == "system" else spec.model_copy(update={"instances": app.count, "autoscale": app.autoscale})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Presenter:
     ledger: Ledger
     tracker: Tracker
     decider: Decider
+    autoscaling: Callable[[str], str] = lambda path: ""
+    """Says what autoscaling does with an app."""
 
     def app(self, app: App) -> model_pb2.App:
         state = self.ledger.state
@@ -94,6 +97,7 @@ class Presenter:
             healthy=sum(is_serving(view) for view in staying),
             state=word,
             message=why,
+            autoscaling=self.autoscaling(app.path),
         )
 
     def health(self, app: App) -> tuple[str, str]:

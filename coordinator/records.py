@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gestalt.model import PortBinding
-from gestalt.spec.schema import AppSpec
+from gestalt.spec.schema import AppSpec, Autoscale
 
 
 class TaskState(StrEnum):
@@ -63,6 +63,7 @@ class App:
     target: str = ""
     awaiting: int = 0
     after: tuple[tuple[str, int], ...] = ()
+    autoscale: Autoscale | None = None
     held: tuple[str, ...] = ()
 
     @property

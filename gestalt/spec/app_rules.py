@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gestalt.units import show_duration, show_size
 
+from .autoscale_rules import APP as AUTOSCALED
 from .completion import PORT_KINDS
 from .kind_rules import KIND
 from .mistakes import Mistake, show_value
@@ -186,5 +187,5 @@ def variable(port: str) -> str:
 APP: tuple[Rule, ...] = (
     image_fits_runtime, memory_is_enough, process_has_command, pull_is_for_images, process_sees_node, process_is_told_its_port,
     targets_differ, ports_differ, services_differ, checks_find_their_port, check_names_differ, docker_check_needs_docker,
-    deadline_outlasts_grace, variables_are_free, port_variables_are_free, labels_are_free, depends_on_others, *KIND,
+    deadline_outlasts_grace, variables_are_free, port_variables_are_free, labels_are_free, depends_on_others, *KIND, *AUTOSCALED,
 )  # fmt: skip

@@ -25,6 +25,9 @@ def complete(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if filled["kind"] == "system":
         filled.setdefault("instances", 0)
         filled["update"] = _with_missing(filled.get("update", {}), NEVER_TWO)
+    least = _read(filled.get("autoscale"), "min")
+    if filled["kind"] == "service" and least != "":
+        filled.setdefault("instances", least)
     if filled.get("runtime", "") == "":
         filled["runtime"] = "process" if data.get("command") and not data.get("image") else "docker"
     checks = data.get("checks")

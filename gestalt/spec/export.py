@@ -93,7 +93,7 @@ def _type(slot: Slot) -> str:
     return "one of" if origin is Literal else _TYPES[slot.kind]
 
 
-_UNITS = {"show_duration": "duration", "show_size": "size", "show_cores": "cores"}
+_UNITS = {"show_duration": "duration", "show_size": "size", "show_cores": "cores", "show_number": "number"}
 _TYPES = {str: "text", int: "whole number", bool: "true, false"}
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from . import app_rules, part_rules, values
+from . import app_rules, autoscale_rules, part_rules, values
 from .completion import complete, complete_check, complete_condition, complete_constraint
 from .part import Part, Rule
 
@@ -278,6 +278,40 @@ class ImagePull(Part):
     credentials: Annotated[values.Credentials, Field(description="Name of a credentials file on the nodes; never the secret itself.")] = ""
 
 
+class Metric(Part):
+    """Something that is measured of an app, and how much of it each instance is to have, on average."""
+
+    kind: Annotated[
+        Literal["cpu", "memory", "requests", "queue"],
+        Field(
+            description="`cpu`: percent of `resources.cpu`; `memory`: percent of `resources.memory`; `requests`: HTTP requests a second"
+            " through the load balancers; `queue`: requests and connections there that are under way."
+        ),
+    ]
+    target: Annotated[values.Amount, Field(description="So much for each instance.")]
+    RULES: ClassVar[tuple[Rule, ...]] = autoscale_rules.METRIC
+
+
+class Autoscale(Part):
+    """The number of instances follows what is measured. Run state, as that number is: a change makes no version."""
+
+    min: Annotated[values.Whole, Field(ge=1, le=100_000, description="Never fewer.")]
+    max: Annotated[values.Whole, Field(ge=1, le=100_000, description="Never more.")]
+    metrics: Annotated[tuple[Metric, ...], Field(max_length=4, description="Of several, the one that asks for most instances decides.")]
+    window: Annotated[
+        float, values.duration(1.0, 3600.0), Field(description="What is measured is averaged over so long; nothing is decided on less.")
+    ] = 60.0
+    cool_down_up: Annotated[
+        float, values.duration(0.0), Field(description="So long after the last change was done nothing is added; at least `window`.")
+    ] = 60.0
+    cool_down_down: Annotated[float, values.duration(0.0), Field(description="Likewise, nothing is taken away.")] = 300.0
+    max_step: Annotated[
+        values.Share, Field(description="At most so many more or fewer at once: a count, or a percentage of those there are, rounded up.")
+    ] = "100%"
+    dry_run: Annotated[values.Flag, Field(description="Only say what would be done, in `inspect` and in events.")] = False
+    RULES: ClassVar[tuple[Rule, ...]] = autoscale_rules.AUTOSCALE
+
+
 class AppSpec(Part):
     """The description of one app."""
 
@@ -318,6 +352,9 @@ class AppSpec(Part):
     update: Annotated[Update, Field(description="How it is updated.")] = Update()
     depends_on: Annotated[tuple[values.AppPath, ...], Field(max_length=100, description="Apps that are to be healthy first, by path.")] = ()
     pull: Annotated[ImagePull, Field(description="docker: how the image comes to the node.")] = ImagePull()
+    autoscale: Annotated[
+        Autoscale | None, Field(description="Have the number of instances follow the load; `instances` is then what it begins with.")
+    ] = None
     RULES: ClassVar[tuple[Rule, ...]] = app_rules.APP
 
     @classmethod
@@ -326,6 +363,6 @@ class AppSpec(Part):
 
 
 __all__ = [
-    "Affinity", "AppSpec", "Check", "Constraint", "HttpService", "ImagePull", "Logging", "Part", "Placement", "Port",
+    "Affinity", "AppSpec", "Autoscale", "Check", "Constraint", "HttpService", "ImagePull", "Logging", "Metric", "Part", "Placement", "Port",
     "Resources", "Restart", "Security", "Spread", "Stop", "TcpService", "Ulimit", "Update", "Volume",
 ]  # fmt: skip

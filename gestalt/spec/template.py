@@ -7,7 +7,7 @@ import json
 
 from .schema import AppSpec
 
-RUN_STATE = frozenset({"path", "instances"})
+RUN_STATE = frozenset({"path", "instances", "autoscale"})
 
 
 def template_document(spec: AppSpec) -> dict[str, object]:

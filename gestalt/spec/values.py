@@ -109,6 +109,19 @@ def show_cores(cores: float) -> str:
     return f"{cores:g} cores"
 
 
+def parse_number(value: object) -> float:
+    """Return a number, also one that is written as text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return float(value if isinstance(value, int | float | str) and not isinstance(value, bool) else "is not a number")
+
+
+def show_number(number: float) -> str:
+    return f"{number:,.10g}"
+
+
 _DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$|^[0-9]+(\.[0-9]+)?$"
 _SIZE = r"^[0-9]+(\.[0-9]+)?\s*([KMGTkmgt][Ii]?)?[Bb]?$"
 
@@ -283,6 +296,7 @@ Pool = Annotated[str, Words(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", "a-z, 0-9 and in
 _SHARE_JSON = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]{1,5}$|^([0-9]{1,2}|100)%$"}]}
 Share = Annotated[str, Tested(_share, SHARE_ALLOWED, _SHARE_JSON, before=True)]
 Whole = Annotated[int, Field(strict=True)]
+Amount = Annotated[float, Unit(parse_number, "a number", show_number, r"^[0-9]+(\.[0-9]+)?$", 0.001, 1e9)]
 Flag = Annotated[bool, Field(strict=True)]
 PortNumber = Annotated[Whole, Field(ge=1, le=65535)]
 Size = Annotated[int, size()]

@@ -334,6 +334,7 @@ class App(google.protobuf.message.Message):
     HEALTHY_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    AUTOSCALING_FIELD_NUMBER: builtins.int
     path: builtins.str
     uid: builtins.str
     revision: builtins.int
@@ -353,6 +354,8 @@ class App(google.protobuf.message.Message):
     """"running", "deploying", "degraded", "failed", "stopped", "deleting", "unknown" """
     message: builtins.str
     """why, in one sentence"""
+    autoscaling: builtins.str
+    """what autoscaling does, or why it does nothing, in one sentence; empty = there is none"""
     @property
     def spec(self) -> gestalt.proto.v1.spec_pb2.AppSpec: ...
     @property
@@ -374,9 +377,10 @@ class App(google.protobuf.message.Message):
         healthy: builtins.int = ...,
         state: builtins.str = ...,
         message: builtins.str = ...,
+        autoscaling: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "path", b"path", "revision", b"revision", "running", b"running", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "path", b"path", "revision", b"revision", "running", b"running", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
 
 global___App = App
 

@@ -91,6 +91,7 @@ class AppSpec(google.protobuf.message.Message):
     DEPENDS_ON_FIELD_NUMBER: builtins.int
     PULL_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
+    AUTOSCALE_FIELD_NUMBER: builtins.int
     path: builtins.str
     """/org/workspace/environment/app"""
     runtime: builtins.str
@@ -137,6 +138,10 @@ class AppSpec(google.protobuf.message.Message):
 
     @property
     def pull(self) -> global___ImagePull: ...
+    @property
+    def autoscale(self) -> global___Autoscale:
+        """not set = the number of instances stays as it is"""
+
     def __init__(
         self,
         *,
@@ -163,11 +168,73 @@ class AppSpec(google.protobuf.message.Message):
         depends_on: collections.abc.Iterable[builtins.str] | None = ...,
         pull: global___ImagePull | None = ...,
         kind: builtins.str = ...,
+        autoscale: global___Autoscale | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["logging", b"logging", "placement", b"placement", "pull", b"pull", "resources", b"resources", "restart", b"restart", "security", b"security", "stop", b"stop", "update", b"update"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "checks", b"checks", "command", b"command", "depends_on", b"depends_on", "env", b"env", "image", b"image", "instances", b"instances", "kind", b"kind", "labels", b"labels", "logging", b"logging", "path", b"path", "placement", b"placement", "ports", b"ports", "pull", b"pull", "resources", b"resources", "restart", b"restart", "runtime", b"runtime", "security", b"security", "stop", b"stop", "ulimits", b"ulimits", "update", b"update", "volumes", b"volumes", "workdir", b"workdir"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["autoscale", b"autoscale", "logging", b"logging", "placement", b"placement", "pull", b"pull", "resources", b"resources", "restart", b"restart", "security", b"security", "stop", b"stop", "update", b"update"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "autoscale", b"autoscale", "checks", b"checks", "command", b"command", "depends_on", b"depends_on", "env", b"env", "image", b"image", "instances", b"instances", "kind", b"kind", "labels", b"labels", "logging", b"logging", "path", b"path", "placement", b"placement", "ports", b"ports", "pull", b"pull", "resources", b"resources", "restart", b"restart", "runtime", b"runtime", "security", b"security", "stop", b"stop", "ulimits", b"ulimits", "update", b"update", "volumes", b"volumes", "workdir", b"workdir"]) -> None: ...
 
 global___AppSpec = AppSpec
+
+@typing.final
+class Autoscale(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MIN_FIELD_NUMBER: builtins.int
+    MAX_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
+    WINDOW_FIELD_NUMBER: builtins.int
+    COOL_DOWN_UP_FIELD_NUMBER: builtins.int
+    COOL_DOWN_DOWN_FIELD_NUMBER: builtins.int
+    MAX_STEP_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
+    min: builtins.int
+    max: builtins.int
+    window: builtins.float
+    """seconds"""
+    cool_down_up: builtins.float
+    """seconds"""
+    cool_down_down: builtins.float
+    """seconds"""
+    max_step: builtins.str
+    """count or percentage"""
+    dry_run: builtins.bool
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Metric]: ...
+    def __init__(
+        self,
+        *,
+        min: builtins.int = ...,
+        max: builtins.int = ...,
+        metrics: collections.abc.Iterable[global___Metric] | None = ...,
+        window: builtins.float = ...,
+        cool_down_up: builtins.float = ...,
+        cool_down_down: builtins.float = ...,
+        max_step: builtins.str = ...,
+        dry_run: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cool_down_down", b"cool_down_down", "cool_down_up", b"cool_down_up", "dry_run", b"dry_run", "max", b"max", "max_step", b"max_step", "metrics", b"metrics", "min", b"min", "window", b"window"]) -> None: ...
+
+global___Autoscale = Autoscale
+
+@typing.final
+class Metric(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """"cpu", "memory", "requests" or "queue" """
+    target: builtins.float
+    """for each instance: percent of what it asked for, or of its limit; a second; at a time"""
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        target: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "target", b"target"]) -> None: ...
+
+global___Metric = Metric
 
 @typing.final
 class Resources(google.protobuf.message.Message):

@@ -19,7 +19,8 @@ from gestalt.wire import from_wire, to_wire
 class SimulatedAgent:
     """Connects on `start`, does at once what it is told. Images in `broken` never become ready; `stuck` ones never stop.
 
-    `refuses`: it tells that it refuses whom it is to refuse.
+    `refuses`: it tells that it refuses whom it is to refuse. `cores`, `requests`: what its instances use, and get through its load
+    balancer, together; None = it measures nothing.
     """
 
     port: int
@@ -36,6 +37,8 @@ class SimulatedAgent:
     refuses: bool = True
     wants_peers: bool = True
     version: str = __version__
+    cores: float | None = None
+    requests: float | None = None
     state: NodeState = field(default_factory=lambda: NodeState(0, 0))
     running: dict[str, Observed] = field(default_factory=dict)
     received: list[str] = field(default_factory=list)
@@ -95,6 +98,18 @@ class SimulatedAgent:
         while True:
             await asyncio.sleep(0.2)
             self._outbox.put_nowait(agent_pb2.AgentMessage(heartbeat=agent_pb2.Heartbeat()))
+            self._measure()
+
+    def _measure(self) -> None:
+        """Tell of usage, shared evenly among the instances."""
+        if self.cores is None and self.requests is None:
+            return
+        report = agent_pb2.UsageReport(interval=0.2, balanced=self.requests is not None)
+        for identity in self.running if self.cores is not None else ():
+            report.instances.add(instance=identity, cpu=(self.cores or 0.0) / len(self.running), memory=1024**2)
+        for identity in self.running if self.requests else ():
+            report.traffic.add(instance=identity, requests=(self.requests or 0.0) / len(self.running))
+        self._outbox.put_nowait(agent_pb2.AgentMessage(usage=report))
 
     def _take(self, message: agent_pb2.CoordinatorMessage) -> None:
         match message.WhichOneof("kind"):

@@ -74,3 +74,11 @@ def test_watch_goes_with_tables_only(server: CtlServer) -> None:
     ended = server.ctl("top", "-w", "-o", "json")
     assert ended.returncode != Exit.OK
     assert "--watch goes with tables only" in ended.stderr
+
+
+def test_what_autoscaling_does_is_told_with_the_app(server: CtlServer) -> None:
+    app = server.world.apps["/shop/main/prod/web"]
+    assert "autoscale" not in server.ctl("inspect", "web").stdout
+    app.spec.autoscale.min, app.spec.autoscale.max = 2, 10
+    app.autoscaling = "cpu 65 % of 70 %: 3 are right"
+    assert "  autoscale  2 to 10; cpu 65 % of 70 %: 3 are right\n" in server.ctl("inspect", "web").stdout

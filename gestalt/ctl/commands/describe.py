@@ -73,6 +73,8 @@ def _app_lines(app: model_pb2.App) -> Iterator[Line]:
         "",
         f"{app.count} wanted, {app.running} running, {app.healthy} healthy" + (", stopped on request" if app.stopped else ""),
     )
+    if app.autoscaling:
+        yield "autoscale", "", f"{app.spec.autoscale.min} to {app.spec.autoscale.max}; {app.autoscaling}"
     stable = f"{app.stable_version} is the last stable one" if app.stable_version else "none was stable yet"
     yield "version", "", f"{app.version}, {stable}"
     yield "revision", "", str(app.revision)

@@ -23,7 +23,7 @@ FULL: Document = {
     "env": {"LOG_LEVEL": "info"},
     "labels": {"acme.example/team": "storefront"},
     "workdir": "/srv",
-    "instances": 0,
+    "instances": 1,
     "resources": {"cpu": "250m", "memory": "256MiB", "disk": "1G", "pids": 200},
     "ports": [
         {
@@ -86,6 +86,16 @@ FULL: Document = {
     },
     "depends_on": ["/acme/shop/production/db"],
     "pull": {"policy": "always", "credentials": "acme"},
+    "autoscale": {
+        "min": 1,
+        "max": 1,
+        "metrics": [{"kind": "queue", "target": 70}, {"kind": "requests", "target": 12.5}],
+        "window": "30s",
+        "cool_down_up": "10s",
+        "cool_down_down": "10m",
+        "max_step": 3,
+        "dry_run": True,
+    },
 }
 
 SMALL: Document = {"path": "/a/b/c/d", "image": "web:1"}

@@ -85,7 +85,7 @@ def test_a_wrong_value_is_told_at_its_place(place: Place) -> None:
         the_mistake(changed(FULL, place, value), place)
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES if place[-1] not in ("http", "tcp")], ids=show_place)
+@pytest.mark.parametrize("place", [place for place in PLACES if place[-1] not in ("http", "tcp", "autoscale")], ids=show_place)
 def test_no_value_is_told_at_its_place(place: Place) -> None:
     assert the_mistake(changed(FULL, place, None), place).problem == "has no value"
 

@@ -1,0 +1,156 @@
+"""Autoscaling by a real leader with a real store: load is followed by the ordinary way of scaling, and what holds it back is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gestalt.coordinator.autoscaler import EVERY
+from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
+from tests.real.coordinator_rig import Rig, refused
+from tests.unit.coordinator.world import PATH
+
+pytestmark = pytest.mark.real
+
+CPU = {"kind": "cpu", "target": 50}
+REQUESTS = {"kind": "requests", "target": 10}
+ASKED = {"cpu": 1}
+
+
+def scaling(*metrics: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    quick = {"window": 1, "cool_down_up": 0, "cool_down_down": 0, "max_step": 100}
+    return {"min": 1, "max": 3, "metrics": list(metrics or (CPU,)), **quick, **fields}
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    started = Rig(tmp_path)
+    await started.up()
+    yield started
+    await started.down()
+
+
+async def app_until(rig: Rig, what: str, condition: Callable[[model_pb2.App], object]) -> model_pb2.App:
+    """Return the app once a condition holds."""
+    app = (await rig.get()).app
+    try:
+        async with asyncio.timeout(15):
+            while not condition(app):
+                await asyncio.sleep(0.05)
+                app = (await rig.get()).app
+    except TimeoutError:
+        pytest.fail(f"waited for {what}; it is {app.count} instances, task {app.task!r}, {app.autoscaling!r}")
+    return app
+
+
+def told(rig: Rig, kind: str) -> list[str]:
+    assert rig.service is not None
+    return [event.message for event in rig.service.leader.events.after("0")[0] if event.kind == kind]
+
+
+async def test_load_is_followed_up_and_down(rig: Rig) -> None:
+    agent = await rig.agent(cores=1.2)
+    await rig.outcome(await rig.launch(1, resources=ASKED, autoscale=scaling()))
+    app = await app_until(rig, "three", lambda app: app.count == 3 and not app.task)
+    assert app.version == 1, "scaling makes no version"
+    assert len(agent.running) == 3
+    task = (await rig.tasks().List(api_pb2.ListTasksRequest(), timeout=10)).tasks[0]
+    assert (task.kind, task.state, task.requested_by) == ("scale", "succeeded", "autoscaler")
+    assert told(rig, "app.scaled") == [f"autoscaler scaled {PATH} from 1 to 3: cpu 120 % of 50 %: 1 → 3"]
+    assert rig.service is not None
+    audits = [(item.actor, item.action) for item in rig.service.leader.ledger.state.audits.values() if item.actor == "autoscaler"]
+    assert audits == [("autoscaler", f"scale {PATH}: cpu 120 % of 50 %: 1 → 3")]
+    await app_until(rig, "rest", lambda app: app.autoscaling == "cpu 40 % of 50 %: 3 are right")
+    agent.cores = 0.3
+    await app_until(rig, "one", lambda app: app.count == 1 and not app.task)
+    assert len(agent.running) == 1
+
+
+async def test_dry_run_only_talks(rig: Rig) -> None:
+    await rig.agent(cores=1.2)
+    await rig.outcome(await rig.launch(1, resources=ASKED, autoscale=scaling(dry_run=True)))
+    app = await app_until(rig, "advice", lambda app: "→" in app.autoscaling)
+    assert app.autoscaling == "dry run: cpu 120 % of 50 %: 1 → 3"
+    await asyncio.sleep(2 * EVERY)
+    assert told(rig, "app.autoscale") == [f"autoscaling would change {PATH} (dry run): cpu 120 % of 50 %: 1 → 3"]
+    assert (await rig.get()).app.count == 1
+    reply = await rig.apps().Scale(api_pb2.ScaleRequest(app=PATH, count=5), timeout=10)
+    assert reply.tasks, "whoever only listens to it may scale as before"
+
+
+async def test_who_scales_by_hand_says_where_it_begins_anew(rig: Rig) -> None:
+    await rig.agent(cores=0.9)
+    await rig.outcome(await rig.launch(2, resources=ASKED, autoscale=scaling(cool_down_down=3600)))
+    refusal = await refused(rig.apps().Scale(api_pb2.ScaleRequest(app=PATH, count=4), timeout=10))
+    assert refusal.message == (
+        "count: 4 is outside of the bounds of autoscaling; allowed: 1 to 3; or change autoscale in the description;"
+        " `gestaltctl stop` stops all"
+    )
+    await rig.outcome(await rig.apps().Scale(api_pb2.ScaleRequest(app=PATH, count=3), timeout=10))
+    app = await app_until(rig, "a decision", lambda app: "earliest" in app.autoscaling)
+    assert app.count == 3
+    assert "3 → 2 in 5" in app.autoscaling
+
+
+async def test_a_description_leaves_the_number_alone_and_its_bounds_count_at_once(rig: Rig) -> None:
+    await rig.agent(cores=1.2)
+    await rig.outcome(await rig.launch(1, resources=ASKED, autoscale=scaling()))
+    await app_until(rig, "three", lambda app: app.count == 3 and not app.task)
+    again = await rig.launch(1, resources=ASKED, autoscale=scaling())
+    assert list(again.unchanged) == [PATH], "the same description again takes nothing back"
+    reply = await rig.launch(1, resources=ASKED, autoscale=scaling(max=2))
+    assert [task.kind for task in reply.tasks] == ["scale"], "bounds are no part of a version"
+    app = (await rig.get()).app
+    assert (app.count, app.version, app.spec.autoscale.max) == (2, 1, 2)
+    await rig.outcome(await rig.launch(1, image="web:2", resources=ASKED, autoscale=scaling(max=2)))
+    app = (await rig.get()).app
+    assert (app.count, app.version) == (2, 2), "an update does not, either"
+    await rig.outcome(await rig.launch(1, image="web:2", resources=ASKED))
+    app = (await rig.get()).app
+    assert (app.count, app.autoscaling) == (1, ""), "without autoscaling the description says how many"
+    too_many = await refused(rig.launch(1, resources=ASKED, autoscale=scaling(max=2000)))
+    assert "autoscale.max" in too_many.message
+
+
+async def test_what_holds_it_back_is_told(rig: Rig) -> None:
+    agent = await rig.agent(cores=1.2)
+    await rig.outcome(await rig.launch(1, resources=ASKED, autoscale=scaling()))
+    control = api_pb2_grpc.ClusterStub(rig.channel())
+    await control.Pause(api_pb2.PauseRequest(reason="for lunch"), timeout=10)
+    app = await app_until(rig, "the pause", lambda app: "paused" in app.autoscaling)
+    assert app.autoscaling.startswith("nothing is changed: replacement is paused")
+    assert app.count == 1
+    await control.Resume(api_pb2.PauseRequest(), timeout=10)
+    await app_until(rig, "three", lambda app: app.count == 3 and not app.task)
+    await rig.outcome(await rig.apps().Stop(api_pb2.AppRequest(app=PATH), timeout=10))
+    agent.cores = 0.0
+    app = await app_until(rig, "the stop", lambda app: "stopped" in app.autoscaling)
+    assert (app.count, app.autoscaling) == (3, "nothing is changed: it is stopped")
+
+
+async def test_who_hears_nothing_changes_nothing(rig: Rig) -> None:
+    await rig.agent()
+    await rig.outcome(await rig.launch(3, resources=ASKED, autoscale=scaling(CPU, REQUESTS)))
+    app = await app_until(rig, "a decision", lambda app: "right" in app.autoscaling)
+    assert (app.count, app.autoscaling) == (3, "cpu is not measured: 3 are right")
+
+
+async def test_requests_are_those_of_all_load_balancers(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, members=("node-1", "node-2"), settings={"heartbeat": 0.5})
+    await rig.up()
+    try:
+        agents = [await rig.agent(node_id=name, name=name) for name in rig.members]
+        agents[0].requests = 25.0
+        await rig.outcome(await rig.launch(2, autoscale=scaling(REQUESTS)))
+        app = await app_until(rig, "three", lambda app: app.count == 3 and not app.task)
+        agents[0].requests = 1.0
+        app = await app_until(rig, "less", lambda app: app.autoscaling.startswith("0."))
+        assert (app.count, app.autoscaling) == (3, "0.333 requests a second of 10 (1 not measured): 3 are right")
+        agents[1].requests = 14.0
+        await app_until(rig, "two", lambda app: app.count == 2 and not app.task)
+    finally:
+        await rig.down()
