@@ -66,7 +66,7 @@ class Decider:
         self._watched: dict[str, set[str]] = {}
         self._wake = asyncio.Event()
         self.gate = Gate(ledger.state, tracker)
-        self.preparations = Preparations(ledger.state, tracker, dispatcher.ask, lambda: ledger.epoch)
+        self.preparations = Preparations(ledger.state, tracker, dispatcher.tell_soon, lambda: ledger.epoch)
         dispatcher.prepare = self.preparations.of_node
         self.unplaced: dict[str, str] = {}
         self._hopeless: dict[str, str] = {}
@@ -82,7 +82,7 @@ class Decider:
     def learned(self, paths: Iterable[str]) -> None:
         """More is known of the grants of these apps: tell their nodes, and look again."""
         paths = tuple(paths)
-        self._dispatcher.refresh_routes(paths)
+        self._dispatcher.learned(paths)
         self.wake(paths)
 
     def wake_unplaced(self) -> None:
@@ -256,8 +256,10 @@ class Decider:
         node = next((node for node in self._ledger.state.nodes.values() if node.drain == task.id), None)
         if node is None:
             return task.steps
-        why = {path: self.lacks(path) or self._hopeless.get(path, "") for path in set(self._ledger.state.placed_on(node.id).values())}
-        return drain.steps(task, node, self._ledger.state.placed_on(node.id), why, self._turns.waiting)
+        state = self._ledger.state
+        left = {instance: state.owners[instance] for instance in state.placed_on(node.id)}
+        why = {path: self.lacks(path) or self._hopeless.get(path, "") for path in left.values()}
+        return drain.steps(task, node, left, why, self._turns.waiting)
 
     def _committed(self, draft: Draft) -> None:
         """A commit is durable: tell the nodes, and look again at every app that it touched."""
@@ -265,8 +267,8 @@ class Decider:
         paths |= {record.app for record in draft.records.values() if isinstance(record, Grant)}
         for path in paths:
             self._track(path)
+        self._dispatcher.committed(draft, paths)
         if paths:
-            self._dispatcher.refresh_routes(paths)
             self.wake(paths)
             self.wake(list(self.unplaced))  # what went has left room
             self.wake(self._turns.next())

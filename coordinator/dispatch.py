@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gestalt import clock
 from gestalt.model import DesiredInstance, NodeState, Route
-from gestalt.proto.v1 import agent_pb2
-from gestalt.wire import to_wire
+from gestalt.proto.v1 import agent_pb2, spec_pb2
+from gestalt.spec.schema import AppSpec
+from gestalt.wire import spec_to_wire, to_wire
 
 from .grant_book import Terms
 from .neighbours import Neighbours
 from .nodes import Tracker
 from .pace import Pace
-from .records import App, Placed, Version, bindings, instance_id
+from .records import App, Grant, Placed, Version, bindings, instance_id
 from .routes import Routed, route
-from .state import State
+from .state import Draft, State
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ ALL_EDGES = 50
 """In a cluster of fewer nodes than that each gets all routes; in a larger one those with the role `edge` do."""
 
 EDGE = "edge"
+KEPT_TEMPLATES = 2000
+"""So many messages of templates are kept ready."""
 SLICE = 0.02
 """Seconds for which agents are told of changes before others have their turn."""
 
@@ -49,12 +52,12 @@ def node_state(
     Of its own instances the agent knows best whether they are ready: the flag is left out, so that it costs no message.
     """
     result = NodeState(epoch, revision, recovering=bool(state.switches.recovering))
-    here = set(state.placed_on(node).values())
-    for path in sorted(here):
-        app = state.apps.get(path)
-        for placed in state.placed(path).instances if app is not None else ():
-            if placed.node == node and app is not None and not (on := terms(app, placed)).withheld:
-                _add(result, state, app, placed, on)
+    here = set()
+    for instance, placed in state.placed_on(node).items():
+        path = state.owners[instance]
+        here.add(path)
+        if not (on := terms(app := state.apps[path], placed)).withheld:
+            _add(result, state, app, placed, on)
     result.routes.update({key: _for_node(item, result.instances) if item.app in here else item for key, item in routes.items()})
     return result
 
@@ -72,12 +75,22 @@ def _for_node(item: Route, own: Mapping[str, DesiredInstance]) -> Route:
     return replace(item, servers=tuple(replace(server, ready=False) if server.instance in own else server for server in item.servers))
 
 
-def difference(before: NodeState, after: NodeState) -> agent_pb2.NodeDelta | None:
-    """Return what leads from one state to the next, or None when they are the same but for the revision."""
+def _message(key: str, spec: AppSpec) -> spec_pb2.AppSpec:
+    """Make the message of a template, which is known by this hash."""
+    return spec_to_wire(spec)
+
+
+def difference(
+    before: NodeState, after: NodeState, template: Callable[[str, AppSpec], spec_pb2.AppSpec] = _message
+) -> agent_pb2.NodeDelta | None:
+    """Return what leads from one state to the next, or None when they are the same but for the revision.
+
+    `template`: gives the message of a template, which has the hash that comes first.
+    """
     put = NodeState(
         0,
         0,
-        {key: item for key, item in after.templates.items() if key not in before.templates},
+        {},
         {key: item for key, item in after.instances.items() if before.instances.get(key) != item},
         {key: item for key, item in after.routes.items() if before.routes.get(key) != item},
         {key: item for key, item in after.refused.items() if before.refused.get(key) != item},
@@ -96,6 +109,9 @@ def difference(before: NodeState, after: NodeState) -> agent_pb2.NodeDelta | Non
         drop_refused=sorted(before.refused.keys() - after.refused.keys()),
         drop_peers=sorted(before.peers.keys() - after.peers.keys()),
     )
+    for key, spec in after.templates.items():
+        if key not in before.templates:
+            delta.put.templates[key].CopyFrom(template(key, spec))
     same = replace(before, epoch=after.epoch, revision=after.revision) == after
     return None if same else delta
 
@@ -119,8 +135,26 @@ class Link:
             self.closed.set()
 
 
+class Templates:
+    """The messages of templates, each made once for all nodes; the newest are kept."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, spec_pb2.AppSpec] = {}
+
+    def message(self, key: str, spec: AppSpec) -> spec_pb2.AppSpec:
+        """Return the message of a template, which has this hash."""
+        if key not in self._made:
+            if len(self._made) >= KEPT_TEMPLATES:
+                del self._made[next(iter(self._made))]
+            self._made[key] = spec_to_wire(spec)
+        return self._made[key]
+
+
 class Dispatcher:
-    """Keeps every connected agent told of the newest desired state. Many changes in one turn of the loop become one message."""
+    """Keeps every connected agent told of the newest desired state. Many changes in one turn of the loop become one message.
+
+    Only those agents are looked at for which something may have changed: a large cluster costs no more than the part of it that moves.
+    """
 
     def __init__(self, state: State, tracker: Tracker, epoch: Callable[[], int]) -> None:
         self._state = state
@@ -132,7 +166,9 @@ class Dispatcher:
         self._is_begun = False
         self._knows_neighbours = True
         self._pace = Pace(self._flush)
+        self._stale: set[str] = set()
         self._behind: list[str] = []
+        self._templates = Templates()
         self._wires: dict[str, tuple[Route, agent_pb2.Route]] = {}
         self.terms: Callable[[App, Placed], Terms] = _free
         """How nodes are told of an instance."""
@@ -151,10 +187,11 @@ class Dispatcher:
         self._told.setdefault(link.node, NodeState(self._epoch(), 0))
         if not self._is_begun:
             self._begin()
-        self.heard(set(self._state.placed_on(link.node).values()))
+        self.refresh_routes(self._state.apps_on(link.node))
         self._knows_neighbours &= not self.neighbours.is_news(link.node)
         if not self._knows_neighbours and any(other.wants_peers for other in self._links.values()):
             self._pace.ask()
+        self._stale.discard(link.node)
         full = self._next(link)
         self._told[link.node] = full
         message = agent_pb2.CoordinatorMessage()
@@ -184,21 +221,42 @@ class Dispatcher:
         if self._links.get(link.node) is link:
             del self._links[link.node]
 
+    def committed(self, draft: Draft, paths: Collection[str]) -> None:
+        """A commit is durable that concerns these apps: have agents told of what it changes for them, soon."""
+        if any(kind in ("node", "switches") for kind, _ in draft.records):
+            self.tell_all()
+        self.refresh_routes(paths)
+        self.tell_soon(draft.touched)
+        self.tell_soon(self._state.nodes_of(record.app for record in draft.records.values() if isinstance(record, Grant)))
+
+    def learned(self, paths: Collection[str]) -> None:
+        """More is known of the grants of these apps: have their nodes told on which terms they run them, soon."""
+        self.refresh_routes(paths)
+        self.tell_soon(self._state.nodes_of(paths))
+
     def refresh_routes(self, paths: Iterable[str]) -> None:
-        """Work out the routes of these apps anew and have all agents told of whatever changed, soon."""
-        for path in paths:
-            self._reroute(path)
-        self._pace.ask()
-
-    def ask(self) -> None:
-        """Have all agents told of whatever changed, soon."""
-        self._pace.ask()
-
-    def heard(self, paths: Iterable[str]) -> None:
-        """More was observed of these apps: have agents told if their routes changed."""
+        """Work out the routes of these apps anew, and have those agents told that get one that changed, soon."""
         changed = [path for path in paths if self._reroute(path)]
         if changed:
+            self.tell_soon(self._edges())
+            self.tell_soon(self._state.nodes_of(changed))
+
+    def tell_all(self) -> None:
+        """Have every agent told of whatever changed for it, soon."""
+        self._knows_neighbours = False
+        self.tell_soon(self._links)
+
+    def tell_soon(self, nodes: Iterable[str]) -> None:
+        """Have these nodes told of whatever changed for them, soon."""
+        before = len(self._stale)
+        self._stale.update(nodes)
+        if len(self._stale) > before:
             self._pace.ask()
+
+    def _edges(self) -> Iterable[str]:
+        """Return the nodes that get all routes: every node of a small cluster is an edge."""
+        nodes = self._state.nodes
+        return self._links if len(nodes) < ALL_EDGES else [node for node, record in nodes.items() if EDGE in record.roles]
 
     def _reroute(self, path: str) -> bool:
         """Work out the routes of an app; return whether they changed. Those that did not stay the same value."""
@@ -211,13 +269,13 @@ class Dispatcher:
         if after == before and path in self._routes:
             return False
         self._routes[path] = after
-        return True
+        return bool(before or after)
 
     def _route(self, app: App) -> tuple[Route, ...]:
-        return route(app, self._state.version(app.path, app.version), [self._routed(app, item) for item in self._placed(app)])
-
-    def _placed(self, app: App) -> tuple[Placed, ...]:
-        return self._state.placed(app.path).instances
+        version = self._state.version(app.path, app.version)
+        if not any(port.http is not None or port.tcp is not None for port in version.spec.ports):
+            return ()
+        return route(app, version, [self._routed(app, item) for item in self._state.placed(app.path).instances])
 
     def _routed(self, app: App, placed: Placed) -> Routed:
         ready = self._tracker.takes_requests(app, placed)
@@ -247,14 +305,15 @@ class Dispatcher:
         """Return the apps whose routes a node gets: all at an edge, which every node of a small cluster is, else those that it runs."""
         record = self._state.nodes.get(node)
         is_edge = len(self._state.nodes) < ALL_EDGES or (record is not None and EDGE in record.roles)
-        return self._routes if is_edge else sorted(set(self._state.placed_on(node).values()))
+        return self._routes if is_edge else sorted(self._state.apps_on(node))
 
     def _flush(self) -> bool:
         """Tell those who are behind, for SLICE seconds; return whether there are more of them."""
         if not self._behind:
-            self.neighbours.look()
-            self._knows_neighbours = True
-            self._behind = list(self._links)
+            if not self._knows_neighbours:
+                self._knows_neighbours = True
+                self._stale.update(self._links if self.neighbours.look() else ())
+            self._behind, self._stale = list(self._stale), set()
         end = clock.monotonic() + SLICE
         while self._behind and clock.monotonic() < end:
             self._tell(self._behind.pop())
@@ -265,7 +324,7 @@ class Dispatcher:
         if link is None:
             return
         after = self._next(link)
-        delta = difference(self._told[node], after)
+        delta = difference(self._told[node], after, self._templates.message)
         if delta is not None:
             self._told[node] = after
             link.send(agent_pb2.CoordinatorMessage(delta=delta))

@@ -112,7 +112,7 @@ class Leader:
             StoreError: the store cannot be used.
         """
         await self.ledger.read()
-        Recovery(self.ledger, self._brakes, self.dispatcher, self.decider).begin()
+        Recovery(self.ledger, self._brakes, self.decider).begin()
         self._enrolment = Enrolment.create(self._settings, self.ledger, self._seat.zk)
         await self._enrolment.begin()
         self.ledger.on_commit(self._enrolment.committed)

@@ -32,11 +32,13 @@ class Neighbours:
         """All nodes of the cluster as of the last look; none where there is only one."""
         return self._peers
 
-    def look(self) -> None:
-        """Work out anew what is known."""
+    def look(self) -> bool:
+        """Work out anew what is known; return whether it is something else."""
         now = {item.id: self._peer(item) for item in self._nodes.values() if self._address(item.id)} if len(self._nodes) > 1 else {}
         if now != self._peers:
             self._peers, self._wire = now, to_wire(NodeState(0, 0, peers=now), agent_pb2.NodeState)
+            return True
+        return False
 
     def is_news(self, node: str) -> bool:
         """Return whether a look would find something else of a node than is known."""

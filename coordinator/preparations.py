@@ -44,9 +44,9 @@ class _Request:
 
 
 class Preparations:
-    """Asks nodes to prepare versions of apps. `tell` has all agents told of what changed; `epoch`: of the leader."""
+    """Asks nodes to prepare versions of apps. `tell` has agents told of what changed for these nodes; `epoch`: of the leader."""
 
-    def __init__(self, state: State, tracker: Tracker, tell: Callable[[], None], epoch: Callable[[], int]) -> None:
+    def __init__(self, state: State, tracker: Tracker, tell: Callable[[Iterable[str]], None], epoch: Callable[[], int]) -> None:
         self._state = state
         self._tracker = tracker
         self._tell = tell
@@ -74,16 +74,16 @@ class Preparations:
         if before is None or before.version.number != version.number:
             self._count += 1
             self._requests[version.app] = _Request(version, (self._epoch() << 32) + self._count, asked)
-            self._tell()
+            self._tell(asked | before.nodes if before is not None else asked)
         elif not asked <= before.nodes:
             self._requests[version.app] = _Request(version, before.number, before.nodes | asked)
-            self._tell()
+            self._tell(asked)
         return self._readiness(self._requests[version.app], asked)
 
     def drop(self, path: str) -> Readiness:
         """Have nothing prepared for an app any more."""
-        if self._requests.pop(path, None) is not None:
-            self._tell()
+        if (before := self._requests.pop(path, None)) is not None:
+            self._tell(before.nodes)
         return Readiness()
 
     def of_node(self, node: str) -> list[tuple[Version, int]]:

@@ -8,7 +8,6 @@ from gestalt.proto.v1 import api_pb2
 
 from .brakes import Brakes
 from .decider import Decider
-from .dispatch import Dispatcher
 from .ledger import Ledger
 from .nodes import Tracker
 from .state import SWITCHES, Draft, State
@@ -62,10 +61,9 @@ def sentence(recovering: str) -> str:
 class Recovery:
     """Holds the leader back while it is recovering. `begin` once the state is read."""
 
-    def __init__(self, ledger: Ledger, brakes: Brakes, dispatcher: Dispatcher, decider: Decider) -> None:
+    def __init__(self, ledger: Ledger, brakes: Brakes, decider: Decider) -> None:
         self._ledger = ledger
         self._brakes = brakes
-        self._dispatcher = dispatcher
         self._decider = decider
 
     def begin(self) -> None:
@@ -80,7 +78,6 @@ class Recovery:
         if after == self._brakes.recovering:
             return
         self._brakes.recovering = after
-        self._dispatcher.refresh_routes(())  # agents hear of it
         self._decider.wake(self._ledger.state.apps)
 
 

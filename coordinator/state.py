@@ -51,6 +51,7 @@ KINDS: dict[str, type[Any]] = {
     "switches": Switches,
     "grant": Grant,
 }
+_Items = list[tuple[App, Placed]]
 _NAMES = {kind: name for name, kind in KINDS.items()}
 _TABLES = {"placements": "placements", "switches": "switches_by_key"}
 SWITCHES = "cluster"
@@ -112,8 +113,8 @@ class State:
     switches_by_key: dict[str, Switches] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     """App path by instance id, derived from the placements."""
-    residents: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The same for each node: what is placed there."""
+    residents: dict[str, dict[str, Placed]] = field(default_factory=dict)
+    """What is placed on each node, by instance id, also derived."""
     reservations: Reservations = field(default_factory=Reservations)
     """What that asks for, also derived."""
 
@@ -142,7 +143,7 @@ class State:
         """Have an instance in what is derived."""
         instance = instance_id(app, placed.serial)
         self.owners[instance] = app.path
-        self.residents.setdefault(placed.node, {})[instance] = app.path
+        self.residents.setdefault(placed.node, {})[instance] = placed
         self.reservations.add(placed.node, self.version(app.path, placed.version).spec, placed.ports)
 
     def _unsettle(self, app: App, placed: Placed) -> None:
@@ -155,20 +156,23 @@ class State:
         self.reservations.remove(placed.node, self.version(app.path, placed.version).spec, placed.ports)
 
     def apply(self, draft: Draft) -> None:
-        """Make a committed draft true."""
+        """Make a committed draft true, and note in it which nodes it touches."""
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
         moves = [self._moves(draft, path) for path in paths]
         self._keep_room(paths, self.reservations.remove)
-        for gone, _ in moves:
+        for gone, come, changed in moves:
+            draft.touched.update(placed.node for _, placed in (*gone, *come, *changed))
             for app, placed in gone:
                 self._unsettle(app, placed)
+            for app, placed in changed:
+                self.residents[placed.node][instance_id(app, placed.serial)] = placed
         for (kind, key), record in draft.records.items():
             if record is None:
                 self.table(kind).pop(key, None)
             else:
                 self.table(kind)[key] = record
         self._keep_room(paths, self.reservations.add)
-        for _, come in moves:
+        for _, come, _ in moves:
             for app, placed in come:
                 self._settle(app, placed)
 
@@ -180,12 +184,13 @@ class State:
                 for node in app.held:
                     note(node, spec, fixed_ports(spec))
 
-    def _moves(self, draft: Draft, path: str) -> tuple[list[tuple[App, Placed]], list[tuple[App, Placed]]]:
-        """Return which instances of an app a draft takes away, and which it adds. Where an instance is, it is for ever."""
+    def _moves(self, draft: Draft, path: str) -> tuple[_Items, _Items, _Items]:
+        """Return which instances of an app a draft takes away, which it adds, and which it changes. Where one is, it is for ever."""
         before, after = self.apps.get(path), draft.app(path)
         old = {(before.uid, placed.serial): (before, placed) for placed in self.placed(path).instances} if before else {}
         new = {(after.uid, placed.serial): (after, placed) for placed in draft.placed(path).instances} if after else {}
-        return [item for key, item in old.items() if key not in new], [item for key, item in new.items() if key not in old]
+        changed = [new[key] for key, (_, placed) in old.items() if key in new and new[key][1] is not placed]
+        return [item for key, item in old.items() if key not in new], [item for key, item in new.items() if key not in old], changed
 
     def version(self, path: str, number: int) -> Version:
         return self.versions[version_key(path, number)]
@@ -210,9 +215,17 @@ class State:
     def placed(self, path: str) -> Placements:
         return self.placements.get(path) or Placements(path)
 
-    def placed_on(self, node: str) -> Mapping[str, str]:
-        """Return the paths of the apps that have instances on a node, by instance id."""
+    def placed_on(self, node: str) -> Mapping[str, Placed]:
+        """Return what is placed on a node, by instance id."""
         return self.residents.get(node, {})
+
+    def apps_on(self, node: str) -> set[str]:
+        """Return the paths of the apps that have instances on a node."""
+        return {self.owners[instance] for instance in self.placed_on(node)}
+
+    def nodes_of(self, paths: Iterable[str]) -> set[str]:
+        """Return the nodes that have instances of these apps."""
+        return {placed.node for path in paths for placed in self.placed(path).instances}
 
     def below(self, prefix: str) -> Iterator[App]:
         """Yield the app of this path, or all apps below it, sorted by path."""
@@ -224,11 +237,15 @@ class State:
 
 @dataclass(slots=True)
 class Draft:
-    """Changes on top of a state: reads see them at once, nobody else does until they are committed and applied."""
+    """Changes on top of a state: reads see them at once, nobody else does until they are committed and applied.
+
+    `touched`: once it is applied, the nodes on which instances came, went or changed.
+    """
 
     base: State
     records: dict[tuple[str, str], Record | None] = field(default_factory=dict)
     events: list[Callable[[int, int, str], Event]] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
 
     def _get(self, kind: str, key: str) -> Any:
         if (kind, key) in self.records:

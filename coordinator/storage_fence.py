@@ -78,7 +78,8 @@ class NetfilterFence:
         state, dispatcher, decider = reach.ledger.state, reach.dispatcher, reach.decider
 
         def changed(nodes: Collection[str]) -> None:
-            dispatcher.refresh_routes({path for node in nodes for path in state.placed_on(node).values()})
+            dispatcher.refresh_routes({path for node in nodes for path in state.apps_on(node)})
+            dispatcher.tell_all()
 
         fence = cls(reach.ledger, reach.tracker, changed, own=own, is_on=is_on)
         dispatcher.neighbours.refused = fence.refused

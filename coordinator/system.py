@@ -79,7 +79,7 @@ def _spot(spec: AppSpec, node: Capacity, old: tuple[Placed, Resources] | None, b
 def busy_nodes(state: State) -> dict[str, bool]:
     """Return the nodes that are being emptied, and whether other things than system apps are still there."""
     emptied = (node.id for node in state.nodes.values() if is_emptied(node))
-    return {node: any(not _is_system(state, path) for path in set(state.placed_on(node).values())) for node in emptied}
+    return {node: any(not _is_system(state, path) for path in state.apps_on(node)) for node in emptied}
 
 
 def _is_system(state: State, path: str) -> bool:

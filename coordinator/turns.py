@@ -32,7 +32,7 @@ def on_the_move(state: State, path: str, node: str, there: int) -> int:
 
 def free(state: State, node: Node, but: str = "") -> int:
     """Return how many instances more may be on the move from a draining node. `but`: an app that does not count."""
-    there = Counter(state.placed_on(node.id).values())
+    there = Counter(state.owners[instance] for instance in state.placed_on(node.id))
     return max(0, node.parallel - sum(on_the_move(state, path, node.id, count) for path, count in there.items() if path != but))
 
 
@@ -98,7 +98,7 @@ class Turns:
         found: list[str] = []
         for node in self._state.nodes.values():
             if is_in_turns(node):
-                here = sorted(self._waiting.intersection(self._state.placed_on(node.id).values()))
+                here = sorted(self._waiting.intersection(self._state.apps_on(node.id)))
                 found += here[: free(self._state, node)]
         return found
 

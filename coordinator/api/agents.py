@@ -211,7 +211,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
 
     def _wake_apps_on(self, node: str) -> None:
         """Have those apps looked at that a node's coming or going is something to."""
-        self.decider.wake(set(self.ledger.state.placed_on(node).values()))
+        self.decider.wake(self.ledger.state.apps_on(node))
         self.decider.wake_unplaced()
 
     async def _read(self, messages: AsyncIterator[agent_pb2.AgentMessage], view: NodeView, link: Link) -> None:
@@ -276,7 +276,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         if change.problems_changed:
             view.problems = reports.sentences(change.problems)
         paths = {owners[instance] for instance in changed}
-        self.dispatcher.heard(paths)
+        self.dispatcher.refresh_routes(paths)
         self.decider.wake(paths)
         self.reported(view)
 

@@ -55,7 +55,7 @@ class Shop:
         self.tracker, self.progress = Tracker(lambda: self.now), Progress()
         self.gate = Gate(self.state, self.tracker)
         self.view = self.tracker.node("n1", "n1")
-        self.preparations = Preparations(self.state, self.tracker, lambda: None, lambda: self.asked + 1)
+        self.preparations = Preparations(self.state, self.tracker, lambda _: None, lambda: self.asked + 1)
         self.view.prepares = self.prepares
         self.tracker.connected(self.view)
         self.tracker.inventory(self.view, list(self.state.owners), list(self.running.values()))

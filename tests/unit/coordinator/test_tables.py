@@ -142,4 +142,6 @@ def _agree(state: State) -> None:
     for path, placements in state.placements.items():
         for placed in placements.instances:
             found.setdefault(placed.node, {})[instance_id(state.apps[path], placed.serial)] = path
-    assert {name: dict(state.placed_on(name)) for name in ("n1", "n2")} == {name: found.get(name, {}) for name in ("n1", "n2")}
+    assert {name: {instance: state.owners[instance] for instance in state.placed_on(name)} for name in ("n1", "n2")} == {
+        name: found.get(name, {}) for name in ("n1", "n2")
+    }

@@ -1,0 +1,287 @@
+"""A million containers: 1,000 apps of 1,000 instances with constraints over 5,000 nodes, through the API, durable in ZooKeeper.
+
+A real coordinator, a real ZooKeeper, and nodes that only listen (`bench.shadows`): each has a stream of its own with the leader, over
+mutual TLS; those of one process share a session with ZooKeeper. Measured: the seconds from the first request until the last placement is
+durable, and the leader's memory. Then one node of a hundred is lost at once: seconds until all replacements are durable. At last an app is
+scaled to twice its size and back: no placement of another app may move. What is counted is read back from ZooKeeper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.harness import machine_facts, options
+from bench.sheet import Sheet
+from gestalt.client import Client
+from gestalt.clock import monotonic
+from gestalt.coordinator.records import Node, Placements
+from gestalt.coordinator.state import decode, encode
+from gestalt.coordinator.store.base import Put
+from gestalt.coordinator.store.zookeeper import ZookeeperStore
+from gestalt.pki import Role
+from gestalt.proto.v1 import api_pb2
+from gestalt.spec.load import validate_spec
+from gestalt.wire import spec_to_wire
+from gestalt.zk.client import Zk
+from gestalt.zk.paths import Paths
+from tests.real.coordinators_rig import Coordinators
+from tests.real.zookeeper_lab import running
+
+PROCESSES = 2
+RACKS = 50
+HEARTBEAT = 30.0
+"""Seconds. What heartbeats cost is measured by `bench.agents`."""
+NICE = 10
+IN_FLIGHT = 8
+"""Launches that are asked for at a time."""
+_LIMIT = 1800.0
+
+
+@dataclass
+class Shadows:
+    """The processes of nodes that only listen, and the last line that each said."""
+
+    processes: list[asyncio.subprocess.Process] = field(default_factory=list)
+    said: dict[int, dict[str, Any]] = field(default_factory=dict)
+    readers: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self, settings: Path) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *("nice", f"--adjustment={NICE}", sys.executable, "-m", "bench.shadows", str(settings)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "GRPC_VERBOSITY": "NONE"},
+        )
+        self.processes.append(process)
+        self.readers.append(asyncio.create_task(self._read(process)))
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            self.said[process.pid] = json.loads(line)
+
+    def sum(self, what: str) -> int:
+        return sum(said[what] for said in self.said.values())
+
+    async def vanish(self, numbers: list[int]) -> None:
+        """Have nodes vanish, all at once."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(numbers).encode() + b"\n")
+
+    async def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+        await asyncio.gather(*(process.wait() for process in self.processes), *self.readers, return_exceptions=True)
+
+
+class Placed:
+    """Counts what events say was placed durably, and when. `curve`: seconds since `begun`, and all until then."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.begun = monotonic()
+        self.curve: list[tuple[float, int]] = []
+
+    async def follow(self, client: Client) -> None:
+        """Listen until cancelled."""
+        async for batch in client.follow_events(api_pb2.WatchEventsRequest(follow=True, kinds=["app.placed"])):
+            for event in batch.events:
+                if event.kind == "app.placed":
+                    self.count += int(event.message.split()[1])
+            self.curve.append((monotonic() - self.begun, self.count))
+
+    async def until(self, count: int, told: str) -> float:
+        """Wait until so many were placed; return the seconds since `begun`."""
+        shown = monotonic()
+        while self.count < count:
+            assert monotonic() - self.begun < _LIMIT, f"{self.count} of {count} {told} after {_LIMIT:g} s"
+            if monotonic() - shown > 5:
+                shown = monotonic()
+                print(f"  {self.count:,} of {count:,} {told} after {shown - self.begun:.0f} s", flush=True)
+            await asyncio.sleep(0.02)
+        return next(at for at, number in self.curve if number >= count)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is run."""
+
+    nodes: int
+    apps: int
+    instances: int
+
+    @property
+    def total(self) -> int:
+        return self.apps * self.instances
+
+    def path(self, number: int) -> str:
+        return f"/bench/c1m/live/app-{number:04}"
+
+
+@dataclass
+class World:
+    """Everything that runs."""
+
+    rig: Coordinators
+    shadows: Shadows
+    size: Size
+    identities: list[str] = field(default_factory=list)
+
+    async def placements(self) -> dict[str, Placements]:
+        """Read back from ZooKeeper what is placed, by app."""
+        zk = await Zk.connect(self.rig.ensemble.settings(self.rig.root), session=40.0, name="bench")
+        store = ZookeeperStore(zk, Paths(self.rig.root), self.rig.cluster_id)
+        try:
+            await store.open()
+            found = [decode(document) for document in (await store.load()).documents if document.kind == "placements"]
+        finally:
+            await store.close()
+            await zk.close()
+        return {item.app: item for item in found if isinstance(item, Placements)}
+
+
+@asynccontextmanager
+async def world(size: Size, folder: Path) -> AsyncIterator[World]:
+    """Have a coordinator lead the nodes, all of which are connected."""
+    with running() as ensemble:
+        settings = {"heartbeat": HEARTBEAT, "unreachable_after": 2 * HEARTBEAT, "replacements_per_second": 0, "log_level": "warning"}
+        rig = Coordinators(folder, ensemble, count=1, settings=settings, session=20.0)
+        made = World(rig, Shadows(), size)
+        try:
+            await enlist(made)
+            await rig.up()
+            await start_shadows(made)
+            yield made
+        except BaseException:
+            print(f"--- the end of the coordinator's log:\n{rig.log(0)[-3000:]}", flush=True)
+            raise
+        finally:
+            await made.shadows.end()
+            await rig.down()
+
+
+async def enlist(world: World) -> None:
+    """Make nodes members before anybody leads."""
+    rig = world.rig
+    zk = await Zk.connect(rig.ensemble.settings(rig.root), session=10.0, name="bench")
+    paths = Paths(rig.root)
+    store = ZookeeperStore(zk, paths, rig.cluster_id)
+    try:
+        await store.open()
+        epoch = await store.take_office()
+        world.identities = [f"{number:08}-0000-4000-8000-000000000000" for number in range(world.size.nodes)]
+        records = [
+            Node(identity, f"node-{number:04}", address="127.0.0.1", labels={"rack": f"r{number % RACKS:02}"})
+            for number, identity in enumerate(world.identities)
+        ]
+        await store.commit([Put("node", record.id, encode(record)) for record in records], epoch)
+        await zk.ensure(paths.nodes)
+        for identity in world.identities:
+            await zk.create(paths.node(identity))
+    finally:
+        await store.close()
+        await zk.close()
+
+
+async def start_shadows(world: World) -> None:
+    """Start all nodes and wait until they are connected."""
+    rig, begun = world.rig, monotonic()
+    common = {"cluster_id": rig.cluster_id, "leader": rig.address(0), "root": rig.root, "heartbeat": HEARTBEAT}
+    for process in range(PROCESSES):
+        nodes = []
+        for number in range(process, world.size.nodes, PROCESSES):
+            tls = rig.tls(Role.NODE, world.identities[number])
+            files = {name: str(getattr(tls, name)) for name in ("ca", "certificate", "key")}
+            nodes.append({"number": number, "node_id": world.identities[number], "node_name": f"node-{number:04}", "tls": files})
+        file = rig.folder / f"shadows-{process}.json"
+        zookeeper = {"hosts": list(rig.ensemble.hosts), "root": rig.root}
+        file.write_text(json.dumps({"common": common, "nodes": nodes, "zookeeper": zookeeper}))
+        await world.shadows.start(file)
+    while len(world.shadows.said) < PROCESSES or world.shadows.sum("connected") < world.size.nodes:
+        assert monotonic() - begun < _LIMIT, "the nodes do not connect"
+        await asyncio.sleep(0.2)
+    print(f"  {world.size.nodes:,} nodes in {PROCESSES} sessions of ZooKeeper connected after {monotonic() - begun:.0f} s", flush=True)
+
+
+def spec(size: Size, number: int) -> dict[str, Any]:
+    """Return an app's description."""
+    return {
+        "path": size.path(number),
+        "image": "shop/web:1",
+        "instances": size.instances,
+        "resources": {"cpu": "0.1", "memory": "64M"},
+        "placement": {
+            "constraints": [{"attribute": "rack", "operator": "!=", "value": f"r{number % RACKS:02}"}],
+            "spread": [{"attribute": "rack", "weight": 50}],
+        },
+        "update": {"progress_deadline": 3600, "health_deadline": 3600},
+    }
+
+
+async def launch(world: World, client: Client) -> None:
+    """Launch all apps, a few at a time."""
+    slots = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one(number: int) -> None:
+        async with slots:
+            request = api_pb2.LaunchRequest(apps=[spec_to_wire(validate_spec(spec(world.size, number)))])
+            await client.call(lambda api: api.apps.Launch, request, limit=_LIMIT)
+
+    await asyncio.gather(*(one(number) for number in range(world.size.apps)))
+
+
+async def measure(sheet: Sheet, size: Size) -> None:
+    """Measure everything."""
+    folder = Path(tempfile.mkdtemp(prefix="gestalt-bench-", dir="/dev/shm"))
+    try:
+        async with world(size, folder) as made, made.rig.client() as client, made.rig.client() as listener:
+            leader = psutil.Process(made.rig.processes[0].pid)
+            print("pid", leader.pid, flush=True)
+            placed = Placed()
+            following = asyncio.create_task(placed.follow(listener))
+            await asyncio.sleep(1)
+            placed.begun = monotonic()
+            launching = asyncio.create_task(launch(made, client))
+            took = await placed.until(size.total, "placed")
+            await launching
+            stored = sum(len(item.instances) for item in (await made.placements()).values())
+            assert stored == size.total, f"ZooKeeper has {stored} placements"
+            name = f"{size.apps:,} x {size.instances:,} over {size.nodes:,} nodes"
+            sheet.add(f"{name}: placed, durable", took)
+            sheet.add(f"{name}: placements a second", size.total / took, "/s", aim="at least 10,000", rate=True)
+            sheet.add(f"{name}: leader, resident", leader.memory_info().rss / 1e6, "MB", aim="at most 3,000")
+            sheet.add(f"{name}: told to the nodes by then", made.shadows.sum("told"), "")
+            following.cancel()
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    chosen = options(__doc__.splitlines()[0] if __doc__ else "")
+    chosen.set_defaults(runs=1)
+    chosen.add_argument("--nodes", type=int, default=5000)
+    chosen.add_argument("--apps", type=int, default=1000)
+    chosen.add_argument("--instances", type=int, default=1000)
+    arguments = chosen.parse_args()
+    size = Size(arguments.nodes, arguments.apps, arguments.instances)
+    with Sheet("a million containers", machine_facts()) as sheet:
+        for _ in range(arguments.runs):
+            asyncio.run(measure(sheet, size))
+
+
+if __name__ == "__main__":
+    main()
