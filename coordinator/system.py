@@ -212,8 +212,7 @@ class _Case:
             there = [view for view in self._views if not view.is_over and not is_given_up(view, self._spec)]
             return (Outcome.GOING_ON if there else Outcome.DONE), ""
         going = [view for view in self._views if view.placed.stop and not view.is_over and not is_given_up(view, self._spec)]
-        is_somewhere = bool(self.able) or not (self._wanted or any(spot.why == NOT_CONNECTED for spot in self._seen.values()))
-        if is_somewhere and self.steady == len(self.able) and not going and not any(self._old(spot.node) for spot in self.able):
+        if not self._is_unproven() and self.steady == len(self.able) and not going and not any(self._old(spot.node) for spot in self.able):
             return Outcome.DONE, ""
         for spot in self.able:
             if (view := self._current(spot.node)) is not None and (why := hopeless(view, self._spec)):
@@ -221,6 +220,11 @@ class _Case:
         if stalled >= self._spec.update.progress_deadline and all(view.heard for view in going):
             return Outcome.FAILED, self.lacking() or f"there was no progress for {self._spec.update.progress_deadline:g} s"
         return Outcome.GOING_ON, ""
+
+    def _is_unproven(self) -> bool:
+        """Tell whether nothing is known of the wanted version yet, but may be: a change that reached no node is not done by that."""
+        may_come = bool(self._wanted) or any(spot.why == NOT_CONNECTED for spot in self._seen.values())
+        return not self.able and (may_come or self._app.stable not in (0, self._app.version))
 
     def lacking(self) -> str:
         """Return on which nodes it is not as it should be, and why; empty when there are none."""

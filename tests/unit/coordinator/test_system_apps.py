@@ -283,6 +283,22 @@ def test_the_same_description_again_changes_nothing() -> None:
     assert world.apply(system()) is None
 
 
+def test_an_update_that_reaches_no_node_is_not_done_until_one_is_back_and_is_undone_if_it_is_bad() -> None:
+    world = everywhere(2)
+    for name in world.machines:
+        world.lose(name)
+    world.apply(system("web:bad"))
+    world.settle()
+    assert world.app.task, "it has proved nothing yet"
+    world.back("n1")
+    world.settle()
+    world.pass_time(301)
+    world.settle()
+    world.back("n2")
+    world.settle()
+    assert [item.version for item in world.ready()] == [1, 1]
+
+
 HAPPENINGS = ["decide", "agent", "time", "restart", "lose", "back", "cordon", "uncordon", "drain", "update", "stop", "start", "join"]
 
 
