@@ -14,6 +14,7 @@ RUNTIME = [
     "grpcio-health-checking>=1.62",
     "grpcio-reflection>=1.62",
     "kazoo>=2.10",
+    "numpy>=1.26",
     "protobuf>=4.25",
     "psutil>=5.9",
     "pydantic>=2.7",

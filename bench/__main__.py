@@ -14,6 +14,7 @@ BENCHMARKS = {
     "handovers": "a coordinator that steps down a hundred times: how long it takes, and that nothing leaks",
     "rest": "a cluster of three at rest: memory of all parts, the fence's processor",
     "leader": "the leader killed, frozen, lost with its node, stepping down: to the next accepted launch",
+    "scheduler": "placing in memory, one core: placements a second over thousands of nodes, and what twice as many cost",
     "failover": "a node lost: to the replacement's answer, beside Docker Swarm; GETs and POSTs meanwhile",
 }
 

@@ -13,8 +13,9 @@ from .dependencies import Wait
 from .grants import grant_name, next_grant
 from .reconcile import Decision, Outcome, View, is_given_up, stays, stops_first, unheard
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
+from .scheduler.fleet import Nodes, node_of
 from .scheduler.place import place
-from .scheduler.values import Capacity, Placing
+from .scheduler.values import Placing
 from .state import Draft, version_key
 from .system import place_each
 
@@ -56,7 +57,7 @@ class Case:
         return f"node{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity, ...]) -> str:
+def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> str:
     """Put what was decided into the draft; return why wanted instances could not be placed, empty when all are."""
     placements = draft.placed(case.app.path)
     kept = tuple(_marked(item, decision) for item in placements.instances if item.serial not in decision.forget)
@@ -67,7 +68,7 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
     )
     if kept + added != placements.instances:
         draft.put_placements(Placements(case.app.path, kept + added))
-    _grant(draft, case, kept, added, {node.id: node.incarnation for node in nodes})
+    _grant(draft, case, kept, added, nodes)
     held = _held(case, decision, sum(not item.stop for item in kept) + len(added), nodes)
     app = replace(case.app, next_serial=case.app.next_serial + len(added), held=held)
     _announce(draft, case, decision, len(added))
@@ -82,13 +83,13 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: tuple[Capacity,
     return unplaced or decision.lacking
 
 
-def _place(case: Case, decision: Decision, nodes: tuple[Capacity, ...]) -> Placing:
+def _place(case: Case, decision: Decision, nodes: Nodes) -> Placing:
     if case.spec.kind == "system":
-        return place_each(case.spec, nodes, decision.on)
+        return place_each(case.spec, tuple(nodes), decision.on)
     return place(case.spec.model_copy(update={"instances": case.app.wanted}), decision.start, nodes)
 
 
-def _held(case: Case, decision: Decision, there: int, nodes: tuple[Capacity, ...]) -> tuple[str, ...]:
+def _held(case: Case, decision: Decision, there: int, nodes: Nodes) -> tuple[str, ...]:
     """Return the nodes on which room is kept for what stops before it can move, until its replacement is placed.
 
     Args:
@@ -101,7 +102,7 @@ def _held(case: Case, decision: Decision, there: int, nodes: tuple[Capacity, ...
     if missing <= 0 or not stops_first(case.spec) or case.spec.kind == "system":
         return ()
     moving = any(view.moving and not view.placed.stop and view.placed.serial in decision.stop for view in case.views)
-    useless = {node.id for node in nodes if not node.ready}.intersection(case.app.held)
+    useless = any(node is not None and not node.ready for node in (node_of(nodes, held) for held in case.app.held))
     if not moving and not useless:
         return case.app.held[:missing]
     placing = place(case.spec.model_copy(update={"instances": case.app.wanted}), missing, nodes)
@@ -131,12 +132,12 @@ def waits_for_holder(case: Case) -> str:
     return ""
 
 
-def _grant(draft: Draft, case: Case, kept: tuple[Placed, ...], added: tuple[Placed, ...], incarnations: Mapping[str, int]) -> None:
+def _grant(draft: Draft, case: Case, kept: tuple[Placed, ...], added: tuple[Placed, ...], nodes: Nodes) -> None:
     """Give a new instance the right to be the only one, or take it back. Where nodes have no memberships there is nothing to give."""
     before, path = draft.grant(grant_name(case.app)), case.app.path
-    if case.spec.placement.exclusive and added and incarnations[added[0].node]:
-        serial, node = added[0].serial, added[0].node
-        draft.put(next_grant(before, case.app, serial, node, incarnations[node], last=case.last_generation))
+    holder = node_of(nodes, added[0].node) if case.spec.placement.exclusive and added else None
+    if holder is not None and holder.incarnation:
+        draft.put(next_grant(before, case.app, added[0].serial, holder.id, holder.incarnation, last=case.last_generation))
     elif before is not None and not before.revoked and (why := _revoked(case, before, kept)):
         draft.put(replace(before, revoked=True))
         draft.tell("app.revoked", path, f"{path}: node {case.names.get(before.node, before.node)} loses the right to run it: {why}", path)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Set
-from dataclasses import replace
+from collections.abc import Callable
 
 from gestalt.proto.v1 import model_pb2
-from gestalt.spec.schema import Resources
 
 from .membership import Life, is_emptied
 from .nodes import Tracker
@@ -15,56 +14,83 @@ from .reconcile import is_current
 from .records import App, Node, Placed, fixed_ports
 from .reservations import Reservations
 from .scheduler.attributes import attributes
+from .scheduler.fleet import Fleet, Ground
 from .scheduler.values import Capacity
 from .state import State
 
 NOT_CONNECTED = "is not connected"
 """Why a node that is ready as far as its membership goes takes nothing at this moment."""
 
+_MOMENT = 1.0
+"""Seconds for which it is known why a node is not ready."""
 
-def capacities(state: State, tracker: Tracker, path: str) -> tuple[Capacity, ...]:
-    """Return all known nodes with what is reserved on them, for placing instances of one app.
 
-    Those of its instances that are to be replaced, or are on the way out, do not stand in the way of new ones.
+class Survey:
+    """Keeps a fleet in step with what is decided and with what agents report: what changed is looked at, not what is there.
+
+    One for each state and tracker: it takes notice of the changes that they note.
     """
-    goal = state.apps.get(path)
-    if goal is None:
-        return tuple(_capacity(node, tracker, state.reservations, 0) for node in state.nodes.values())
-    instances = state.placed(path).instances
-    same_app = Counter(placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed))
-    left = {goal.source, *(placed.node for placed in instances if placed.serial in goal.moving)}
-    found = [_capacity(node, tracker, state.reservations, same_app[node.id]) for node in state.nodes.values()]
-    for node_id in goal.held:  # room that is kept for it is room
-        spec = state.version(path, goal.version).spec
-        kept = Placed(0, goal.version, node_id, fixed_ports(spec))
-        found = [released(node, kept, spec.resources) for node in found]
-    return tuple(_open_to(node, goal.target, left) for node in found)
 
+    def __init__(self, state: State, tracker: Tracker, now: Callable[[], float]) -> None:
+        self._now = now
+        self._state = state
+        self._tracker = tracker
+        self._fleet = Fleet(Reservations())
+        self._told: dict[str, str] = {}
+        self._told_at = -math.inf
 
-def released(node: Capacity, placed: Placed, asked: Resources) -> Capacity:
-    """Return a node as it would be without an instance, which may be on another one."""
-    if node.id != placed.node:
-        return node
-    cpu, memory = node.cpu_reserved - asked.cpu, node.memory_reserved - asked.memory
-    return replace(node, cpu_reserved=cpu, memory_reserved=memory, ports=node.ports - set(placed.ports))
+    def ground(self, path: str = "") -> Ground:
+        """Return all known nodes with what is reserved on them, for placing instances of one app. Good until anything changes.
+
+        Those of its instances that are to be replaced, or are on the way out, do not stand in the way of new ones.
+        """
+        state = self._state
+        self._refresh()
+        goal = state.apps.get(path)
+        if goal is None:
+            return Ground(self._fleet)
+        instances = state.placed(path).instances
+        same_app = Counter(placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed))
+        moved = {placed.node for placed in instances if placed.serial in goal.moving} if goal.moving else set[str]()
+        left = frozenset(moved | {goal.source}) - {""}
+        ground = Ground(self._fleet, same_app, goal.target, left)
+        for node in goal.held:  # room that is kept for it is room
+            spec = state.version(path, goal.version).spec
+            ground = ground.without(node, fixed_ports(spec), spec.resources)
+        return ground
+
+    def _refresh(self) -> None:
+        state, tracker = self._state, self._tracker
+        changed, state.touched = state.touched | tracker.touched, set()
+        tracker.touched.clear()
+        if self._fleet.reservations is not state.reservations:  # everything was read anew
+            self._fleet = Fleet(state.reservations)
+            self._fleet.why_not = self._why_not
+        if len(self._fleet) != len(state.nodes):
+            changed |= self._fleet.ids_there ^ state.nodes.keys()
+        for id_ in changed:
+            if (node := state.nodes.get(id_)) is None:
+                self._fleet.remove(id_)
+            else:
+                self._fleet.put(_offer(node, tracker))
+
+    def _why_not(self, offer: Capacity) -> str:
+        """Return why a node is not ready. Some reasons grow with time: they are told as they were a moment ago, at most."""
+        now = self._now()
+        if now - self._told_at > _MOMENT:
+            self._told, self._told_at = {}, now
+        if offer.id not in self._told:
+            self._told[offer.id] = _why_not(offer.id, offer.name, self._tracker)
+        return self._told[offer.id]
 
 
 def _stays(state: State, goal: App, placed: Placed) -> bool:
     return not (placed.stop or placed.serial in goal.moving or is_emptied(state.nodes.get(placed.node)))
 
 
-def _open_to(node: Capacity, target: str, left: Set[str]) -> Capacity:
-    """Return a node as it is for an app that moves to one node, or away from some."""
-    if not node.ready or (target in ("", node.id) and node.id not in left):
-        return node
-    return replace(node, ready=False, why_not="is left by the migration" if node.id in left else "is not where the migration goes")
-
-
-def _capacity(node: Node, tracker: Tracker, reservations: Reservations, same_app: int) -> Capacity:
-    use = reservations.on(node.id)
-    view, stands = tracker.node(node.id, node.name), tracker.standing(node.id)
-    why_not = stands.reason if stands.life is not Life.READY else "" if view.heard else NOT_CONNECTED
-    facts = view.facts
+def _offer(node: Node, tracker: Tracker) -> Capacity:
+    """Return a node as it would be if nothing were reserved on it."""
+    facts, why_not = tracker.node(node.id, node.name).facts, _why_not(node.id, node.name, tracker)
     return Capacity(
         node.id,
         node.name,
@@ -73,16 +99,19 @@ def _capacity(node: Node, tracker: Tracker, reservations: Reservations, same_app
         runtimes=frozenset(facts.runtimes),
         cpu=facts.cpu,
         memory=facts.memory,
-        cpu_reserved=use.cpu,
-        memory_reserved=use.memory,
         port_first=facts.port_first or 3000,
         port_last=facts.port_last or 4000,
-        ports=frozenset(use.ports),
-        port_cursor=reservations.cursors.get(node.id, 0),
-        same_app=same_app,
         incarnation=tracker.incarnation(node.id),
         attributes=attributes(node.id, node.name, node.roles, node.labels, _facts(facts)),
     )
+
+
+def _why_not(node: str, name: str, tracker: Tracker) -> str:
+    """Return why a node is not ready; empty when it is. Nothing but what the state and the tracker note can make one ready, or not."""
+    stands = tracker.standing(node)
+    if stands.life is not Life.READY:
+        return stands.reason
+    return "" if tracker.node(node, name).heard else NOT_CONNECTED
 
 
 def _facts(facts: model_pb2.Facts) -> dict[str, str]:

@@ -16,7 +16,7 @@ from gestalt.errors import GestaltError
 from . import drain, system
 from .advance import LEADER, Case, advance, steps, waits_for, waits_for_holder
 from .brakes import Brakes
-from .capacity import capacities, released
+from .capacity import Survey
 from .dependencies import begun, held
 from .dispatch import Dispatcher
 from .gate import Gate
@@ -29,8 +29,8 @@ from .preparations import Preparations
 from .progress import Progress
 from .reconcile import Decision, Outcome, Terms, is_given_up, reconcile, stays, stops_first
 from .records import App, Grant, Step, Task, Verb, instance_id
+from .scheduler.fleet import Ground
 from .scheduler.place import place
-from .scheduler.values import Capacity
 from .state import Draft
 from .turns import Turns
 
@@ -60,6 +60,7 @@ class Decider:
         self._ledger = ledger
         self._tracker = tracker
         self._dispatcher = dispatcher
+        self._survey = Survey(ledger.state, tracker, clock.monotonic)
         self._dirty: set[str] = set()
         self._due: dict[str, float] = {}
         self._progress = Progress()
@@ -161,19 +162,19 @@ class Decider:
         stalled = self._progress.stalled(app, case.spec, case.views, now)
         if case.spec.kind == "system":
             self._everywhere.add(path)
-            app, decision = system.look(self._ledger.state, app, case.views, self.capacities(path), stalled)
+            app, decision = system.look(self._ledger.state, app, case.views, tuple(self.ground(path)), stalled)
             case = replace(case, app=app)
         else:
             terms = Terms(0 if paused else self.brakes.allowance.left(now), bool(stuck), case.strategy)
             decision = reconcile(app, case.spec, case.views, stalled, terms)
-        decision, readiness = self.preparations.hold(case, decision, lambda: self.capacities(path))
+        decision, readiness = self.preparations.hold(case, decision, lambda: self.ground(path))
         if wait.why:
             update = self._ledger.state.version(path, app.goal).spec.update
             decision = held(decision, wait, app, stalled, update.progress_deadline)
         elif why := self._hindered(case, decision, stuck or readiness.hindering(decision)):
             decision = replace(decision, outcome=Outcome.FAILED, reason=why)
         is_to_place = decision.start or (decision.stop and stops_first(case.spec))
-        reason = advance(draft, case, decision, self.capacities(path) if is_to_place else ())
+        reason = advance(draft, case, decision, self.ground(path) if is_to_place else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
         self._note(path, wait.why or reason or waits_for(case, decision, paused) or stuck or readiness.why)
         self._hopeless[path] = decision.reason
@@ -204,10 +205,12 @@ class Decider:
         if not stops_first(case.spec) or case.spec.kind == "system":
             return ""
         old = [view.placed for view in case.views if not (view.placed.stop or stays(case.app, view) or is_given_up(view, case.spec))]
-        why, nodes = "", self.capacities(case.app.path) if old else ()
+        if not old:
+            return ""
+        why, ground = "", self.ground(case.app.path)
         for placed in old[:_LOOKED_AT]:
             asked = self._ledger.state.version(case.app.path, placed.version).spec.resources
-            placing = place(case.spec, 1, tuple(released(node, placed, asked) for node in nodes))
+            placing = place(case.spec, 1, ground.without(placed.node, placed.ports, asked))
             if not placing.missing:
                 return ""
             why = placing.reason
@@ -239,9 +242,9 @@ class Decider:
         newest = state.version(app.path, max(app.version, *(view.placed.version for view in views), 0))
         return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last, newest.spec.update.strategy)
 
-    def capacities(self, path: str = "") -> tuple[Capacity, ...]:
+    def ground(self, path: str = "") -> Ground:
         """Return all nodes with what is reserved on them, as `place` needs them for the app of this path."""
-        return capacities(self._ledger.state, self._tracker, path)
+        return self._survey.ground(path)
 
     def task_steps(self, task: Task) -> tuple[Step, ...]:
         """Return the steps of a task as they are now."""

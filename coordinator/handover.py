@@ -8,17 +8,16 @@ from dataclasses import replace
 from gestalt.spec.schema import Resources
 
 from .advance import Case
-from .capacity import released
 from .reconcile import Decision, Outcome, View, is_current, is_given_up, stays, stops_first
 from .records import Placed
+from .scheduler.fleet import Nodes, without
 from .scheduler.place import place
-from .scheduler.values import Capacity
 
 Ways = Mapping[int, frozenset[str]]
 """The serials of the instances that stop before their successors start, each with the nodes to which these would go."""
 
 
-def ways(case: Case, decision: Decision, nodes: Callable[[], tuple[Capacity, ...]], asked: Callable[[Placed], Resources]) -> Ways:
+def ways(case: Case, decision: Decision, nodes: Callable[[], Nodes], asked: Callable[[Placed], Resources]) -> Ways:
     """Return which of the instances that are to stop now make way for their successors, and for where.
 
     Args:
@@ -48,13 +47,13 @@ def _makes_way(case: Case, view: View) -> bool:
     return not (stays(case.app, view) or view.forced or view.is_misplaced(case.spec) or is_given_up(view, case.spec))
 
 
-def _successor(case: Case, placed: Placed, nodes: tuple[Capacity, ...], asked: Callable[[Placed], Resources]) -> frozenset[str]:
+def _successor(case: Case, placed: Placed, nodes: Nodes, asked: Callable[[Placed], Resources]) -> frozenset[str]:
     return frozenset(choice.node for choice in place(case.spec, 1, _without(nodes, [placed], asked)).choices)
 
 
-def _without(nodes: tuple[Capacity, ...], gone: Iterable[Placed], asked: Callable[[Placed], Resources]) -> tuple[Capacity, ...]:
+def _without(nodes: Nodes, gone: Iterable[Placed], asked: Callable[[Placed], Resources]) -> Nodes:
     for placed in gone:
-        nodes = tuple(released(node, placed, asked(placed)) for node in nodes)
+        nodes = without(nodes, placed.node, placed.ports, asked(placed))
     return nodes
 
 

@@ -99,11 +99,16 @@ class Tracker:
         self.judge: Callable[[App, Placed], Verdict | None] = lambda app, placed: None
         """Says what is to become of the right of an instance, of those that need one."""
         self.nodes: dict[str, NodeView] = {}
+        self.touched: set[str] = set()
+        """The nodes of which anything changed that placing asks about, since somebody took notice."""
         self.sightings: dict[str, Sighting] = {}
         self.usages = Usages(now)
 
     def node(self, node: str, name: str) -> NodeView:
-        return self.nodes.setdefault(node, NodeView(node, name, disconnected_at=self._now()))
+        if node not in self.nodes:
+            self.nodes[node] = NodeView(node, name, disconnected_at=self._now())
+            self.touched.add(node)
+        return self.nodes[node]
 
     def sighting(self, instance: str) -> Sighting:
         if instance not in self.sightings:
@@ -121,14 +126,17 @@ class Tracker:
         self.sightings.pop(instance, None)
 
     def connected(self, view: NodeView) -> None:
+        self.touched.add(view.id)
         view.connected, view.heard, view.last_seen = True, False, self._now()
         view.refusing, view.prepared = {}, {}
 
     def disconnected(self, view: NodeView) -> None:
+        self.touched.add(view.id)
         view.connected, view.heard, view.disconnected_at = False, False, self._now()
 
     def member(self, view: NodeView, member: Member | None) -> None:
         """Take in the membership of a node. Time in which its agent did not run is not held against it."""
+        self.touched.add(view.id)
         before, view.member = view.member, member
         ran = before is not None and before.agent_running and member is not None and before.incarnation == member.incarnation
         if not ran:
@@ -158,6 +166,7 @@ class Tracker:
         if not view.heard:
             self._excuse(placed, view.disconnected_at)
         view.heard = view.ever_heard = True
+        self.touched.add(view.id)
         found = {item.instance for item in observed}
         changed = set(placed) - found
         for instance in changed:
@@ -246,6 +255,12 @@ class Tracker:
 def _counts_afresh(before: Observed | None, item: Observed) -> bool:
     """Tell whether an agent lost its memory and counts attempts from 1 again: an inventory is the truth, what was seen before is not."""
     return before is not None and item.attempt < before.attempt
+
+
+def take_facts(tracker: Tracker, view: NodeView, facts: model_pb2.Facts) -> None:
+    """Take in what the agent of a node says of its machine."""
+    view.facts.CopyFrom(facts)
+    tracker.touched.add(view.id)
 
 
 def _decisive(item: Observed) -> Observed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gestalt.proto.v1 import api_pb2, model_pb2
 from gestalt.spec.load import unhonoured
@@ -11,7 +11,6 @@ from gestalt.spec.schema import AppSpec
 from gestalt.spec.template import template_hash
 from gestalt.wire import to_wire
 
-from .capacity import released
 from .changes import counted
 from .claims import conflicts
 from .decider import Decider
@@ -86,22 +85,22 @@ class Planner:
         return "scale" if (before.instances, before.autoscale) != (spec.instances, spec.autoscale) else "none"
 
     def _placing(self, spec: AppSpec, count: int) -> Placing:
-        return place(spec, count, self.decider.capacities(spec.path))
+        return place(spec, count, self.decider.ground(spec.path))
 
     def _replacing(self, spec: AppSpec, old: list[Placed]) -> Placing:
         """Place all instances of a new version: the old ones are in nobody's way, and what stops first leaves its room."""
-        nodes = tuple(replace(node, same_app=0) for node in self.decider.capacities(spec.path))
+        ground = self.decider.ground(spec.path).without_own()
         for item in old if stops_first(spec) else ():
             asked = self.ledger.state.version(spec.path, item.version).spec.resources
-            nodes = tuple(released(node, item, asked) for node in nodes)
-        return place(spec, spec.instances, nodes)
+            ground = ground.without(item.node, item.ports, asked)
+        return place(spec, spec.instances, ground)
 
     def _nodes(self, app: App | None, spec: AppSpec) -> SystemPlan:
         staying = self._staying(app) if app is not None else []
         is_same = app is not None and self._action(app, spec, self._described(app)) == "none"
         asked = {item.node: (item, self.ledger.state.version(spec.path, item.version).spec.resources) for item in staying}
         state = self.ledger.state
-        return plan_nodes(spots(spec, self.decider.capacities(spec.path), asked, busy_nodes(state)), staying, is_same=is_same)
+        return plan_nodes(spots(spec, tuple(self.decider.ground(spec.path)), asked, busy_nodes(state)), staying, is_same=is_same)
 
     def _everywhere(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
         """Return what becomes of a system app on each node."""

@@ -10,7 +10,7 @@ from .handover import unprepared, ways
 from .nodes import Preparation, Tracker
 from .reconcile import Decision, Outcome, stays
 from .records import Version
-from .scheduler.values import Capacity
+from .scheduler.fleet import Nodes
 from .state import State
 
 NAMED = 3
@@ -54,7 +54,7 @@ class Preparations:
         self._requests: dict[str, _Request] = {}
         self._count = 0
 
-    def hold(self, case: Case, decision: Decision, nodes: Callable[[], tuple[Capacity, ...]]) -> tuple[Decision, Readiness]:
+    def hold(self, case: Case, decision: Decision, nodes: Callable[[], Nodes]) -> tuple[Decision, Readiness]:
         """Return the decision without the stops for which nobody is prepared yet, and what they wait for; have that prepared."""
         path, version = case.app.path, self._state.version(case.app.path, case.app.version)
         found = ways(case, decision, nodes, lambda placed: self._state.version(path, placed.version).spec.resources)

@@ -205,19 +205,10 @@ class Presenter:
         ]
 
     def nodes(self) -> list[model_pb2.Node]:
-        state = self.ledger.state
-        counts: dict[str, int] = {}
-        for placements in state.placements.values():
-            for placed in placements.instances:
-                counts[placed.node] = counts.get(placed.node, 0) + 1
-        allocated = {item.id: item for item in self.decider.capacities()}
-        return [
-            self._node(node.id, counts.get(node.id, 0), allocated[node.id].cpu_reserved, allocated[node.id].memory_reserved)
-            for node in state.nodes.values()
-        ]
+        return [self._node(node) for node in self.ledger.state.nodes]
 
-    def _node(self, node: str, instances: int, cpu: float, memory: int) -> model_pb2.Node:
-        record = self.ledger.state.nodes[node]
+    def _node(self, node: str) -> model_pb2.Node:
+        record, use = self.ledger.state.nodes[node], self.ledger.state.reservations.on(node)
         view, stands = self.tracker.node(node, record.name), self.tracker.standing(node)
         return model_pb2.Node(
             id=node,
@@ -227,8 +218,8 @@ class Presenter:
             address=view.address or record.address,
             agent_version=view.agent_version,
             facts=view.facts,
-            instances=instances,
-            allocated=spec_pb2.Resources(cpu=cpu, memory=memory),
+            instances=len(self.ledger.state.placed_on(node)),
+            allocated=spec_pb2.Resources(cpu=use.cpu, memory=use.memory),
             problems=(*view.problems, *_refusal(record), *self._times(view.member)),
             last_seen=clock.monotonic() - view.last_seen if view.last_seen else 0.0,
             labels=record.labels,

@@ -29,11 +29,12 @@ class Reservations:
     """What is reserved, by node; nodes without any instance are not named.
 
     `cursors`: the port after that of a node's newest instance: the next one goes on from there, so that a port is not taken again at once.
-    Of them a new leader knows only what it can see.
+    Of them a new leader knows only what it can see. `changed`: the nodes where anything came or went since somebody took notice.
     """
 
     nodes: dict[str, Reserved] = field(default_factory=dict)
     cursors: dict[str, int] = field(default_factory=dict, compare=False)
+    changed: set[str] = field(default_factory=set, compare=False)
 
     def on(self, node: str) -> Reserved:
         """Return what is reserved on a node; for reading only."""
@@ -42,6 +43,7 @@ class Reservations:
     def add(self, node: str, spec: AppSpec, ports: Sequence[int]) -> None:
         """An instance of this description is placed."""
         there = self.nodes.setdefault(node, Reserved())
+        self.changed.add(node)
         there.instances += 1
         there.micro_cores += round(spec.resources.cpu * _MICRO)
         there.memory += spec.resources.memory
@@ -53,6 +55,7 @@ class Reservations:
     def remove(self, node: str, spec: AppSpec, ports: Sequence[int]) -> None:
         """An instance of this description is placed no more."""
         there = self.nodes[node]
+        self.changed.add(node)
         there.instances -= 1
         there.micro_cores -= round(spec.resources.cpu * _MICRO)
         there.memory -= spec.resources.memory

@@ -117,6 +117,8 @@ class State:
     """What is placed on each node, by instance id, also derived."""
     reservations: Reservations = field(default_factory=Reservations)
     """What that asks for, also derived."""
+    touched: set[str] = field(default_factory=set, compare=False)
+    """The nodes whose records changed since somebody took notice."""
 
     def table(self, kind: str) -> dict[str, Any]:
         """Return the table of a document kind."""
@@ -133,6 +135,7 @@ class State:
         with _no_collection():
             for document in sorted(documents, key=lambda item: (item.kind, item.key)):
                 self.table(document.kind)[document.key] = decode(document)
+        self.touched.update(self.nodes)
         self.answers = dict(sorted(self.answers.items(), key=lambda item: item[1].at))  # the oldest are trimmed first
         for path, app in self.apps.items():
             for placed in self.placed(path).instances:
@@ -167,6 +170,8 @@ class State:
             for app, placed in changed:
                 self.residents[placed.node][instance_id(app, placed.serial)] = placed
         for (kind, key), record in draft.records.items():
+            if kind == "node":
+                self.touched.add(key)
             if record is None:
                 self.table(kind).pop(key, None)
             else:

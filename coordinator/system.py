@@ -12,10 +12,11 @@ from enum import Enum
 
 from gestalt.spec.schema import AppSpec, Resources
 
-from .capacity import NOT_CONNECTED, released
+from .capacity import NOT_CONNECTED
 from .membership import is_emptied
 from .reconcile import Decision, Outcome, View, given_up_in, hopeless, is_current, is_given_up, is_steady, rest_needed, share
 from .records import App, Placed
+from .scheduler.fleet import released
 from .scheduler.obstacles import room_obstacle, standing_obstacle
 from .scheduler.place import place
 from .scheduler.values import Capacity, Placing
@@ -72,7 +73,7 @@ def _spot(spec: AppSpec, node: Capacity, old: tuple[Placed, Resources] | None, b
         return Spot(node.id, node.name, Role.KEPT, f"has no working {spec.runtime} runtime")
     if standing_obstacle(spec, node) is not None:
         return Spot(node.id, node.name, Role.LEFT)
-    obstacle = room_obstacle(spec, released(node, *old) if old is not None else node)
+    obstacle = room_obstacle(spec, released(node, old[0].ports, old[1]) if old is not None else node)
     return Spot(node.id, node.name, Role.WANTED, obstacle.text if obstacle is not None else "")
 
 

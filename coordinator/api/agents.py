@@ -25,7 +25,7 @@ from ..decider import Decider
 from ..dispatch import Dispatcher, Link
 from ..enrolment import Enrolment, coordinators_of, not_a_member
 from ..ledger import Ledger
-from ..nodes import NodeView, Tracker
+from ..nodes import NodeView, Tracker, take_facts
 from ..records import Node
 from ..state import Draft
 from ..transitions import transitions
@@ -182,7 +182,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         link = self.sessions[hello.node_id] = Link(view.id, hello.address, hello.wants_peers)
         view.name, view.address, view.agent_version = hello.node_name, hello.address, hello.agent_version
         view.incarnation, view.prepares = hello.incarnation, hello.prepares
-        view.facts.CopyFrom(hello.facts)
+        take_facts(self.tracker, view, hello.facts)
         self.tracker.connected(view)
         log.info("node %s: session begins", view.name)
         return view, link
@@ -240,7 +240,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             case "observed":
                 self._observed(message.observed, view)
             case "facts":
-                view.facts.CopyFrom(message.facts)
+                take_facts(self.tracker, view, message.facts)
                 self.decider.wake_unplaced()
             case "refusing":
                 view.refusing = dict(islice(message.refusing.nodes.items(), len(self.ledger.state.nodes)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from gestalt.spec.conditions import DISTRIBUTING
 from gestalt.spec.schema import AppSpec, Constraint, Port
@@ -11,7 +11,9 @@ from gestalt.units import show_size
 from .attributes import holds
 from .values import DEFAULT_POOL, Capacity, Obstacle, Refusal
 
-_SLACK = 1e-9
+SLACK = 1e-9
+"""Cores that count as none: sums of shares are not exact."""
+
 _UNARY = {"exists": "any {}", "missing": "no {}"}
 
 
@@ -34,11 +36,11 @@ def room_obstacle(spec: AppSpec, node: Capacity) -> Obstacle | None:
     """Return what a node has too little of for one instance more; None when it has enough of everything."""
     cpu, memory = spec.resources.cpu, spec.resources.memory
     left = max(node.cpu - node.cpu_reserved, 0.0)
-    if cpu > left + _SLACK:
+    if cpu > left + SLACK:
         text = f"has {left:.3g} of {node.cpu:.3g} cores left, {cpu:.3g} are asked for"
         return Obstacle("too few cores left", text, (cpu - left) / cpu, f"resources.cpu of at most {left:.3g}" if left else "")
-    if node.memory and memory > node.memory - node.memory_reserved:
-        free = max(node.memory - node.memory_reserved, 0)
+    free = max(node.memory - node.memory_reserved, 0)
+    if node.memory and memory > free:
         text = f"has {show_size(free)} of memory left, {show_size(memory)} are asked for"
         return Obstacle("too little memory left", text, (memory - free) / memory, f"resources.memory of at most {show_size(free)}")
     taken = [port.host_port for port in spec.ports if port.host_port and port.host_port in node.ports]
@@ -53,13 +55,52 @@ def room_obstacle(spec: AppSpec, node: Capacity) -> Obstacle | None:
 
 def host_ports(ports: tuple[Port, ...], node: Capacity) -> tuple[int, ...] | None:
     """Return a host port for each port: the fixed one, or the next free one from the node's cursor on, going around."""
-    fixed = {port.host_port for port in ports if port.host_port}
-    size = node.port_last - node.port_first + 1
-    start = min(max(node.port_cursor - node.port_first, 0), size - 1) if node.port_cursor else 0
-    candidates = (node.port_first + (start + step) % size for step in range(size))
-    free = (number for number in candidates if number not in node.ports and number not in fixed)
-    chosen = [port.host_port or next(free, 0) for port in ports]
-    return tuple(chosen) if all(chosen) else None
+    return free_ports(tuple(port.host_port for port in ports), node.ports, (node.port_first, node.port_last), node.port_cursor)
+
+
+def free_ports(asked: tuple[int, ...], taken: Container[int], between: tuple[int, int], cursor: int) -> tuple[int, ...] | None:
+    """Return what is asked for, with a free number of a range in the place of each 0; None when there are too few.
+
+    Args:
+        asked: fixed numbers, 0 = any.
+        taken: what is in use.
+        between: the first and the last of the range.
+        cursor: where to begin, 0 = at the first.
+    """
+    first, last = between
+    size = last - first + 1
+    at, tried, chosen = min(max(cursor - first, 0), size - 1) if cursor else 0, 0, list[int]()
+    if asked == (0,) and size > 0 and first + at not in taken:  # as nearly always
+        return (first + at,)
+    for fixed in asked:
+        number = fixed
+        while not number:
+            if tried == size:
+                return None
+            candidate = first + at
+            at, tried = (at + 1) % size, tried + 1
+            if candidate not in taken and candidate not in asked:
+                number = candidate
+        chosen.append(number)
+    return tuple(chosen)
+
+
+def room(spec: AppSpec, node: Capacity, most: int) -> int:
+    """Return how many instances fit on a node, counted up to `most`."""
+    if most <= 0 or room_obstacle(spec, node) is not None:
+        return 0
+    asked = [port.host_port for port in spec.ports]
+    if any(asked):
+        return 1
+    fits = most
+    if cpu := spec.resources.cpu:
+        fits = min(fits, int((max(node.cpu - node.cpu_reserved, 0.0) + SLACK) / cpu))
+    if node.memory and spec.resources.memory:
+        fits = min(fits, max(node.memory - node.memory_reserved, 0) // spec.resources.memory)
+    if asked:
+        used = sum(node.port_first <= number <= node.port_last for number in node.ports)
+        fits = min(fits, (node.port_last - node.port_first + 1 - used) // len(asked))
+    return fits
 
 
 def refusals(found: Iterable[tuple[Capacity, Obstacle]]) -> tuple[Refusal, ...]:

@@ -13,16 +13,17 @@ from dataclasses import replace
 
 from gestalt.spec.schema import AppSpec
 
-from .obstacles import host_ports, refusals, room_obstacle, standing_obstacle, told
+from .fleet import Ground, Nodes
+from .obstacles import host_ports, refusals, room, room_obstacle, standing_obstacle, told
 from .score import OWN_POINTS, WEIGHT_POINTS, affinity, fit, free_shares, own, total
-from .tally import Cluster, GroupBy, Limit, Tally, limit_of
-from .values import Capacity, Choice, Obstacle, Placing
+from .tally import Cluster, GroupBy, Limit, Tally, limit_of, roomiest
+from .values import Capacity, Choice, Obstacle, Placing, Refusal
 
 Values = tuple[str, ...]
 _Entry = tuple[float, str, Values]
 
 
-def place(spec: AppSpec, count: int, nodes: tuple[Capacity, ...]) -> Placing:
+def place(spec: AppSpec, count: int, nodes: Nodes) -> Placing:
     """Choose nodes for `count` instances of one description, one after the other.
 
     Args:
@@ -32,13 +33,23 @@ def place(spec: AppSpec, count: int, nodes: tuple[Capacity, ...]) -> Placing:
     """
     if count <= 0:
         return Placing(())
+    if isinstance(nodes, Ground) and nodes.fleet.is_large:
+        from .reasons import race  # late: NumPy is large
+
+        choices, found = race(spec, count, nodes)
+    else:
+        choices, found = _race(spec, count, tuple(nodes))
+    missing = count - len(choices)
+    return Placing(tuple(choices), missing, found, told(found) if missing else "")
+
+
+def _race(spec: AppSpec, count: int, nodes: tuple[Capacity, ...]) -> tuple[list[Choice], tuple[Refusal, ...]]:
+    """Choose node by node: what the columns are compared with, and enough for small fleets."""
     race = _Race(spec, nodes, count)
     choices: list[Choice] = []
     while len(choices) < count and (choice := race.take()) is not None:
         choices.append(choice)
-    missing = count - len(choices)
-    found = refusals(race.obstacles()) if missing else ()
-    return Placing(tuple(choices), missing, found, told(found) if missing else "")
+    return choices, refusals(race.obstacles()) if len(choices) < count else ()
 
 
 def points_of(spec: AppSpec, node: Capacity) -> float:
@@ -89,11 +100,11 @@ class _Race:
         """Choose where the first of those goes that are all to be in one place: where most of them fit."""
         for limit in self._limits:
             if isinstance(limit, Cluster) and limit.is_open:
-                room: Counter[str] = Counter()
+                fitting: Counter[str] = Counter()
                 for node in able:
-                    room[node.attributes[limit.attribute]] += _room(self._spec, node, count)
-                if room:
-                    limit.settle(min(room, key=lambda value: (-min(room[value], count), value)))
+                    fitting[node.attributes[limit.attribute]] += room(self._spec, node, count)
+                if fitting:
+                    limit.settle(roomiest(fitting, count))
 
     def _enter(self, node: Capacity) -> None:
         """Put a node into its group, if it has room."""
@@ -158,16 +169,6 @@ class _Race:
 
 def _values(attribute: str, nodes: list[Capacity]) -> set[str]:
     return {node.attributes.get(attribute, "") for node in nodes}
-
-
-def _room(spec: AppSpec, node: Capacity, most: int) -> int:
-    """Return how many instances fit on a node, counted up to `most`."""
-    for number in range(most):
-        ports = host_ports(spec.ports, node)
-        if room_obstacle(spec, node) is not None or ports is None:
-            return number
-        node = _reserve(node, spec, ports)
-    return most
 
 
 def _reserve(node: Capacity, spec: AppSpec, ports: tuple[int, ...]) -> Capacity:

@@ -18,7 +18,8 @@ OWN_POINTS = 10.0
 WEIGHT_POINTS = 0.1
 """Points of a weight of one: a preference of the usual weight, 50, counts as much as five times the fit."""
 
-_DIGITS = 9
+GRID = 1e9
+"""Points are whole multiples of a billionth, so that what is equal on paper is equal, and whoever computes them finds the same."""
 
 
 def fit(free_cpu: float, free_memory: float, *, binpack: bool) -> float:
@@ -65,5 +66,8 @@ def boost(desired: float, used: int) -> float:
 
 
 def total(*points: float) -> float:
-    """Add points up, so that what is equal on paper is equal."""
-    return round(sum(points), _DIGITS)
+    """Add points up, from left to right and on the grid."""
+    added = 0.0
+    for item in points:
+        added += item
+    return round(added * GRID) / GRID

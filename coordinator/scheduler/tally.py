@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from gestalt.spec.schema import Constraint, Spread
 
@@ -64,11 +64,16 @@ class GroupBy(Limit):
 
     def __init__(self, constraint: Constraint, counts: Counter[str], values: Collection[str]) -> None:
         super().__init__(constraint, counts)
-        self._values = sorted(set(values) - {""})
+        self._values = frozenset(values) - {""}
         self._are_enough = len(self._values) >= int(constraint.value or 0)
+        self.least = self._fewest()
 
-    @property
-    def least(self) -> int:
+    def add(self, value: str) -> None:
+        super().add(value)
+        if value in self._values and self._counts[value] == self.least + 1:
+            self.least = self._fewest()
+
+    def _fewest(self) -> int:
         return min((self._counts[value] for value in self._values), default=0) if self._are_enough else 0
 
     def refuses(self, value: str) -> str:
@@ -107,3 +112,8 @@ def limit_of(constraint: Constraint, counts: Counter[str], values: Collection[st
         case "cluster":
             return Cluster(constraint, counts)
     return None
+
+
+def roomiest(fitting: Mapping[str, int], count: int) -> str:
+    """Return the value whose nodes take most of so many instances; of equal ones the first by name."""
+    return min(fitting, key=lambda value: (-min(fitting[value], count), value))

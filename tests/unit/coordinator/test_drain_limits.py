@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gestalt.coordinator import changes, drain, turns
-from gestalt.coordinator.capacity import capacities
+from gestalt.coordinator.capacity import Survey
 from gestalt.coordinator.drain import Limits
 from gestalt.coordinator.records import App, Node, Placed, Placements, TaskState, Version
+from gestalt.coordinator.scheduler.fleet import Ground
 from gestalt.coordinator.scheduler.place import place
 from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.coordinator.state import Draft, State
@@ -230,12 +231,15 @@ class Sized(Fleet):
         self.say()
 
     def _nodes(self) -> tuple[Capacity, ...]:
-        return capacities(self.state, self.tracker, PATH)
+        return tuple(self.ground(PATH))
+
+    def ground(self, path: str) -> Ground:
+        return Survey(self.state, self.tracker, lambda: self.now).ground(path)
 
     def room_for_others(self) -> set[str]:
         """Return where an instance of another app could go."""
         other = spec(path="/o/w/e/other", ports=[], checks=[], resources={"cpu": 1.0, "memory": 0})
-        return {choice.node for choice in place(other, 9, capacities(self.state, self.tracker, "/o/w/e/other")).choices}
+        return {choice.node for choice in place(other, 9, self.ground("/o/w/e/other")).choices}
 
 
 ONE = {"resources": {"cpu": 1.0, "memory": 0}}
@@ -300,7 +304,7 @@ def test_two_that_would_stop_first_do_not_count_on_the_same_room() -> None:
     begin(fleet, home)
     fleet.decide()
     assert fleet.app.held
-    again = place(spec(path="/o/w/e/second", **FIXED, **ONE), 1, capacities(fleet.state, fleet.tracker, "/o/w/e/second"))
+    again = place(spec(path="/o/w/e/second", **FIXED, **ONE), 1, fleet.ground("/o/w/e/second"))
     assert again.missing == 1
 
 
