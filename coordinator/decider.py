@@ -155,6 +155,7 @@ class Decider:
             self._progress.forget(path)  # what is done elsewhere is no standstill
         if app.awaiting and not wait.why:
             draft.put_app(begun(app))
+            draft.tell("app.begins", path, f"{path}: what it depends on is healthy, version {app.awaiting} begins", path)
             return
         now, paused = clock.monotonic(), self._held()
         case = self.case(app, clock.wall().isoformat())
@@ -176,7 +177,7 @@ class Decider:
         is_to_place = decision.start or (decision.stop and stops_first(case.spec))
         reason = advance(draft, case, decision, self.ground(path) if is_to_place else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
-        self._note(path, wait.why or reason or waits_for(case, decision, paused) or stuck or readiness.why)
+        self._note(path, reason or waits_for(case, decision, paused) or stuck or readiness.why)
         self._hopeless[path] = decision.reason
         self.wake(self._turns.next())
         if decision.held_back and not paused:
@@ -222,7 +223,11 @@ class Decider:
     def lacks(self, path: str) -> str:
         """Return why an app has too few instances, as of now; empty when nothing is known to keep them away."""
         app = self._ledger.state.apps.get(path)
-        if app is None or path not in self.unplaced:
+        if app is None:
+            return ""
+        if waits := self.gate.look(app).why:
+            return waits
+        if path not in self.unplaced:
             return ""
         return waits_for_holder(self.case(app, "")) or self.unplaced[path]
 

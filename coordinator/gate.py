@@ -16,6 +16,7 @@ class Gate:
         self._state = state
         self._tracker = tracker
         self._waiting: dict[str, set[str]] = {}
+        self._seen: dict[str, tuple[object, ...]] = {}
 
     def look(self, app: App) -> Wait:
         """Return what a change waits for now; it will be named by `woken` of each app that it waits for."""
@@ -24,12 +25,23 @@ class Gate:
         wanted, after = self._state.version(app.path, app.awaiting).spec.depends_on, dict(app.after)
         wait = wait_for(self._needed(path, after.get(path, 0)) for path in wanted)
         for path in wanted if wait.why else ():
-            self._waiting.setdefault(path, set()).add(app.path)
+            if path not in self._waiting:
+                self._waiting[path], self._seen[path] = set(), self._essence(path)
+            self._waiting[path].add(app.path)
         return wait
 
     def woken(self, path: str) -> set[str]:
-        """Return those that waited for an app, once for each time that they looked."""
-        return self._waiting.pop(path, set())
+        """Return those that wait for an app, if it is to them another than it was, once for each time that they looked."""
+        if path not in self._waiting or self._essence(path) == self._seen[path]:
+            return set()
+        return self._waiting.pop(path)
+
+    def _essence(self, path: str) -> tuple[object, ...]:
+        """Return what counts of an app to those that wait for it."""
+        found = self._needed(path, 0)
+        if found.app is None:
+            return ()
+        return found.healthy, found.proven, found.app.version, found.app.wanted, found.app.stopped, found.app.deleting, found.app.task
 
     def _needed(self, path: str, version: int) -> Needed:
         app = self._state.apps.get(path)

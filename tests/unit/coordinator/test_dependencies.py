@@ -259,3 +259,22 @@ def test_nothing_new_ever_begins_before_what_it_needs_is_healthy(
                 assert a != name or (shop.healthy(f"/org/ws/env/{b}") and shop.app(b).version == wanted)
     shop.settle()
     assert all(shop.healthy(path) and found.version == wanted for path, found in shop.state.apps.items())
+
+
+def test_who_waits_is_looked_at_only_when_it_is_something_to_them() -> None:
+    shop = Shop()
+    shop.apply(app("web", "db"), app("api", "db"), app("db", instances=2))
+    shop.decide("web")
+    shop.decide("api")
+    assert shop.gate.woken(DB) == set()
+    shop.decide("db")
+    assert shop.gate.woken(DB) == set(), "that it was placed changes nothing"
+    shop.work("db")
+    assert shop.gate.woken(DB) == set(), "nor that it was started"
+    shop.work("db")
+    assert shop.gate.woken(DB) == {"/org/ws/env/web", "/org/ws/env/api"}
+    assert shop.gate.woken(DB) == set()
+    shop.decide("web")
+    assert "1 of 2 instances are healthy" in shop.wait("web")
+    shop.settle(["db"])
+    assert shop.gate.woken(DB) == {"/org/ws/env/web"}
