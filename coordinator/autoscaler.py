@@ -29,8 +29,8 @@ ACTOR = "autoscaler"
 EVERY = 2.0
 """Seconds between two looks at all apps."""
 
-SAMPLES = 60
-"""So many samples of a window are enough."""
+SAMPLES = 20
+"""So many samples of a window are enough; after each one it is decided anew."""
 
 _OF_BALANCERS = ("requests", "queue")
 
@@ -45,6 +45,7 @@ class _Track:
     last: dict[tuple[str, str], float] = field(default_factory=dict)
     said: str = ""
     told: int = 0
+    refused: str = ""
 
 
 class Autoscaler:
@@ -93,7 +94,9 @@ class Autoscaler:
         try:
             await self._look(app, policy, now, silent)
         except GestaltError as error:
-            log.warning("%s: was to be scaled, but was not: %s", app.path, error)
+            track, said = self._tracks[app.path], f"was to be scaled, but that was refused: {error.message}"
+            log.log(logging.DEBUG if said == track.refused else logging.WARNING, "%s: %s", app.path, said)
+            track.said = track.refused = said
         except Exception:  # one app that cannot be looked at must not take autoscaling from all others
             log.exception("%s: autoscaling failed", app.path)
 
@@ -102,8 +105,9 @@ class Autoscaler:
         if held := self._held(app):
             track.said = advise(policy, Situation(app.count, 0.0, held=held)).why
             return
-        if not track.samples or now - track.samples[-1][0] >= policy.window / SAMPLES:
-            track.samples.append((now, self._loads(app, policy, track, silent)))
+        if track.samples and now - track.samples[-1][0] < policy.window / SAMPLES:
+            return
+        track.samples.append((now, self._loads(app, policy, track, silent)))
         while track.samples[0][0] < now - policy.window:
             track.samples.popleft()
         loads = mean_by_kind((loads for _, loads in track.samples), [metric.kind for metric in policy.metrics])

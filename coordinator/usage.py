@@ -22,7 +22,7 @@ _SUM_FOR = 1.0
 """Seconds for which sums over all nodes are good at least: they cost a look at every report."""
 
 _SHARE = 10
-_AT_ONCE = 20
+_AT_ONCE = 10
 """So many reports are added up before others have their turn."""
 
 
@@ -53,10 +53,6 @@ class _Report:
         """Return cores and bytes by instance."""
         return {item.instance: (_sound(item.cpu), max(0, item.memory)) for item in self.message.instances}
 
-    @cached_property
-    def given(self) -> Mapping[str, Given]:
-        return {item.instance: Given(_sound(item.requests), _sound(item.queue)) for item in self.message.traffic}
-
     @property
     def lasts(self) -> float:
         return max(PATIENCE, _INTERVALS * min(_sound(self.message.interval), _LONGEST))
@@ -68,7 +64,8 @@ class Usages:
 
     now: Callable[[], float]
     _reports: dict[str, _Report] = field(default_factory=dict)
-    _sums: dict[str, Given] = field(default_factory=dict)
+    _sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Requests and queue by instance; pairs of numbers, which the garbage collector need not look into."""
     _summed_until: float = -math.inf
 
     def take(self, node: str, message: agent_pb2.UsageReport) -> None:
@@ -88,7 +85,7 @@ class Usages:
 
     def given(self, instance: str) -> Given:
         """Return what all load balancers that are known of gave an instance together when `gather` was called last."""
-        return self._sums.get(instance, Given())
+        return Given(*self._sums.get(instance, ()))
 
     async def gather(self) -> None:
         """Add up what the load balancers of all nodes do, unless that is known well enough. Never holds the loop."""
@@ -96,10 +93,10 @@ class Usages:
         if begun < self._summed_until:
             return
         self._summed_until = begun + _SUM_FOR  # who asks meanwhile takes what there is
-        sums: dict[str, Given] = {}
+        sums: dict[str, tuple[float, float]] = {}
         for number, node in enumerate(tuple(self._reports)):
             if (report := self._fresh(node)) is not None:
-                _add(sums, report.given)
+                _add(sums, report.message)
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
         self._sums, took = sums, self.now() - begun
@@ -110,10 +107,10 @@ class Usages:
         return report if report is not None and self.now() - report.at <= report.lasts else None
 
 
-def _add(sums: dict[str, Given], part: Mapping[str, Given]) -> None:
-    for instance, given in part.items():
-        before = sums.get(instance)
-        sums[instance] = given if before is None else Given(before.requests + given.requests, before.queue + given.queue)
+def _add(sums: dict[str, tuple[float, float]], report: agent_pb2.UsageReport) -> None:
+    for item in report.traffic:
+        requests, queue = sums.get(item.instance, (0.0, 0.0))
+        sums[item.instance] = requests + _sound(item.requests), queue + _sound(item.queue)
 
 
 def _sound(value: float) -> float:

@@ -33,14 +33,15 @@ class ContainerUsage:
         self._places = {key: self._places[key] for key in keys if key in self._places}
         unknown = [key for key in keys if key not in self._places]
         for key in unknown[:ASKED_AT_ONCE]:
-            self._places[key] = await self._locate(key)
+            if (place := await self._locate(key)) is not None:
+                self._places[key] = place
         return await asyncio.to_thread(self._read)
 
-    async def _locate(self, key: AttemptKey) -> tuple[Path, ...]:
-        """Return nowhere for what is not in cgroups of its own that we see: an Engine in another machine, say."""
+    async def _locate(self, key: AttemptKey) -> tuple[Path, ...] | None:
+        """Return nowhere for what is in no cgroups that we see: its Engine is in another machine, say. None: it does not run yet."""
         container = await self._find(key)
         if container is None or not container["State"].get("Pid"):
-            return ()
+            return None
         return await asyncio.to_thread(cgroups_of, container["State"]["Pid"], container["Id"])
 
     def _read(self) -> dict[AttemptKey, Usage]:

@@ -154,3 +154,36 @@ async def test_requests_are_those_of_all_load_balancers(tmp_path: Path) -> None:
         await app_until(rig, "two", lambda app: app.count == 2 and not app.task)
     finally:
         await rig.down()
+
+
+async def test_nothing_is_changed_during_a_change(rig: Rig) -> None:
+    agent = await rig.agent(cores=0.0)
+    await rig.outcome(await rig.launch(2, resources=ASKED, autoscale=scaling(cool_down_down=3600)))
+    agent.broken = frozenset({"web:2"})
+    await rig.launch(2, image="web:2", resources=ASKED, autoscale=scaling(cool_down_down=0))
+    app = await app_until(rig, "the update", lambda app: "under way" in app.autoscaling)
+    assert (app.count, app.autoscaling) == (2, "nothing is changed: its update is under way")
+
+
+async def test_a_new_leader_measures_for_a_whole_window_first(rig: Rig) -> None:
+    await rig.agent(cores=3.0)
+    await rig.outcome(await rig.launch(1, resources=ASKED, autoscale=scaling(window=60)))
+    await rig.down()
+    await rig.up()
+    await rig.agent(cores=3.0)
+    app = await app_until(rig, "a look", lambda app: "measures" in app.autoscaling)
+    assert app.count == 1
+    assert app.autoscaling.endswith(" more before it decides")
+    assert app.spec.autoscale.window == 60, "what was asked for is durable"
+
+
+async def test_what_is_refused_is_told(rig: Rig) -> None:
+    """A version to which somebody went back may forbid what autoscaling asks for."""
+    agent = await rig.agent(cores=0.0)
+    await rig.outcome(await rig.launch(1, resources=ASKED, placement={"exclusive": True}))
+    await rig.outcome(await rig.launch(1, image="web:2", resources=ASKED, autoscale=scaling()))
+    await rig.outcome(await rig.apps().Rollback(api_pb2.RollbackRequest(app=PATH, to_version=1), timeout=10))
+    agent.cores = 1.2
+    app = await app_until(rig, "the refusal", lambda app: "refused" in app.autoscaling)
+    assert app.count == 1
+    assert app.autoscaling.startswith("was to be scaled, but that was refused: instances: 3 of version 1, which is exclusive")

@@ -82,3 +82,4 @@ def test_what_autoscaling_does_is_told_with_the_app(server: CtlServer) -> None:
     app.spec.autoscale.min, app.spec.autoscale.max = 2, 10
     app.autoscaling = "cpu 65 % of 70 %: 3 are right"
     assert "  autoscale  2 to 10; cpu 65 % of 70 %: 3 are right\n" in server.ctl("inspect", "web").stdout
+    assert "  cpu 65 % of 70 %: 3 are right\n" in server.ctl("ps", "--apps", "-o", "wide").stdout

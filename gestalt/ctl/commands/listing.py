@@ -45,6 +45,7 @@ _APPS = (
     Column("IMAGE"),
     Column("AGE", right=True),
     Column("REASON", fold=True),
+    Column("AUTOSCALING", wide=True, fold=True),
 )
 _NODES = (
     Column("NODE"),
@@ -143,6 +144,7 @@ def _app_row(app: model_pb2.App) -> tuple[str, ...]:
     return (
         app.path, app.state or "unknown", f"{app.healthy}/{app.count}", str(app.version), str(app.stable_version or "-"), str(app.revision),
         app.spec.runtime, app.spec.image or " ".join(app.spec.command)[:40], words.since(app.created_at), app.message,
+        app.autoscaling,
     )  # fmt: skip
 
 
