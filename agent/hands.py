@@ -101,6 +101,8 @@ class Hands:
 
     async def _prepared(self, launch: Launch) -> bool:
         """Have everything that the launch needs; False when the wish changed meanwhile."""
+        if self._around.is_pulled(launch.template):
+            return True
         self._preparing = asyncio.ensure_future(self.driver.prepare(launch.spec, self._say))
         try:
             await self._preparing

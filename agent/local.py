@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -48,6 +48,8 @@ class Surroundings:
     exec_slots: asyncio.Semaphore
     exclusive: Exclusive = field(default_factory=NoFence)
     returning: Patience = field(default_factory=NeverAway)
+    is_pulled: Callable[[str], bool] = lambda template: False
+    """Tells, once, that the image of a template was pulled for the start that follows."""
 
 
 @dataclass(frozen=True, slots=True)

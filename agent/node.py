@@ -113,10 +113,10 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
     records = RecordStore(settings.data_dir / "instances", disk, boot_id())
     fencing = Fencing(settings, board)
     slots = asyncio.Semaphore(LAUNCHES_AT_ONCE), asyncio.Semaphore(CHECK_COMMANDS_AT_ONCE)
-    around = Surroundings(settings, drivers, records, board, proxy, *slots, fencing.exclusive, fencing.returning(disk))
+    preparing = Preparing(drivers, board)
+    around = Surroundings(settings, drivers, records, board, proxy, *slots, fencing.exclusive, fencing.returning(disk), preparing.use)
     instances, proxy_keeper = Instances(around), ProxyKeeper(proxy, board)
     peers = _peers(settings, board, disk)
-    preparing = Preparing(drivers, board)
 
     async def apply(state: Desired) -> None:
         """The load balancer hears of new servers first, and is changed while containers start."""

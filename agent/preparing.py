@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 
+from gestalt.clock import monotonic
 from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused, RuntimeDriver
 from gestalt.proto.v1 import agent_pb2
 from gestalt.shell import CommandTimedOut, run
@@ -24,6 +26,8 @@ RETRY_FIRST = 0.5
 RETRY_MAX = 10.0
 RETRY_REFUSED = 30.0
 """Seconds until what was refused is tried again: an image may have been pushed meanwhile."""
+FRESH = 600.0
+"""Seconds for which an image that is to be pulled before each start counts as pulled for the start that it was prepared for."""
 _LOOK_LIMIT = 5.0
 
 
@@ -37,6 +41,7 @@ class Preparing:
         self._board = board
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._states: dict[tuple[str, int], agent_pb2.Preparation] = {}
+        self._fresh: dict[str, float] = {}
 
     def set_desired(self, desired: Desired) -> None:
         """Take over what is to be prepared. Returns at once."""
@@ -49,6 +54,10 @@ class Preparing:
             spec = desired.state.templates[key[0]]
             self._tasks[key] = asyncio.create_task(self._prepare(key, spec), name=f"prepare {spec.path}")
         self._tell()
+
+    def use(self, template: str) -> bool:
+        """Tell, once, whether a start needs no pull because that was done for it: a registry that is gone by now must not prevent it."""
+        return monotonic() - self._fresh.pop(template, -math.inf) < FRESH
 
     async def ensure(self) -> None:
         """Nothing to keep: each task goes on until it is done."""
@@ -85,6 +94,8 @@ class Preparing:
                 pause = min(pause * 2, RETRY_MAX)
             else:
                 log.info("everything that %s needs is here", spec.path)
+                if spec.pull.policy == "always":
+                    self._fresh[key[0]] = monotonic()
                 return self._say(key, done=True)
 
     async def _try(self, key: tuple[str, int], spec: AppSpec) -> None:

@@ -188,3 +188,19 @@ async def test_an_update_to_an_image_that_is_there_goes_on_at_once(machine: Mach
     await launched(machine)
     task = await machine.ended(await machine.apply(web(NEWER)))
     assert (task.state, await machine.instances()) == ("succeeded", [(2, 1)])
+
+
+async def test_a_system_app_is_replaced_on_a_node_only_when_that_has_the_image(machine: Machine) -> None:
+    def system(image: str) -> AppSpec:
+        return AppSpec.model_validate({"path": WEB, "kind": "system", "image": image, "pull": {"policy": "never"}, "stop": {"grace": "1s"}})
+
+    first = await machine.ended(await machine.apply(system(IMAGE)))
+    assert first.state == "succeeded", first.message
+    task = await machine.ended(await machine.apply(system("gestalt-handover-test/none:1")))
+    assert task.state == "failed"
+    assert (
+        "node lab cannot run it, and nothing was stopped for it: the image gestalt-handover-test/none:1 is not on this node" in task.message
+    )
+    assert await machine.instances() == [(1, 1)]
+    task = await machine.ended(await machine.apply(system(NEWER)))
+    assert (task.state, await machine.instances()) == ("succeeded", [(2, 1)])

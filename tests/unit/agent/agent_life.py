@@ -13,6 +13,7 @@ from gestalt.agent.desired import Desired
 from gestalt.agent.exclusive import Exclusive, NoFence
 from gestalt.agent.instances import Instances
 from gestalt.agent.local import Surroundings
+from gestalt.agent.preparing import Preparing
 from gestalt.agent.proxy import ProxyManager
 from gestalt.agent.proxy_disabled import NoLoadBalancer
 from gestalt.agent.records import RecordStore
@@ -73,7 +74,8 @@ class Life:
         slots = asyncio.Semaphore(8)
         runtime = MemoryRuntime(world, self.mortality)
         proxy = ProxyManager(NoLoadBalancer())
-        asks = exclusive or NoFence(), returning or NeverAway()
+        self.preparing = Preparing({"docker": runtime}, self.board)
+        asks = exclusive or NoFence(), returning or NeverAway(), self.preparing.use
         self.instances = Instances(Surroundings(settings, {"docker": runtime}, self.records, self.board, proxy, slots, slots, *asks))
         self.world = world
 

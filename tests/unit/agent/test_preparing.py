@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from gestalt.agent.board import Board
 from gestalt.agent.desired import Desired
 from gestalt.agent.intake import take_in
 from gestalt.agent.preparing import Preparing
-from gestalt.model import NodeState
+from gestalt.model import NodeState, Phase
 from gestalt.proto.v1 import agent_pb2
-from gestalt.spec.schema import AppSpec
+from gestalt.spec.schema import AppSpec, ImagePull
 from gestalt.spec.template import template_hash
 from gestalt.wire import to_wire
+from tests.unit.agent.agent_life import ONE as INSTANCE
+from tests.unit.agent.agent_life import Life, wish
 from tests.unit.agent.memory_runtime import MemoryRuntime, World
 
 ONE = AppSpec(path="/unit/test/agent/one", image="web:1")
@@ -111,6 +114,33 @@ async def test_a_folder_of_the_node_has_to_be_there(ready: Ready, tmp_path: Path
     assert ready.told(spec).reason.startswith(f"there is no {folder} on this node (volumes[0].host_path)")
     folder.mkdir()
     await ready.until(lambda: ready.told(spec).done)
+
+
+async def test_a_pull_before_each_start_is_not_done_twice_for_one(ready: Ready) -> None:
+    spec = ONE.model_copy(update={"pull": ImagePull(policy="always")})
+    ready.want(spec, TWO)
+    assert not ready.preparing.use(template_hash(spec))
+    await ready.until(lambda: ready.told(spec).done and ready.told(TWO).refused)
+    ready.want()
+    assert [ready.preparing.use(template_hash(spec)) for _ in range(2)] == [True, False]
+    assert not ready.preparing.use(template_hash(TWO))
+    ready.want(ONE)
+    await ready.until(lambda: ready.told().done)
+    assert not ready.preparing.use(template_hash(ONE)), "one look at what is there costs nothing"
+
+
+async def test_what_was_pulled_for_a_start_starts_without_its_registry(tmp_path: Path) -> None:
+    life = Life(World(), tmp_path)
+    desired = wish(INSTANCE, pull=ImagePull(policy="always"))
+    (template,) = desired.state.templates
+    life.preparing.set_desired(Desired(replace(desired.state, instances={}, prepare={template: 1}), complete=True))
+    await life.until("the image", lambda: life.board.prepared.value.templates[template].done)
+    life.world.registry_down = True
+    await life.begin(desired)
+    await life.until("it to run", lambda: life.at(INSTANCE, Phase.RUNNING, 1))
+    assert life.world.registry_asked == 1
+    await life.preparing.close()
+    await life.kill()
 
 
 async def test_a_runtime_that_is_not_enabled_is_named(ready: Ready) -> None:
