@@ -30,7 +30,8 @@ _SIGNALLED = 128
 def describe_ending(status: AttemptStatus | None, stopped_because: str, tail: tuple[str, ...], *, interrupted: bool = False) -> Ending:
     """Return how an attempt ended. `stopped_because`: why we stopped it, empty when we did not. `interrupted`: the machine went down."""
     if interrupted:
-        return Ending("ended when the machine was restarted", True, exit_code=status.exit_code if status else None, log_tail=tail)
+        code = status.exit_code if status else None
+        return Ending("ended when the machine was restarted", True, exit_code=code, log_tail=tail, interrupted=True)
     if status is None:
         return Ending(stopped_because or "it vanished: someone else removed it", failed=True, log_tail=tail)
     code, killed = status.exit_code, status.oom_killed

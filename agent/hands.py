@@ -79,7 +79,8 @@ class Hands:
             await self._around.records.save(local.record)
         wanted = target.desired
         confined = local.claim(self._around.exclusive).needed
-        launch = Launch(local.key(attempt), wanted.app, wanted.version, wanted.template, target.spec, wanted.ports, confined)
+        spec = target.spec.model_copy(update={"env": {**target.spec.env, **wanted.env}}) if wanted.env else target.spec
+        launch = Launch(local.key(attempt), wanted.app, wanted.version, wanted.template, spec, wanted.ports, confined)
         try:
             if await self._prepared(launch):
                 await self._launch(launch)

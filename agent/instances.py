@@ -131,7 +131,8 @@ class Instances:
                 return
             worker = self._hire(InstanceRecord(instance, runtime))
         self._undesired.pop(instance, None)
-        worker.aim(Target(Goal.STOP if wanted.stop else Goal.RUN, wanted, spec))
+        goal = Goal.STOP if wanted.stop else Goal.KEEP if wanted.ended else Goal.RUN
+        worker.aim(Target(goal, wanted, spec, "its log is kept" if goal is Goal.KEEP else ""))
 
     def _refuse(self, instance: str, why: str) -> None:
         """Leave what runs of it alone, and say why nothing else happens."""

@@ -33,6 +33,7 @@ HOST_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[
 URL_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 NODE_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 GRANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PROTOCOLS = frozenset({"tcp", "udp"})
 MAX_PORT = 65535
 ROUTES_KEPT = 512
@@ -103,6 +104,9 @@ def _instance(key: str, message: Message, templates: Mapping[str, AppSpec], bad:
     _require(wanted.template in templates, f"its template {wanted.template!r} is missing")
     for binding in wanted.ports:
         _binding(binding)
+    for name, value in wanted.env.items():
+        _match(VARIABLE, name, "name of a variable")
+        _require("\0" not in value, f"its variable {name} holds a zero byte")
     if wanted.grant is not None:
         _match(GRANT_NAME, wanted.grant.name, "name of a grant")
         _require(wanted.grant.generation > 0, f"{wanted.grant.generation} is no generation of a grant")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gestalt.model import CheckStatus, Health, Observed, Phase
 from gestalt.plugin.runtime import AttemptState, AttemptStatus
@@ -41,7 +41,8 @@ def assume(record: InstanceRecord, checks: CheckReport, why: str) -> Observed:
     """Return what is told while the runtime does not answer: what was last known. Unknown is not unhealthy, and not gone."""
     if record.started and record.ended < record.attempt:
         return _observed(record, record.attempt, Phase.RUNNING, why, health=checks.health, ready=checks.ready, checks=checks.statuses)
-    phase = Phase.FAILED if record.ended else Phase.PLACED
+    failed = record.ending is None or record.ending.failed
+    phase = Phase.PLACED if not record.ended else Phase.FAILED if failed else Phase.STOPPED
     return _observed(record, record.attempt, phase, why)
 
 
@@ -96,7 +97,8 @@ def _ended(situation: Situation, ending: Ending) -> Observed:
         reason += f"; its restart policy is {situation.restart.policy}"
     elif record.crash_loop:
         reason += f"; it keeps crashing, next attempt every {show_duration(situation.restart.backoff_max)}"
-    return _observed(record, record.ended, Phase.FAILED if ending.failed else Phase.STOPPED, reason)
+    told = _observed(record, record.ended, Phase.FAILED if ending.failed else Phase.STOPPED, reason)
+    return replace(told, ended=not wants_restart(ending, situation.restart), interrupted=ending.interrupted)
 
 
 def _obstacle(situation: Situation) -> str:

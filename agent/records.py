@@ -29,7 +29,10 @@ NOTE_DELAY = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended. `refused`: it never ran. `failed`: its end was no success. `port_taken`: a host port that it could not have."""
+    """How an attempt ended. `refused`: it never ran. `failed`: its end was no success. `port_taken`: a host port that it could not have.
+
+    `interrupted`: the machine went down.
+    """
 
     reason: str
     failed: bool
@@ -38,6 +41,7 @@ class Ending:
     oom_killed: bool = False
     log_tail: tuple[str, ...] = ()
     port_taken: int = 0
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

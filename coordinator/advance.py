@@ -16,7 +16,7 @@ from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb
 from .scheduler.fleet import Nodes, node_of
 from .scheduler.place import place
 from .scheduler.values import Placing
-from .state import Draft, version_key
+from .state import Draft, run_key, runs_in, version_key
 from .system import place_each
 
 LEADER = "leader"
@@ -68,7 +68,7 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> str:
     )
     if kept + added != placements.instances:
         draft.put_placements(Placements(case.app.path, kept + added))
-    _grant(draft, case, kept, added, nodes)
+    put_grant(draft, case, kept, added, nodes)
     held = _held(case, decision, sum(not item.stop for item in kept) + len(added), nodes)
     app = replace(case.app, next_serial=case.app.next_serial + len(added), held=held)
     _announce(draft, case, decision, len(added))
@@ -77,7 +77,7 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> str:
     unplaced = placing.reason if placing else ""
     app = _conclude(draft, app, case, decision, unplaced)
     if app.deleting and not kept:
-        _erase(draft, app)
+        erase(draft, app)
     else:
         draft.put_app(app)
     return unplaced or decision.lacking
@@ -132,7 +132,7 @@ def waits_for_holder(case: Case) -> str:
     return ""
 
 
-def _grant(draft: Draft, case: Case, kept: tuple[Placed, ...], added: tuple[Placed, ...], nodes: Nodes) -> None:
+def put_grant(draft: Draft, case: Case, kept: tuple[Placed, ...], added: tuple[Placed, ...], nodes: Nodes) -> None:
     """Give a new instance the right to be the only one, or take it back. Where nodes have no memberships there is nothing to give."""
     before, path = draft.grant(grant_name(case.app)), case.app.path
     holder = node_of(nodes, added[0].node) if case.spec.placement.exclusive and added else None
@@ -264,10 +264,13 @@ def _summary(app: App, task: Task) -> str:
     )
 
 
-def _erase(draft: Draft, app: App) -> None:
+def erase(draft: Draft, app: App) -> None:
+    """Forget an app with everything that was kept of it."""
     draft.delete("app", app.path)
     draft.delete("placements", app.path)
     draft.delete("grant", grant_name(app))
+    for run in runs_in(draft, app.path):
+        draft.delete("run", run_key(app.path, run.id))
     for number in range(1, app.last_version + 1):
         draft.delete("version", version_key(app.path, number))
     draft.tell("app.gone", app.path, f"{app.path} is gone", app.path)

@@ -85,7 +85,7 @@ class Survey:
 
 
 def _stays(state: State, goal: App, placed: Placed) -> bool:
-    return not (placed.stop or placed.serial in goal.moving or is_emptied(state.nodes.get(placed.node)))
+    return not (placed.stop or placed.ended or placed.serial in goal.moving or is_emptied(state.nodes.get(placed.node)))
 
 
 def _offer(node: Node, tracker: Tracker) -> Capacity:

@@ -20,6 +20,11 @@ from .state import Draft
 
 _CLAIMING = (Verb.LAUNCH, Verb.UPDATE, Verb.START, Verb.ROLLBACK)
 _COUNTING = (*_CLAIMING, Verb.SCALE)
+_CALLED = {"system": "system app", "job": "job"}
+_WHY_NOT = {
+    "system": ("it runs once on every node that matches", "change what nodes match: placement.constraints"),
+    "job": ("each of its runs has instances of its own", "start a run: gestaltctl run {path}"),
+}
 MAX_INSTANCES = 1000
 """Instances of one app: their placements are one document, which the store limits to 512 KiB."""
 
@@ -76,8 +81,8 @@ def _goal(draft: Draft, app: App) -> Version:
 def _create(draft: Draft, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task:
     app = App(spec.path, asked.uid, 0, 1, 0, 1, spec.instances, asked.at, autoscale=spec.autoscale)
     draft.put_version(Version(spec.path, 1, template_hash(spec), spec, asked.at, asked.by))
-    many = "one instance on every node that matches" if spec.kind == "system" else f"{spec.instances} instances"
-    draft.tell("app.launched", spec.path, f"{asked.by} launched {spec.path} with {many}", spec.path)
+    many = {"system": "with one instance on every node that matches", "job": "as a job"}.get(spec.kind, f"with {spec.instances} instances")
+    draft.tell("app.launched", spec.path, f"{asked.by} launched {spec.path} {many}", spec.path)
     return _begin(draft, app, Verb.LAUNCH, asked, warnings)
 
 
@@ -122,7 +127,7 @@ def _scaling(spec: AppSpec) -> str:
 def scale(draft: Draft, path: str, count: int, asked: Asked, *, why: str = "") -> Task | None:
     """Change the number of instances. None: it is so already. `why`: what asks for it, if nobody does."""
     app = _existing(draft, path, asked)
-    _refuse_system(draft, app, "scaled: it runs once on every node that matches", "change what nodes match: placement.constraints")
+    _refuse(draft, app, "scaled", "system", "job")
     if count < 0:
         raise _invalid("count", f"{count} is not a number of instances", f"0 to {MAX_INSTANCES}")
     scaling = app.autoscale
@@ -148,7 +153,7 @@ def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, a
         raise _invalid("from_node, to_node", "both are missing", "a node to leave, or a node to go to, or both")
     if source is not None and source == target:
         raise _invalid("to_node", f"{source.name} is the node to leave", "another node")
-    _refuse_system(draft, app, "migrated: it runs once on every node that matches", "change what nodes match: placement.constraints")
+    _refuse(draft, app, "migrated", "system", "job")
     if app.stopped:
         raise GestaltError(Kind.REFUSED, f"{path} is stopped", hint=f"start it: gestaltctl start {path}")
     if target is not None and target.admin != "ready":
@@ -185,6 +190,7 @@ def start(draft: Draft, path: str, asked: Asked) -> Task | None:
 def restart(draft: Draft, path: str, asked: Asked) -> Task | None:
     """Replace all instances, one by one, by new ones of the same version."""
     app = _existing(draft, path, asked)
+    _refuse(draft, app, "restarted", "job")
     if app.stopped:
         raise GestaltError(Kind.REFUSED, f"{path} is stopped", hint=f"start it: gestaltctl start {path}")
     draft.tell("app.restarted", path, f"{asked.by} restarted {path}", path)
@@ -244,10 +250,13 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
     return task
 
 
-def _refuse_system(draft: Draft, app: App, what: str, hint: str) -> None:
+def _refuse(draft: Draft, app: App, done: str, *kinds: str) -> None:
+    """Refuse what means nothing to an app of its kind."""
     version = draft.version(app.path, app.version)
-    if version is not None and version.spec.kind == "system":
-        raise GestaltError(Kind.REFUSED, f"{app.path} is a system app and cannot be {what}", hint=hint)
+    kind = version.spec.kind if version is not None else ""
+    if kind in kinds:
+        why, hint = _WHY_NOT[kind]
+        raise GestaltError(Kind.REFUSED, f"{app.path} is a {_CALLED[kind]} and cannot be {done}: {why}", hint=hint.format(path=app.path))
 
 
 def _existing(draft: Draft, path: str, asked: Asked, *, deleting: bool = False) -> App:

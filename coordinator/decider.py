@@ -8,12 +8,13 @@ import math
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from gestalt import clock
 from gestalt.config import TimingSettings
 from gestalt.errors import GestaltError
 
-from . import drain, system
+from . import drain, runs, system
 from .advance import LEADER, Case, advance, steps, waits_for, waits_for_holder
 from .brakes import Brakes
 from .capacity import Survey
@@ -28,7 +29,7 @@ from .nodes import Tracker
 from .preparations import Preparations
 from .progress import Progress
 from .reconcile import Decision, Outcome, Terms, is_given_up, reconcile, stays, stops_first
-from .records import App, Grant, Step, Task, Verb, instance_id
+from .records import App, Grant, Run, Step, Task, Verb, instance_id
 from .scheduler.fleet import Ground
 from .scheduler.place import place
 from .state import Draft
@@ -73,6 +74,7 @@ class Decider:
         self._hopeless: dict[str, str] = {}
         self._everywhere: set[str] = set()
         self._turns = Turns(ledger.state)
+        self._jobs = runs.Jobs()
         ledger.on_commit(self._committed)
 
     def wake(self, paths: Iterable[str]) -> None:
@@ -159,6 +161,13 @@ class Decider:
             return
         now, paused = clock.monotonic(), self._held()
         case = self.case(app, clock.wall().isoformat())
+        if case.spec.kind == "job":
+            bounds = runs.Terms(now, 0 if paused else self.brakes.allowance.left(now), partial(self.ground, path), paused)
+            told = self._jobs.decide(draft, case, bounds)
+            self.brakes.allowance.take(told.lost)
+            self._note(path, told.waits or waits_for_holder(case))
+            self._due |= {path: now + told.wake_in} if told.wake_in < math.inf else {}
+            return
         stuck = self._stuck(case)
         stalled = self._progress.stalled(app, case.spec, case.views, now)
         if case.spec.kind == "system":
@@ -255,6 +264,8 @@ class Decider:
         """Return the steps of a task as they are now."""
         if task.kind is Verb.DRAIN:
             return self._drain_steps(task)
+        if task.kind is Verb.RUN:
+            return runs.steps_of(self._ledger.state, task)
         app = self._ledger.state.apps.get(task.app)
         if app is None or app.task != task.id:
             return task.steps
@@ -272,7 +283,7 @@ class Decider:
     def _committed(self, draft: Draft) -> None:
         """A commit is durable: tell the nodes, and look again at every app that it touched."""
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
-        paths |= {record.app for record in draft.records.values() if isinstance(record, Grant)}
+        paths |= {record.app for record in draft.records.values() if isinstance(record, Grant | Run)}
         for path in paths:
             self._track(path)
         self._dispatcher.committed(draft, paths)

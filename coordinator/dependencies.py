@@ -29,7 +29,7 @@ class Needed:
     """An app on which another one depends, as it is known now.
 
     `app` None: there is none. `version`: the lowest that will do. `healthy`: so many instances of its wanted version are. `proven`: all of
-    them were once.
+    them were once. `is_job`: a run of it has to have ended well, which is what `proven` means then.
     """
 
     path: str
@@ -37,6 +37,7 @@ class Needed:
     version: int = 0
     healthy: int = 0
     proven: bool = False
+    is_job: bool = False
 
     @property
     def is_changing(self) -> bool:
@@ -44,12 +45,14 @@ class Needed:
 
     @property
     def is_ready(self) -> bool:
+        if self.is_job:
+            return self.app is not None and self.proven and self.app.version >= self.version
         return self.app is not None and 0 < self.app.wanted <= self.healthy and self.app.version >= self.version
 
     @property
     def failed(self) -> str:
         """Why it is not what was asked for together with the waiting change, and nothing is done about that; empty while there is hope."""
-        if not self.version or self.is_changing:
+        if not self.version or self.is_changing or self.is_job:
             return ""
         if self.app is None or not self.app.wanted:
             return f"{self.path}, on which it depends, was taken away"
@@ -62,6 +65,8 @@ class Needed:
         """What keeps it from being ready, as the second half of a sentence that begins with "waits for"."""
         if self.app is None:
             return f"{self.path}, which does not exist"
+        if self.is_job:
+            return f"a run of version {self.app.version} of {self.path} that ends well"
         if self.app.deleting or not self.app.wanted:
             state = "is being deleted" if self.app.deleting else "is stopped" if self.app.stopped else "is to have no instance now"
             return f"{self.path}, which {state}"

@@ -19,7 +19,7 @@ from .nodes import Tracker
 from .pace import Pace
 from .records import App, Grant, Placed, Version, bindings, instance_id
 from .routes import Routed, route
-from .state import Draft, State
+from .state import Draft, State, run_key
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ ALL_EDGES = 50
 EDGE = "edge"
 KEPT_TEMPLATES = 2000
 """So many messages of templates are kept ready."""
+RUN_VARIABLE = "GESTALT_RUN"
+"""In it an instance of a job finds the id of its run."""
 SLICE = 0.02
 """Seconds for which agents are told of changes before others have their turn."""
 
@@ -67,8 +69,22 @@ def _add(result: NodeState, state: State, app: App, placed: Placed, terms: Terms
     instance = instance_id(app, placed.serial)
     result.templates[version.hash] = version.spec
     result.instances[instance] = DesiredInstance(
-        instance, app.path, placed.version, version.hash, bindings(version.spec, placed), placed.stop or terms.stop, terms.grant
+        instance,
+        app.path,
+        placed.version,
+        version.hash,
+        bindings(version.spec, placed),
+        placed.stop or terms.stop,
+        terms.grant,
+        _variables(state, app, placed),
+        placed.ended,
     )
+
+
+def _variables(state: State, app: App, placed: Placed) -> dict[str, str]:
+    """Return what the run of an instance sets, and which one it is."""
+    run = state.runs.get(run_key(app.path, placed.run)) if placed.run else None
+    return {**run.parameters, RUN_VARIABLE: run.id} if run is not None else {}
 
 
 def _for_node(item: Route, own: Mapping[str, DesiredInstance]) -> Route:
@@ -275,7 +291,7 @@ class Dispatcher:
         version = self._state.version(app.path, app.version)
         if not any(port.http is not None or port.tcp is not None for port in version.spec.ports):
             return ()
-        return route(app, version, [self._routed(app, item) for item in self._state.placed(app.path).instances])
+        return route(app, version, [self._routed(app, item) for item in self._state.placed(app.path).instances if not item.ended])
 
     def _routed(self, app: App, placed: Placed) -> Routed:
         ready = self._tracker.takes_requests(app, placed)

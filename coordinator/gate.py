@@ -51,4 +51,4 @@ class Gate:
         views = self._tracker.views(app, self._state.placed(path))
         there = [view for view in views if not view.placed.stop and not is_given_up(view, found.spec)]
         healthy = sum(view.placed.version == app.version and is_steady(view, found.spec) for view in there)
-        return Needed(path, app, version, healthy, found.proven)
+        return Needed(path, app, version, healthy, found.proven, is_job=found.spec.kind == "job")

@@ -19,6 +19,7 @@ from .api.apps import AppsServicer, change_reply
 from .api.control import ControlServicer
 from .api.control_plane import ControlPlaneServicer
 from .api.guard import OfficeGuard
+from .api.jobs import JobsServicer
 from .api.members import JoinsServicer, MembersServicer
 from .api.recovery import RecoveryServicer
 from .api.views import EventsServicer, TasksServicer
@@ -181,6 +182,7 @@ class Leader:
         streams = Streams(self.ledger, self.dispatcher, self._switchboard)
         status = Status(cluster, settings.mode, seat.where, presenter, clock.monotonic(), seat.roster)
         api_pb2_grpc.add_AppsServicer_to_server(AppsServicer(cluster, requests, presenter, planner, streams), server)
+        api_pb2_grpc.add_JobsServicer_to_server(JobsServicer(cluster, requests, presenter), server)
         agents = self._agents()
         self.ledger.on_commit(agents.committed)
         nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, requests)

@@ -16,7 +16,7 @@ from .election import LeaderSight
 
 READS = frozenset(
     f"/gestalt.v1.{method}"
-    for method in ("Apps/Get", "Apps/List", "Apps/History", "Nodes/List", "Tasks/Get", "Tasks/List", "Cluster/Status")
+    for method in ("Apps/Get", "Apps/List", "Apps/History", "Jobs/Runs", "Nodes/List", "Tasks/Get", "Tasks/List", "Cluster/Status")
 )
 """The methods that only look."""
 

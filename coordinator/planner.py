@@ -42,6 +42,8 @@ class Planner:
         spec = counted(spec, app)
         if spec.kind == "system":
             return [*found, *self._nodes(app, spec).warnings()]
+        if spec.kind == "job":
+            return [*found, *self._fits(spec)]
         placing = self._placing(spec, max(0, spec.instances - (len(self._staying(app)) if app else 0)))
         if placing.missing:
             found.append(f"{placing.missing} of {spec.instances} instances cannot be placed now: {placing.reason}")
@@ -102,6 +104,11 @@ class Planner:
         state = self.ledger.state
         return plan_nodes(spots(spec, tuple(self.decider.ground(spec.path)), asked, busy_nodes(state)), staying, is_same=is_same)
 
+    def _fits(self, spec: AppSpec) -> list[str]:
+        """Return what keeps an instance of a job from being placed now."""
+        placing = self._placing(spec.model_copy(update={"instances": 1}), 1)
+        return [f"no instance could be placed now: {placing.reason}"] if placing.missing else []
+
     def _everywhere(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
         """Return what becomes of a system app on each node."""
         plan = self._nodes(app, spec)
@@ -112,8 +119,8 @@ class Planner:
         return planned + [self._planned(app, item, "stop") for item in plan.stop if app is not None]
 
     def _instances(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
-        if spec.kind == "system":
-            return self._everywhere(app, spec)
+        if spec.kind != "service":
+            return self._everywhere(app, spec) if spec.kind == "system" else []
         staying = self._staying(app) if app is not None else []
         replaced = app is not None and self._action(app, spec, self._described(app)) == "update"
         kept = [] if replaced else staying[: spec.instances]
@@ -143,6 +150,8 @@ def _is_or_are(spec: AppSpec) -> str:
 
 def _order_of(spec: AppSpec) -> str:
     """Return what an operator may not expect of the order in which instances are replaced; empty when nothing."""
+    if spec.kind == "job":
+        return "runs that are under way go on as they began; the next ones are of the new version"
     if spec.kind == "system":
         return f"node by node: on at most {spec.update.max_unavailable} at once the old instance stops, and then the new one starts"
     if spec.update.strategy == "recreate":

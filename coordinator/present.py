@@ -16,14 +16,16 @@ from gestalt.proto.v1 import model_pb2, spec_pb2
 from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_to_wire, to_wire
 
+from . import runs
 from .decider import Decider
 from .diff import compare
 from .grants import complaint
+from .jobs import job_of
 from .ledger import Ledger
 from .membership import Member
 from .nodes import Sighting, Tracker
 from .reconcile import View, is_current, is_given_up
-from .records import App, Event, Node, Placed, Task, TaskState, Version, bindings, instance_id
+from .records import App, Event, Node, Placed, Run, RunState, Task, TaskState, Verb, Version, bindings, instance_id
 
 
 def timestamp(text: str) -> Timestamp | None:
@@ -63,7 +65,7 @@ def versions(app: App, found: list[Version]) -> list[model_pb2.Version]:
 
 def described(spec: AppSpec, app: App) -> AppSpec:
     """Return the description of an app as it is now: the template with its number of instances, where that is asked for."""
-    return spec if spec.kind == "system" else spec.model_copy(update={"instances": app.count, "autoscale": app.autoscale})
+    return spec if spec.kind != "service" else spec.model_copy(update={"instances": app.count, "autoscale": app.autoscale})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Presenter:
         state = self.ledger.state
         spec = state.version(app.path, app.version).spec
         views = self.tracker.views(app, state.placed(app.path))
-        staying = [view for view in views if not view.placed.stop and not is_given_up(view, spec)]
+        staying = [view for view in views if not (view.placed.stop or view.placed.ended or is_given_up(view, spec))]
         word, why = self.health(app)
         return model_pb2.App(
             path=app.path,
@@ -104,6 +106,8 @@ class Presenter:
         """Return in one word how an app is, and why in a sentence when it is not well."""
         state = self.ledger.state
         spec = state.version(app.path, app.version).spec
+        if spec.kind == "job":
+            return self.job_health(app)
         views = [view for view in self.tracker.views(app, state.placed(app.path)) if not view.placed.stop and not is_given_up(view, spec)]
         if any(view.away is None and not self.tracker.node(view.placed.node, "").ever_heard for view in views):
             return "unknown", "its node has not reported yet"
@@ -121,6 +125,57 @@ class Presenter:
             return "running", why if not app.count else ""
         lack = f"{good} of {app.count} instances are healthy" + (f": {why}" if why else "")
         return ("failed" if not good else "degraded"), lack
+
+    def job_health(self, app: App) -> tuple[str, str]:
+        """Return the same of a job: what its runs do, or how the last one ended."""
+        found, why = self.ledger.state.runs_of(app.path), self.decider.lacks(app.path)
+        going = [run for run in found if run.state is RunState.RUNNING]
+        if app.deleting or (app.stopped and not going):
+            return ("deleting" if app.deleting else "stopped"), why
+        if going:
+            steps = [runs.step_of(run, self.ledger.state.version(app.path, run.version).spec, 0) for run in going]
+            told = (
+                f"{len(going)} runs are under way"
+                if len(going) > 1
+                else f"run {going[0].id}: {steps[0].done} of {steps[0].total} ended well"
+            )
+            return "running", f"{told}; {why}" if why else told
+        last = max(found, key=lambda run: run.ended_at, default=None)
+        if last is None:
+            return "idle", "it never ran"
+        word = "degraded" if last.state is RunState.FAILED else "idle"
+        return word, f"the last run, {last.id}, {last.state}: {last.message}"
+
+    def runs(self, app: App) -> list[model_pb2.Run]:
+        """Return the runs of a job, newest first."""
+        return [self._run(app, run) for run in reversed(self.ledger.state.runs_of(app.path))]
+
+    def _run(self, app: App, run: Run) -> model_pb2.Run:
+        state = self.ledger.state
+        end = datetime.fromisoformat(run.ended_at) if run.ended_at else clock.wall()
+        message = model_pb2.Run(
+            id=run.id,
+            app=run.app,
+            version=run.version,
+            state=run.state,
+            message=run.message,
+            requested_by=run.requested_by,
+            created_at=timestamp(run.created_at),
+            ended_at=timestamp(run.ended_at),
+            elapsed=max(0.0, (end - datetime.fromisoformat(run.created_at)).total_seconds()),
+            parameters=run.parameters,
+            completions=job_of(state.version(run.app, run.version).spec).completions,
+            succeeded=run.succeeded,
+            failed=run.failed,
+            lost=run.lost,
+            running=runs.at_work(state, run),
+        )
+        for item in run.results:
+            at, instance = timestamp(item.at), instance_id(app, item.serial)
+            message.results.add(
+                instance=instance, node=item.node, state=item.state, exit_code=item.exit_code, message=item.message, ended_at=at
+            )
+        return message
 
     def instances(self, app: App) -> list[model_pb2.Instance]:
         return [self.instance(app, placed) for placed in self.ledger.state.placed(app.path).instances]
@@ -140,6 +195,8 @@ class Presenter:
             observed=self._observed(identity),
             reachability=cast("model_pb2.Reachability.ValueType", self.tracker.reachability(placed.node).value),
             address=view.address if view else "",
+            run=placed.run,
+            ended=placed.ended,
             usage=self._usage(identity, placed, spec),
         )
 
@@ -188,10 +245,10 @@ class Presenter:
         )
         message.steps.extend(to_wire(step, model_pb2.Step) for step in steps)
         if task.state is TaskState.RUNNING and task.app in self.ledger.state.apps:
-            message.instances.extend(self._progress(self.ledger.state.apps[task.app]))
+            message.instances.extend(self._progress(self.ledger.state.apps[task.app], task.id if task.kind is Verb.RUN else ""))
         return message
 
-    def _progress(self, app: App) -> list[model_pb2.InstanceProgress]:
+    def _progress(self, app: App, run: str) -> list[model_pb2.InstanceProgress]:
         return [
             model_pb2.InstanceProgress(
                 instance=item.id,
@@ -202,6 +259,7 @@ class Presenter:
                 version=item.version,
             )
             for item in self.instances(app)
+            if not run or (item.run == run and not item.ended)
         ]
 
     def nodes(self) -> list[model_pb2.Node]:

@@ -32,6 +32,7 @@ class Verb(StrEnum):
     FAILOVER = "failover"
     DRAIN = "drain"
     MIGRATE = "migrate"
+    RUN = "run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +101,58 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One instance, as decided: `ports` are host ports in the order of the version's ports. `stop`: it is to go."""
+    """One instance, as decided: `ports` are host ports in the order of the version's ports. `stop`: it is to go.
+
+    Of a job, `run` is the one that it belongs to, and `ended`: its end was noted, nothing is reserved for it, its log is kept.
+    """
 
     serial: int
     version: int
     node: str
     ports: tuple[int, ...]
     stop: bool = False
+    run: str = ""
+    ended: bool = False
+
+
+class RunState(StrEnum):
+    """How a run of a job stands. All but `running` are final."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one instance of a run ended: `state` is succeeded, failed or lost (with its node). `node`: its name."""
+
+    serial: int
+    node: str
+    state: str
+    at: str
+    message: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a job. `succeeded`, `failed` and `lost` count its instances that ended so; `results` are the newest of them."""
+
+    app: str
+    id: str
+    version: int
+    requested_by: str
+    created_at: str
+    parameters: dict[str, str] = field(default_factory=dict)
+    state: RunState = RunState.RUNNING
+    message: str = ""
+    ended_at: str = ""
+    succeeded: int = 0
+    failed: int = 0
+    lost: int = 0
+    results: tuple[Result, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from .records import (
     Node,
     Placed,
     Placements,
+    Run,
     Switches,
     Task,
     Token,
@@ -36,7 +37,7 @@ from .reservations import Reservations
 from .store.base import Delete, Document, Put
 from .store.formats import later_fields
 
-Record = App | Version | Placements | Task | Node | Answer | Audit | Token | Coordinator | Switches | Grant
+Record = App | Version | Placements | Task | Node | Answer | Audit | Token | Coordinator | Switches | Grant | Run
 
 KINDS: dict[str, type[Any]] = {
     "app": App,
@@ -50,6 +51,7 @@ KINDS: dict[str, type[Any]] = {
     "coordinator": Coordinator,
     "switches": Switches,
     "grant": Grant,
+    "run": Run,
 }
 _Items = list[tuple[App, Placed]]
 _NAMES = {kind: name for name, kind in KINDS.items()}
@@ -92,6 +94,10 @@ def version_key(path: str, number: int) -> str:
     return f"{path}@{number:08d}"
 
 
+def run_key(path: str, run: str) -> str:
+    return f"{path}@{run}"
+
+
 def audit_key(epoch: int, sequence: int) -> str:
     return f"{epoch:08d}.{sequence:012d}"
 
@@ -110,6 +116,7 @@ class State:
     tokens: dict[str, Token] = field(default_factory=dict)
     coordinators: dict[str, Coordinator] = field(default_factory=dict)
     grants: dict[str, Grant] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
     switches_by_key: dict[str, Switches] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     """App path by instance id, derived from the placements."""
@@ -119,6 +126,8 @@ class State:
     """What that asks for, also derived."""
     touched: set[str] = field(default_factory=set, compare=False)
     """The nodes whose records changed since somebody took notice."""
+    runs_by_app: dict[str, dict[str, Run]] = field(default_factory=dict)
+    """The runs of each job by id, oldest first, also derived."""
 
     def table(self, kind: str) -> dict[str, Any]:
         """Return the table of a document kind."""
@@ -131,12 +140,14 @@ class State:
 
     def load(self, documents: tuple[Document, ...]) -> None:
         """Take over everything that the store holds, in order of the keys."""
-        self.owners, self.residents, self.reservations = {}, {}, Reservations()
+        self.owners, self.residents, self.reservations, self.runs_by_app = {}, {}, Reservations(), {}
         with _no_collection():
             for document in sorted(documents, key=lambda item: (item.kind, item.key)):
                 self.table(document.kind)[document.key] = decode(document)
         self.touched.update(self.nodes)
         self.answers = dict(sorted(self.answers.items(), key=lambda item: item[1].at))  # the oldest are trimmed first
+        for run in sorted(self.runs.values(), key=lambda item: item.created_at):
+            self.runs_by_app.setdefault(run.app, {})[run.id] = run
         for path, app in self.apps.items():
             for placed in self.placed(path).instances:
                 self._settle(app, placed)
@@ -147,7 +158,8 @@ class State:
         instance = instance_id(app, placed.serial)
         self.owners[instance] = app.path
         self.residents.setdefault(placed.node, {})[instance] = placed
-        self.reservations.add(placed.node, self.version(app.path, placed.version).spec, placed.ports)
+        if not placed.ended:
+            self.reservations.add(placed.node, self.version(app.path, placed.version).spec, placed.ports)
 
     def _unsettle(self, app: App, placed: Placed) -> None:
         instance = instance_id(app, placed.serial)
@@ -156,7 +168,8 @@ class State:
         del here[instance]
         if not here:
             del self.residents[placed.node]
-        self.reservations.remove(placed.node, self.version(app.path, placed.version).spec, placed.ports)
+        if not placed.ended:
+            self.reservations.remove(placed.node, self.version(app.path, placed.version).spec, placed.ports)
 
     def apply(self, draft: Draft) -> None:
         """Make a committed draft true, and note in it which nodes it touches."""
@@ -176,6 +189,8 @@ class State:
                 self.table(kind).pop(key, None)
             else:
                 self.table(kind)[key] = record
+            if kind == "run":
+                self._index(key, record)
         self._keep_room(paths, self.reservations.add)
         for _, come, _ in moves:
             for app, placed in come:
@@ -189,11 +204,24 @@ class State:
                 for node in app.held:
                     note(node, spec, fixed_ports(spec))
 
+    def _index(self, key: str, record: Record | None) -> None:
+        """Keep a run among those of its app."""
+        path, _, identity = key.rpartition("@")
+        if isinstance(record, Run):
+            self.runs_by_app.setdefault(path, {})[identity] = record
+        elif (there := self.runs_by_app.get(path)) is not None:
+            there.pop(identity, None)
+            if not there:
+                del self.runs_by_app[path]
+
     def _moves(self, draft: Draft, path: str) -> tuple[_Items, _Items, _Items]:
-        """Return which instances of an app a draft takes away, which it adds, and which it changes. Where one is, it is for ever."""
+        """Return which instances of an app a draft takes away, which it adds, and which it changes. Where one is, it is for ever.
+
+        One that ended goes and comes: nothing is reserved for it from then on.
+        """
         before, after = self.apps.get(path), draft.app(path)
-        old = {(before.uid, placed.serial): (before, placed) for placed in self.placed(path).instances} if before else {}
-        new = {(after.uid, placed.serial): (after, placed) for placed in draft.placed(path).instances} if after else {}
+        old = {(before.uid, placed.serial, placed.ended): (before, placed) for placed in self.placed(path).instances} if before else {}
+        new = {(after.uid, placed.serial, placed.ended): (after, placed) for placed in draft.placed(path).instances} if after else {}
         changed = [new[key] for key, (_, placed) in old.items() if key in new and new[key][1] is not placed]
         return [item for key, item in old.items() if key not in new], [item for key, item in new.items() if key not in old], changed
 
@@ -219,6 +247,10 @@ class State:
 
     def placed(self, path: str) -> Placements:
         return self.placements.get(path) or Placements(path)
+
+    def runs_of(self, path: str) -> tuple[Run, ...]:
+        """Return the runs of a job, oldest first."""
+        return tuple(self.runs_by_app.get(path, {}).values())
 
     def placed_on(self, node: str) -> Mapping[str, Placed]:
         """Return what is placed on a node, by instance id."""
@@ -310,13 +342,15 @@ class Draft:
         found: Grant | None = self._get("grant", name)
         return found
 
-    def put(self, record: Token | Coordinator | Switches | Answer | Grant) -> None:
-        """Put a record that is known by one field of its own."""
+    def put(self, record: Token | Coordinator | Switches | Answer | Grant | Run) -> None:
+        """Put a record that is known by fields of its own."""
         match record:
             case Token(id=key) | Answer(request=key) | Coordinator(name=key) | Grant(name=key):
                 self.records[_NAMES[type(record)], key] = record
             case Switches():
                 self.records["switches", SWITCHES] = record
+            case Run():
+                self.records["run", run_key(record.app, record.id)] = record
 
     def put_audit(self, key: str, audit: Audit) -> None:
         self.records["audit", key] = audit
@@ -340,3 +374,10 @@ class Draft:
 
     def __bool__(self) -> bool:
         return bool(self.records)
+
+
+def runs_in(draft: Draft, path: str) -> tuple[Run, ...]:
+    """Return the runs of a job as they will be, oldest first."""
+    changed = {key: record for (kind, key), record in draft.records.items() if kind == "run" and key.rpartition("@")[0] == path}
+    found = {run_key(path, run.id): run for run in draft.base.runs_of(path)}
+    return tuple(record for record in {**found, **changed}.values() if isinstance(record, Run))

@@ -34,7 +34,7 @@ class Streams:
             GestaltError: there is no such app or instance, or its node is not connected.
         """
         queue: asyncio.Queue[api_pb2.LogChunk | GestaltError | None] = asyncio.Queue(64)
-        wanted = self._wanted(request.app, request.instance)
+        wanted = self._wanted(request.app, request.instance, request.run)
         readers = [asyncio.create_task(self._read(instance, node, request, queue)) for instance, node in wanted]
         try:
             for _ in readers:
@@ -100,14 +100,16 @@ class Streams:
             raise GestaltError(Kind.UNAVAILABLE, "the instance's node is not connected", hint="see how it is: gestaltctl nodes")
         return await self.switchboard.request(node, link.send, wanted)
 
-    def _wanted(self, path: str, instance: str) -> list[tuple[str, str]]:
-        """Return (instance id, node) of one instance, or of all of an app."""
+    def _wanted(self, path: str, instance: str, run: str = "") -> list[tuple[str, str]]:
+        """Return (instance id, node) of one instance, or of all of an app, or of one run of it."""
         if instance:
             app = self._app_of(instance)
             placed = [item for item in self._placed(app) if instance_id(app, item.serial) == instance]
         else:
             app = self.ledger.state.app(path)
-            placed = self._placed(app)
+            placed = [item for item in self._placed(app) if run in ("", item.run)]
+            if not placed and run:
+                raise GestaltError(Kind.NOT_FOUND, f"nothing is kept of a run {run}", hint=f"see what there is: gestaltctl runs {path}")
             if not placed:
                 raise GestaltError(Kind.NOT_FOUND, f"{path} has no instances", hint=f"see why: gestaltctl inspect {path}")
         return [(instance_id(app, item.serial), item.node) for item in placed]

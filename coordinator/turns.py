@@ -26,7 +26,8 @@ def on_the_move(state: State, path: str, node: str, there: int) -> int:
     """
     app, instances = state.apps.get(path), state.placed(path).instances
     stopping = sum(item.stop and item.node == node for item in instances)
-    beyond = len(instances) - (app.wanted if app is not None else 0)
+    is_job = app is not None and state.version(path, app.version).spec.kind == "job"
+    beyond = len(instances) - (app.wanted if app is not None else 0) if not is_job else 0
     return min(there, max(stopping, beyond))
 
 
@@ -76,9 +77,9 @@ class Turns:
     def take(self, app: App, views: tuple[View, ...]) -> tuple[View, ...]:
         """Return the instances of an app as `in_turn` does, and remember whether all that were to move wait.
 
-        Those of a system app do not move: they leave a node last, and are not replaced elsewhere.
+        Those of a system app do not move: they leave a node last, and are not replaced elsewhere. Those of a job are let end.
         """
-        if self._state.version(app.path, app.version).spec.kind == "system":
+        if self._state.version(app.path, app.version).spec.kind != "service":
             return views
         found = in_turn(self._state, app, views)
         held_back = any(before.moving and not after.moving for before, after in zip(views, found, strict=True))

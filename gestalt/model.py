@@ -64,6 +64,7 @@ class Observed:
     """What an agent saw of one instance. `age` is seconds in this phase, `back_off` seconds until the next attempt.
 
     `port_taken`: one of its host ports that someone else holds, so that it cannot start there; 0 = none.
+    `ended`: it ended by itself, and by its restart policy nothing follows. `interrupted`: because the machine went down.
     """
 
     instance: str
@@ -83,6 +84,8 @@ class Observed:
     back_off: float = 0.0
     port_taken: int = 0
     app: str = ""
+    ended: bool = False
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class DesiredInstance:
-    """What an agent is told of one instance. `stop`: drain its connections, stop it, remove it. `grant`: only of what is exclusive."""
+    """What an agent is told of one instance. `stop`: drain its connections, stop it, remove it. `grant`: only of what is exclusive.
+
+    `env`: variables of this one, besides those of its template. `ended`: what is left of it is kept for its log, and nothing is started.
+    """
 
     id: str
     app: str
@@ -104,6 +110,8 @@ class DesiredInstance:
     ports: tuple[PortBinding, ...]
     stop: bool = False
     grant: Grant | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

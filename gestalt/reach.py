@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ClusterAsyncStub,
         ControlPlaneAsyncStub,
         EventsAsyncStub,
+        JobsAsyncStub,
         NodesAsyncStub,
         RecoveryAsyncStub,
         TasksAsyncStub,
@@ -45,6 +46,7 @@ class Api:
         self.address = address
         self.channel = channel
         self.apps = cast("AppsAsyncStub", api_pb2_grpc.AppsStub(channel))
+        self.jobs = cast("JobsAsyncStub", api_pb2_grpc.JobsStub(channel))
         self.nodes = cast("NodesAsyncStub", api_pb2_grpc.NodesStub(channel))
         self.tasks = cast("TasksAsyncStub", api_pb2_grpc.TasksStub(channel))
         self.events = cast("EventsAsyncStub", api_pb2_grpc.EventsStub(channel))

@@ -86,11 +86,7 @@ def _put(message: Message, name: str, content: Any) -> None:
         _fill(target, content)
     elif isinstance(content, dict):
         for key, item in content.items():
-            if not isinstance(item, AppSpec) and not is_dataclass(item):
-                getattr(message, name)[key] = item
-                continue
-            entry = getattr(message, name)[key]
-            entry.CopyFrom(spec_to_wire(item)) if isinstance(item, AppSpec) else _fill(entry, item)
+            _put_entry(getattr(message, name), key, item)
     elif isinstance(content, tuple) and content and is_dataclass(content[0]):
         for item in content:
             _fill(getattr(message, name).add(), item)
@@ -98,6 +94,15 @@ def _put(message: Message, name: str, content: Any) -> None:
         getattr(message, name).extend(content)
     else:
         setattr(message, name, content)
+
+
+def _put_entry(entries: Any, key: str, item: Any) -> None:
+    if isinstance(item, AppSpec):
+        entries[key].CopyFrom(spec_to_wire(item))
+    elif is_dataclass(item):
+        _fill(entries[key], item)
+    else:
+        entries[key] = item
 
 
 @cache

@@ -137,7 +137,7 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         caller(context, self.cluster_id, Role.USER)
         app = self.presenter.ledger.state.app(request.app)
         await self.presenter.tracker.usages.gather()
-        return api_pb2.AppReply(app=self.presenter.app(app), instances=self.presenter.instances(app))
+        return api_pb2.AppReply(app=self.presenter.app(app), instances=self.presenter.instances(app), runs=self.presenter.runs(app))
 
     @unary
     async def List(self, request: api_pb2.ListRequest, context: Context) -> api_pb2.ListReply:

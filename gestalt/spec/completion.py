@@ -30,6 +30,10 @@ def complete(data: Mapping[str, Any]) -> Mapping[str, Any]:
         filled.setdefault("instances", least)
     if filled.get("runtime", "") == "":
         filled["runtime"] = "process" if data.get("command") and not data.get("image") else "docker"
+    if filled["kind"] == "job":
+        filled.setdefault("instances", 0)
+        filled["restart"] = _with_missing(filled.get("restart", {}), {"policy": "never"})
+        filled["job"] = {} if data.get("job") is None else data["job"]
     checks = data.get("checks")
     if isinstance(checks, list | tuple):
         filled["checks"] = _complete_checks(checks, _first_port(data.get("ports")))

@@ -36,9 +36,17 @@ def _unhonoured(spec: AppSpec) -> Iterator[str]:
                 yield f"volumes[{index}].read_only is not enforced for a process without security.read_only_root"
 
 
-def _doubts(spec: AppSpec) -> Iterator[str]:
+def _doubts_of_kind(spec: AppSpec) -> Iterator[str]:
     if spec.kind == "system" and (spec.placement.affinities or spec.placement.spread or spec.placement.strategy != "spread"):
         yield "placement.affinities, spread and strategy are not used: a system app runs on every node that matches"
+    if spec.kind == "job" and spec.depends_on:
+        yield "depends_on holds no run of a job back: a run starts when it is asked for"
+    if spec.kind == "job" and spec.update != Update():
+        yield "of update only health_deadline is used: an instance has to start within it. A run stays with its version"
+
+
+def _doubts(spec: AppSpec) -> Iterator[str]:
+    yield from _doubts_of_kind(spec)
     fixed = [port for port in spec.ports if port.host_port]
     for port in fixed if spec.instances > 1 else ():
         yield f"port {port.name} has the fixed host port {port.host_port}: only one of the {spec.instances} instances fits on a node"

@@ -10,13 +10,17 @@ from .mistakes import Mistake
 from .part import Rule, rule
 
 if TYPE_CHECKING:
-    from .schema import AppSpec
+    from .schema import AppSpec, Parameter
 
 
 @rule("kind", "instances")
 def nodes_say_how_many(spec: AppSpec) -> Iterable[Mistake]:
     if spec.kind == "system" and spec.instances:
         yield Mistake(("instances",), f"is {spec.instances}, but a system app runs once on every node that matches", "leave it out")
+    if spec.kind == "job" and spec.instances:
+        yield Mistake(
+            ("instances",), f"is {spec.instances}, which a job has not", "leave it out: job.completions and parallelism say how many"
+        )
 
 
 @rule("kind", "update")
@@ -43,4 +47,46 @@ def each_node_by_itself(spec: AppSpec) -> Iterable[Mistake]:
             yield Mistake(place, problem, "an operator that looks at one node, like = or matches")
 
 
-KIND: tuple[Rule, ...] = (nodes_say_how_many, never_two_on_a_node, each_node_by_itself)
+@rule("kind", "job")
+def jobs_are_jobs(spec: AppSpec) -> Iterable[Mistake]:
+    if spec.kind != "job" and spec.job is not None:
+        yield Mistake(("job",), f"means nothing to a {spec.kind}", "leave it out, or kind: job")
+
+
+@rule("kind", "restart")
+def runs_start_no_instance_again(spec: AppSpec) -> Iterable[Mistake]:
+    if spec.kind == "job" and spec.restart.policy != "never":
+        problem = f"is {spec.restart.policy}, but an instance of a job that ended is not started again"
+        yield Mistake(("restart", "policy"), problem, "never, or leave it out: job.retries says how many others take its place")
+
+
+@rule("kind", "job", "placement")
+def exclusive_ones_run_alone(spec: AppSpec) -> Iterable[Mistake]:
+    if spec.job is not None and spec.placement.exclusive and spec.job.parallelism > 1:
+        yield Mistake(("job", "parallelism"), f"is {spec.job.parallelism}, but the app is exclusive", "1, or placement.exclusive: false")
+
+
+@rule("job", "env", "ports", "runtime")
+def parameters_are_free(spec: AppSpec) -> Iterable[Mistake]:
+    names = spec.job.parameters if spec.job is not None else ()
+    ours = {f"PORT_{port.name.upper().replace('-', '_')}" for port in spec.ports} | ({"PORT"} if spec.runtime == "process" else set())
+    for name in names:
+        if name.startswith("GESTALT_") or name in ours:
+            yield Mistake(("job", "parameters", name), "is set by Gestalt", "another name")
+        elif name in spec.env:
+            yield Mistake(("job", "parameters", name), "stands in env as well", "a name of its own, with a default here")
+
+
+KIND: tuple[Rule, ...] = (
+    nodes_say_how_many, never_two_on_a_node, each_node_by_itself, jobs_are_jobs, runs_start_no_instance_again, exclusive_ones_run_alone,
+    parameters_are_free,
+)  # fmt: skip
+
+
+@rule("default", "required")
+def required_has_no_default(item: Parameter) -> Iterable[Mistake]:
+    if item.required and item.default:
+        yield Mistake(("default",), "stands beside required", "one of both")
+
+
+PARAMETER: tuple[Rule, ...] = (required_has_no_default,)

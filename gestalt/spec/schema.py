@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from . import app_rules, autoscale_rules, part_rules, values
+from . import app_rules, autoscale_rules, kind_rules, part_rules, values
 from .completion import complete, complete_check, complete_condition, complete_constraint
 from .part import Part, Rule
 
@@ -312,13 +312,48 @@ class Autoscale(Part):
     RULES: ClassVar[tuple[Rule, ...]] = autoscale_rules.AUTOSCALE
 
 
+class Parameter(Part):
+    """A variable that a run may set."""
+
+    default: Annotated[values.Argument, Field(description="What it is when a run does not set it.")] = ""
+    required: Annotated[values.Flag, Field(description="Each run has to set it.")] = False
+    RULES: ClassVar[tuple[Rule, ...]] = kind_rules.PARAMETER
+
+
+class JobKeep(Part):
+    """What is kept of runs that ended: their outcome, and the logs of their instances."""
+
+    runs: Annotated[values.Whole, Field(ge=0, le=1000, description="So many, the newest ones.")] = 10
+    time: Annotated[float, values.duration(0.0), Field(description="None that ended longer ago.")] = 86400.0
+
+
+class Job(Part):
+    """How the runs of a job go. `restart.backoff` says how long a failed instance waits for its replacement."""
+
+    completions: Annotated[values.Whole, Field(ge=1, le=1000, description="So many instances of a run have to end with exit code 0.")] = 1
+    parallelism: Annotated[values.Whole, Field(ge=1, le=1000, description="At most so many of a run are at work at once.")] = 1
+    retries: Annotated[
+        values.Whole, Field(ge=0, le=1000, description="So many failed instances of a run are replaced; one more, and the run has failed.")
+    ] = 3
+    deadline: Annotated[float, values.duration(0.0), Field(description="A run that takes longer has failed. 0 = it may take any time.")] = (
+        0.0
+    )
+    parameters: Annotated[
+        dict[values.EnvName, Parameter], Field(max_length=100, description="Variables that runs may set: `gestaltctl run --set`.")
+    ] = {}
+    keep: Annotated[JobKeep, Field(description="What is kept of ended runs.")] = JobKeep()
+
+
 class AppSpec(Part):
     """The description of one app."""
 
     path: Annotated[values.AppPath, Field(description="The app's address. It cannot be changed.", examples=["/acme/shop/production/web"])]
     kind: Annotated[
-        Literal["service", "system"],
-        Field(description="`service`: so many instances, wherever they fit best. `system`: one on every node that matches."),
+        Literal["service", "system", "job"],
+        Field(
+            description="`service`: so many instances, wherever they fit best. `system`: one on every node that matches."
+            " `job`: runs that come to an end."
+        ),
     ] = "service"
     runtime: Annotated[
         Literal["docker", "process"], Field(description="What runs it. Left out: `docker` with an image, `process` with only a command.")
@@ -338,7 +373,7 @@ class AppSpec(Part):
         Field(max_length=200, description="Put on the container. Names beginning with `gestalt` are ours."),
     ] = {}
     workdir: Annotated[values.Path, Field(description="Working folder. Empty = the image's, or / for a process.")] = ""
-    instances: Annotated[values.Whole, Field(ge=0, le=100_000, description="How many run. Not for `kind: system`.")] = 1
+    instances: Annotated[values.Whole, Field(ge=0, le=100_000, description="How many run. Only of services.")] = 1
     resources: Annotated[Resources, Field(description="What one instance may use.")] = Resources()
     ports: Annotated[tuple[Port, ...], Field(max_length=100, description="On what it listens, and how it is served.")] = ()
     volumes: Annotated[tuple[Volume, ...], Field(max_length=100, description="Storage.")] = ()
@@ -355,6 +390,7 @@ class AppSpec(Part):
     autoscale: Annotated[
         Autoscale | None, Field(description="Have the number of instances follow the load; `instances` is then what it begins with.")
     ] = None
+    job: Annotated[Job | None, Field(description="How the runs of a job go.")] = None
     RULES: ClassVar[tuple[Rule, ...]] = app_rules.APP
 
     @classmethod
@@ -363,6 +399,7 @@ class AppSpec(Part):
 
 
 __all__ = [
-    "Affinity", "AppSpec", "Autoscale", "Check", "Constraint", "HttpService", "ImagePull", "Logging", "Metric", "Part", "Placement", "Port",
-    "Resources", "Restart", "Security", "Spread", "Stop", "TcpService", "Ulimit", "Update", "Volume",
+    "Affinity", "AppSpec", "Autoscale", "Check", "Constraint", "HttpService", "ImagePull", "Job", "JobKeep", "Logging", "Metric",
+    "Parameter", "Part", "Placement", "Port", "Resources", "Restart", "Security", "Spread", "Stop", "TcpService", "Ulimit", "Update",
+    "Volume",
 ]  # fmt: skip

@@ -1012,6 +1012,22 @@ global___NodeDelta = NodeDelta
 class DesiredInstance(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class EnvEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     ID_FIELD_NUMBER: builtins.int
     APP_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
@@ -1019,6 +1035,8 @@ class DesiredInstance(google.protobuf.message.Message):
     PORTS_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
     GRANT_FIELD_NUMBER: builtins.int
+    ENV_FIELD_NUMBER: builtins.int
+    ENDED_FIELD_NUMBER: builtins.int
     id: builtins.str
     app: builtins.str
     version: builtins.int
@@ -1026,11 +1044,17 @@ class DesiredInstance(google.protobuf.message.Message):
     """hash"""
     stop: builtins.bool
     """is to drain and stop; until it is, it stays listed"""
+    ended: builtins.bool
+    """it ended, and nothing follows: what is left of it is kept for its log, and nothing is started"""
     @property
     def ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.PortBinding]: ...
     @property
     def grant(self) -> global___Grant:
         """only of what is exclusive; without it that does not start, nor go on, where there is a fence"""
+
+    @property
+    def env(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """variables of this one, besides those of its template"""
 
     def __init__(
         self,
@@ -1042,9 +1066,11 @@ class DesiredInstance(google.protobuf.message.Message):
         ports: collections.abc.Iterable[gestalt.proto.v1.model_pb2.PortBinding] | None = ...,
         stop: builtins.bool = ...,
         grant: global___Grant | None = ...,
+        env: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        ended: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["grant", b"grant"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "grant", b"grant", "id", b"id", "ports", b"ports", "stop", b"stop", "template", b"template", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "ended", b"ended", "env", b"env", "grant", b"grant", "id", b"id", "ports", b"ports", "stop", b"stop", "template", b"template", "version", b"version"]) -> None: ...
 
 global___DesiredInstance = DesiredInstance
 

@@ -337,6 +337,64 @@ class DeleteRequest(google.protobuf.message.Message):
 global___DeleteRequest = DeleteRequest
 
 @typing.final
+class RunRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ParametersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    APP_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    app: builtins.str
+    @property
+    def request(self) -> global___Request: ...
+    @property
+    def parameters(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        app: builtins.str = ...,
+        parameters: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "parameters", b"parameters", "request", b"request"]) -> None: ...
+
+global___RunRequest = RunRequest
+
+@typing.final
+class RunsReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: builtins.int
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.Run]:
+        """newest first"""
+
+    def __init__(
+        self,
+        *,
+        runs: collections.abc.Iterable[gestalt.proto.v1.model_pb2.Run] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["runs", b"runs"]) -> None: ...
+
+global___RunsReply = RunsReply
+
+@typing.final
 class RollbackRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -381,18 +439,24 @@ class AppReply(google.protobuf.message.Message):
 
     APP_FIELD_NUMBER: builtins.int
     INSTANCES_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
     @property
     def app(self) -> gestalt.proto.v1.model_pb2.App: ...
     @property
     def instances(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.Instance]: ...
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.Run]:
+        """of a job, newest first"""
+
     def __init__(
         self,
         *,
         app: gestalt.proto.v1.model_pb2.App | None = ...,
         instances: collections.abc.Iterable[gestalt.proto.v1.model_pb2.Instance] | None = ...,
+        runs: collections.abc.Iterable[gestalt.proto.v1.model_pb2.Run] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["app", b"app"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "instances", b"instances"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "instances", b"instances", "runs", b"runs"]) -> None: ...
 
 global___AppReply = AppReply
 
@@ -463,6 +527,7 @@ class LogsRequest(google.protobuf.message.Message):
     TAIL_FIELD_NUMBER: builtins.int
     SINCE_FIELD_NUMBER: builtins.int
     TIMESTAMPS_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
     app: builtins.str
     """all its instances, or …"""
     instance: builtins.str
@@ -473,6 +538,8 @@ class LogsRequest(google.protobuf.message.Message):
     since: builtins.float
     """seconds ago; 0 = all"""
     timestamps: builtins.bool
+    run: builtins.str
+    """of a job: only what belongs to this run"""
     def __init__(
         self,
         *,
@@ -482,8 +549,9 @@ class LogsRequest(google.protobuf.message.Message):
         tail: builtins.int = ...,
         since: builtins.float = ...,
         timestamps: builtins.bool = ...,
+        run: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "follow", b"follow", "instance", b"instance", "since", b"since", "tail", b"tail", "timestamps", b"timestamps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "follow", b"follow", "instance", b"instance", "run", b"run", "since", b"since", "tail", b"tail", "timestamps", b"timestamps"]) -> None: ...
 
 global___LogsRequest = LogsRequest
 

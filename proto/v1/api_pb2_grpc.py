@@ -568,6 +568,101 @@ class Apps(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
 
+class JobsStub(object):
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Run = channel.unary_unary(
+                '/gestalt.v1.Jobs/Run',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RunRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
+        self.Runs = channel.unary_unary(
+                '/gestalt.v1.Jobs/Runs',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.GetRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RunsReply.FromString,
+                )
+
+
+class JobsServicer(object):
+    """Missing associated documentation comment in .proto file."""
+
+    def Run(self, request, context):
+        """the task has the id of the run, and ends with it
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Runs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_JobsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Run': grpc.unary_unary_rpc_method_handler(
+                    servicer.Run,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RunRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
+            ),
+            'Runs': grpc.unary_unary_rpc_method_handler(
+                    servicer.Runs,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.GetRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RunsReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'gestalt.v1.Jobs', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Jobs(object):
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Run(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Jobs/Run',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RunRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Runs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Jobs/Runs',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.GetRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RunsReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+
 class NodesStub(object):
     """Missing associated documentation comment in .proto file."""
 

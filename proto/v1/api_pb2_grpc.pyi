@@ -319,6 +319,49 @@ class AppsServicer(metaclass=abc.ABCMeta):
 
 def add_AppsServicer_to_server(servicer: AppsServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 
+class JobsStub:
+    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
+    Run: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RunRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """the task has the id of the run, and ends with it"""
+
+    Runs: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.GetRequest,
+        gestalt.proto.v1.api_pb2.RunsReply,
+    ]
+
+class JobsAsyncStub:
+    Run: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RunRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """the task has the id of the run, and ends with it"""
+
+    Runs: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.GetRequest,
+        gestalt.proto.v1.api_pb2.RunsReply,
+    ]
+
+class JobsServicer(metaclass=abc.ABCMeta):
+    @abc.abstractmethod
+    def Run(
+        self,
+        request: gestalt.proto.v1.api_pb2.RunRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
+        """the task has the id of the run, and ends with it"""
+
+    @abc.abstractmethod
+    def Runs(
+        self,
+        request: gestalt.proto.v1.api_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.RunsReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.RunsReply]]: ...
+
+def add_JobsServicer_to_server(servicer: JobsServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
+
 class NodesStub:
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     List: grpc.UnaryUnaryMultiCallable[

@@ -133,6 +133,8 @@ class Observed(google.protobuf.message.Message):
     BACK_OFF_FIELD_NUMBER: builtins.int
     PORT_TAKEN_FIELD_NUMBER: builtins.int
     APP_FIELD_NUMBER: builtins.int
+    ENDED_FIELD_NUMBER: builtins.int
+    INTERRUPTED_FIELD_NUMBER: builtins.int
     instance: builtins.str
     attempt: builtins.int
     phase: global___Phase.ValueType
@@ -156,6 +158,10 @@ class Observed(google.protobuf.message.Message):
     """a host port of it that someone else holds, 0 = none"""
     app: builtins.str
     """only of what is in no desired state: its app, as its labels say"""
+    ended: builtins.bool
+    """it ended by itself, and by its restart policy nothing follows"""
+    interrupted: builtins.bool
+    """it ended because the machine went down"""
     @property
     def log_tail(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """the last lines before a failure, at most 20"""
@@ -182,9 +188,11 @@ class Observed(google.protobuf.message.Message):
         back_off: builtins.float = ...,
         port_taken: builtins.int = ...,
         app: builtins.str = ...,
+        ended: builtins.bool = ...,
+        interrupted: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "age", b"age", "app", b"app", "attempt", b"attempt", "back_off", b"back_off", "checks", b"checks", "crash_loop", b"crash_loop", "exit_code", b"exit_code", "health", b"health", "instance", b"instance", "log_tail", b"log_tail", "oom_killed", b"oom_killed", "phase", b"phase", "port_taken", b"port_taken", "ready", b"ready", "reason", b"reason", "restarts", b"restarts", "runtime_id", b"runtime_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "age", b"age", "app", b"app", "attempt", b"attempt", "back_off", b"back_off", "checks", b"checks", "crash_loop", b"crash_loop", "ended", b"ended", "exit_code", b"exit_code", "health", b"health", "instance", b"instance", "interrupted", b"interrupted", "log_tail", b"log_tail", "oom_killed", b"oom_killed", "phase", b"phase", "port_taken", b"port_taken", "ready", b"ready", "reason", b"reason", "restarts", b"restarts", "runtime_id", b"runtime_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_exit_code", b"_exit_code"]) -> typing.Literal["exit_code"] | None: ...
 
 global___Observed = Observed
@@ -226,6 +234,8 @@ class Instance(google.protobuf.message.Message):
     REACHABILITY_FIELD_NUMBER: builtins.int
     ADDRESS_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
+    ENDED_FIELD_NUMBER: builtins.int
     id: builtins.str
     """D"""
     app: builtins.str
@@ -242,6 +252,10 @@ class Instance(google.protobuf.message.Message):
     """D, soft"""
     address: builtins.str
     """D, soft: where its host ports are reached"""
+    run: builtins.str
+    """D: of a job: the run that it belongs to"""
+    ended: builtins.bool
+    """D: of a job: its end was noted; it is kept for its log"""
     @property
     def ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PortBinding]:
         """D"""
@@ -268,9 +282,11 @@ class Instance(google.protobuf.message.Message):
         reachability: global___Reachability.ValueType = ...,
         address: builtins.str = ...,
         usage: global___Usage | None = ...,
+        run: builtins.str = ...,
+        ended: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["observed", b"observed", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "app", b"app", "id", b"id", "node", b"node", "observed", b"observed", "ports", b"ports", "reachability", b"reachability", "serial", b"serial", "stopping", b"stopping", "usage", b"usage", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "app", b"app", "ended", b"ended", "id", b"id", "node", b"node", "observed", b"observed", "ports", b"ports", "reachability", b"reachability", "run", b"run", "serial", b"serial", "stopping", b"stopping", "usage", b"usage", "version", b"version"]) -> None: ...
 
 global___Instance = Instance
 
@@ -383,6 +399,132 @@ class App(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "path", b"path", "revision", b"revision", "running", b"running", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
 
 global___App = App
+
+@typing.final
+class Run(google.protobuf.message.Message):
+    """One run of a job."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ParametersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    ID_FIELD_NUMBER: builtins.int
+    APP_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    REQUESTED_BY_FIELD_NUMBER: builtins.int
+    CREATED_AT_FIELD_NUMBER: builtins.int
+    ENDED_AT_FIELD_NUMBER: builtins.int
+    ELAPSED_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    COMPLETIONS_FIELD_NUMBER: builtins.int
+    SUCCEEDED_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    LOST_FIELD_NUMBER: builtins.int
+    RUNNING_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    app: builtins.str
+    version: builtins.int
+    state: builtins.str
+    """"running", "succeeded", "failed", "stopped" """
+    message: builtins.str
+    """how it ended, or what it waits for, in one sentence"""
+    requested_by: builtins.str
+    elapsed: builtins.float
+    """seconds"""
+    completions: builtins.int
+    succeeded: builtins.int
+    failed: builtins.int
+    lost: builtins.int
+    """with their nodes; others ran in their place"""
+    running: builtins.int
+    """placed, and not ended"""
+    @property
+    def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def ended_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def parameters(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RunResult]:
+        """the newest ones, oldest first"""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        app: builtins.str = ...,
+        version: builtins.int = ...,
+        state: builtins.str = ...,
+        message: builtins.str = ...,
+        requested_by: builtins.str = ...,
+        created_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        ended_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        elapsed: builtins.float = ...,
+        parameters: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        completions: builtins.int = ...,
+        succeeded: builtins.int = ...,
+        failed: builtins.int = ...,
+        lost: builtins.int = ...,
+        running: builtins.int = ...,
+        results: collections.abc.Iterable[global___RunResult] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["created_at", b"created_at", "ended_at", b"ended_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "completions", b"completions", "created_at", b"created_at", "elapsed", b"elapsed", "ended_at", b"ended_at", "failed", b"failed", "id", b"id", "lost", b"lost", "message", b"message", "parameters", b"parameters", "requested_by", b"requested_by", "results", b"results", "running", b"running", "state", b"state", "succeeded", b"succeeded", "version", b"version"]) -> None: ...
+
+global___Run = Run
+
+@typing.final
+class RunResult(google.protobuf.message.Message):
+    """How one instance of a run ended."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    EXIT_CODE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    ENDED_AT_FIELD_NUMBER: builtins.int
+    instance: builtins.str
+    node: builtins.str
+    state: builtins.str
+    """"succeeded", "failed", "lost" """
+    exit_code: builtins.int
+    message: builtins.str
+    @property
+    def ended_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        instance: builtins.str = ...,
+        node: builtins.str = ...,
+        state: builtins.str = ...,
+        exit_code: builtins.int | None = ...,
+        message: builtins.str = ...,
+        ended_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "ended_at", b"ended_at", "exit_code", b"exit_code"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_exit_code", b"_exit_code", "ended_at", b"ended_at", "exit_code", b"exit_code", "instance", b"instance", "message", b"message", "node", b"node", "state", b"state"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_exit_code", b"_exit_code"]) -> typing.Literal["exit_code"] | None: ...
+
+global___RunResult = RunResult
 
 @typing.final
 class Version(google.protobuf.message.Message):
@@ -636,7 +778,7 @@ class Task(google.protobuf.message.Message):
     NODE_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
-    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate"""
+    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate, run"""
     app: builtins.str
     state: builtins.str
     """"running", "succeeded", "failed", "superseded" """

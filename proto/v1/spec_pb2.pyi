@@ -92,6 +92,7 @@ class AppSpec(google.protobuf.message.Message):
     PULL_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
     AUTOSCALE_FIELD_NUMBER: builtins.int
+    JOB_FIELD_NUMBER: builtins.int
     path: builtins.str
     """/org/workspace/environment/app"""
     runtime: builtins.str
@@ -101,7 +102,7 @@ class AppSpec(google.protobuf.message.Message):
     workdir: builtins.str
     instances: builtins.int
     kind: builtins.str
-    """"service" or "system"; empty = service"""
+    """"service", "system" or "job"; empty = service"""
     @property
     def command(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -142,6 +143,10 @@ class AppSpec(google.protobuf.message.Message):
     def autoscale(self) -> global___Autoscale:
         """not set = the number of instances stays as it is"""
 
+    @property
+    def job(self) -> global___Job:
+        """of kind "job" """
+
     def __init__(
         self,
         *,
@@ -169,9 +174,10 @@ class AppSpec(google.protobuf.message.Message):
         pull: global___ImagePull | None = ...,
         kind: builtins.str = ...,
         autoscale: global___Autoscale | None = ...,
+        job: global___Job | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["autoscale", b"autoscale", "logging", b"logging", "placement", b"placement", "pull", b"pull", "resources", b"resources", "restart", b"restart", "security", b"security", "stop", b"stop", "update", b"update"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "autoscale", b"autoscale", "checks", b"checks", "command", b"command", "depends_on", b"depends_on", "env", b"env", "image", b"image", "instances", b"instances", "kind", b"kind", "labels", b"labels", "logging", b"logging", "path", b"path", "placement", b"placement", "ports", b"ports", "pull", b"pull", "resources", b"resources", "restart", b"restart", "runtime", b"runtime", "security", b"security", "stop", b"stop", "ulimits", b"ulimits", "update", b"update", "volumes", b"volumes", "workdir", b"workdir"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["autoscale", b"autoscale", "job", b"job", "logging", b"logging", "placement", b"placement", "pull", b"pull", "resources", b"resources", "restart", b"restart", "security", b"security", "stop", b"stop", "update", b"update"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "autoscale", b"autoscale", "checks", b"checks", "command", b"command", "depends_on", b"depends_on", "env", b"env", "image", b"image", "instances", b"instances", "job", b"job", "kind", b"kind", "labels", b"labels", "logging", b"logging", "path", b"path", "placement", b"placement", "ports", b"ports", "pull", b"pull", "resources", b"resources", "restart", b"restart", "runtime", b"runtime", "security", b"security", "stop", b"stop", "ulimits", b"ulimits", "update", b"update", "volumes", b"volumes", "workdir", b"workdir"]) -> None: ...
 
 global___AppSpec = AppSpec
 
@@ -235,6 +241,101 @@ class Metric(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["kind", b"kind", "target", b"target"]) -> None: ...
 
 global___Metric = Metric
+
+@typing.final
+class Job(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ParametersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___Parameter: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___Parameter | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    COMPLETIONS_FIELD_NUMBER: builtins.int
+    PARALLELISM_FIELD_NUMBER: builtins.int
+    RETRIES_FIELD_NUMBER: builtins.int
+    DEADLINE_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    KEEP_FIELD_NUMBER: builtins.int
+    completions: builtins.int
+    """so many instances of a run have to end well"""
+    parallelism: builtins.int
+    """so many of a run are at work at once"""
+    retries: builtins.int
+    """so many failed ones of a run are replaced"""
+    deadline: builtins.float
+    """seconds for a whole run; 0 = none"""
+    @property
+    def parameters(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___Parameter]:
+        """what a run may set, by the name of the variable"""
+
+    @property
+    def keep(self) -> global___JobKeep: ...
+    def __init__(
+        self,
+        *,
+        completions: builtins.int = ...,
+        parallelism: builtins.int = ...,
+        retries: builtins.int = ...,
+        deadline: builtins.float = ...,
+        parameters: collections.abc.Mapping[builtins.str, global___Parameter] | None = ...,
+        keep: global___JobKeep | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["keep", b"keep"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["completions", b"completions", "deadline", b"deadline", "keep", b"keep", "parallelism", b"parallelism", "parameters", b"parameters", "retries", b"retries"]) -> None: ...
+
+global___Job = Job
+
+@typing.final
+class Parameter(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEFAULT_FIELD_NUMBER: builtins.int
+    REQUIRED_FIELD_NUMBER: builtins.int
+    default: builtins.str
+    required: builtins.bool
+    def __init__(
+        self,
+        *,
+        default: builtins.str = ...,
+        required: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["default", b"default", "required", b"required"]) -> None: ...
+
+global___Parameter = Parameter
+
+@typing.final
+class JobKeep(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    runs: builtins.int
+    """the newest ended ones"""
+    time: builtins.float
+    """seconds"""
+    def __init__(
+        self,
+        *,
+        runs: builtins.int = ...,
+        time: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["runs", b"runs", "time", b"time"]) -> None: ...
+
+global___JobKeep = JobKeep
 
 @typing.final
 class Resources(google.protobuf.message.Message):

@@ -35,7 +35,7 @@ def inspect(subject: str, output: str) -> None:
     """Show everything about an app or an instance.
 
     An instance that failed is shown with its reason, its exit code and its last log lines. With -o json, an app is
-    {"app", "instances"}, an instance the instance alone.
+    {"app", "instances", "runs"}, an instance the instance alone.
     """
     reply, instance_id = converse(lambda client: _ask(client, subject))
     if not instance_id:
@@ -59,6 +59,7 @@ def _print_app(reply: api_pb2.AppReply) -> None:
     print(paint(app.path, "bold"))
     _print_lines(_app_lines(app))
     _print_lines(_spec_lines(app.spec))
+    _print_lines(("run", run.state, f" {run.id}" + (f": {run.message}" if run.message else "")) for run in reply.runs)
     for instance in sorted(reply.instances, key=lambda item: item.serial):
         print()
         _print_instance(instance, brief=True)

@@ -30,8 +30,9 @@ _COLOURS = ("cyan", "magenta", "yellow", "green", "blue")
 @click.option("-n", "--tail", default=100, show_default=True, type=click.IntRange(0, 2**31 - 1), help="Lines of each instance; 0 = all.")
 @click.option("--since", type=Duration(), default=0.0, metavar="TIME", help="Only what is younger: 30s, 15m, 2h.")
 @click.option("-t", "--timestamps", is_flag=True, help="Put the time before each line.")
+@click.option("--run", default="", metavar="ID", help="Of a job: only what belongs to this run.")
 @connected
-def logs(subject: str, follow: bool, tail: int, since: float, timestamps: bool) -> None:
+def logs(*, subject: str, follow: bool, tail: int, since: float, timestamps: bool, run: str) -> None:
     """Show what an app or an instance wrote.
 
     What went to standard error goes to standard error here. The lines of several instances carry the instance's name.
@@ -50,6 +51,7 @@ def logs(subject: str, follow: bool, tail: int, since: float, timestamps: bool) 
             tail=tail,
             since=since,
             timestamps=timestamps,
+            run=run,
         )
         named = await _several(client, found, follow=follow)
         async for chunk in client.stream(lambda api: api.apps.Logs, request):

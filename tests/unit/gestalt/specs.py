@@ -98,6 +98,21 @@ FULL: Document = {
     },
 }
 
+# The section that FULL cannot have.
+BATCH: Document = {
+    "path": "/acme/shop/production/report",
+    "image": "report:7",
+    "kind": "job",
+    "job": {
+        "completions": 3,
+        "parallelism": 1,
+        "retries": 5,
+        "deadline": "1h",
+        "parameters": {"DAY": {"required": True, "default": ""}},
+        "keep": {"runs": 20, "time": "7d"},
+    },
+}
+
 SMALL: Document = {"path": "/a/b/c/d", "image": "web:1"}
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from gestalt.spec.export import BEGIN, END, REFERENCE_FILE, SCHEMA_FILE, reference_text, schema_text
 from gestalt.spec.load import load_specs, unhonoured, warnings
 
-from .specs import FULL, SMALL, Document, changed, documents
+from .specs import BATCH, FULL, SMALL, Document, changed, documents
 
 SCHEMA: Any = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -48,6 +48,7 @@ def test_examples_of_the_reference_are_valid_and_raise_no_doubt() -> None:
 
 def test_the_json_schema_takes_the_full_description() -> None:
     VALIDATOR.validate(FULL)
+    VALIDATOR.validate(BATCH)
     VALIDATOR.validate(SMALL)
 
 

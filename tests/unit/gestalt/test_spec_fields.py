@@ -16,9 +16,10 @@ from gestalt.spec.schema import AppSpec
 from gestalt.spec.shape import Slot, find, is_section
 from gestalt.spec.values import Unit
 
-from .specs import FULL, SMALL, Document, Place, changed, places, without
+from .specs import BATCH, FULL, SMALL, Document, Place, changed, places, without
 
 PLACES = places(FULL)
+IN_JOB = [place for place in places(BATCH) if place[0] == "job"]
 
 
 def mistakes(document: Any) -> tuple[Detail, ...]:
@@ -64,7 +65,7 @@ def wrong_values(slot: Slot) -> list[Any]:
 
 def test_the_full_description_is_valid_and_sets_every_field() -> None:
     spec = validate_spec(FULL)
-    seen = {tuple(step for step in place if not isinstance(step, int)) for place in PLACES}
+    seen = {tuple(step for step in place if not isinstance(step, int)) for place in (*PLACES, *IN_JOB)}
 
     def expect(section: type, prefix: tuple[str, ...]) -> None:
         for name, field in typing.cast(Any, section).model_fields.items():
@@ -72,7 +73,7 @@ def test_the_full_description_is_valid_and_sets_every_field() -> None:
             inner = find(section, (name,))
             inner = inner if inner and is_section(inner.kind) else inner and inner.child(0)
             if inner and is_section(inner.kind):
-                expect(inner.kind, (*prefix, name, *(("nofile",) if name == "ulimits" else ())))
+                expect(inner.kind, (*prefix, name, *{"ulimits": ("nofile",), "parameters": ("DAY",)}.get(name, ())))
             del field
 
     expect(AppSpec, ())
@@ -83,6 +84,12 @@ def test_the_full_description_is_valid_and_sets_every_field() -> None:
 def test_a_wrong_value_is_told_at_its_place(place: Place) -> None:
     for value in wrong_values(slot_of(place)):
         the_mistake(changed(FULL, place, value), place)
+
+
+@pytest.mark.parametrize("place", IN_JOB, ids=show_place)
+def test_a_wrong_value_of_a_job_is_told_at_its_place(place: Place) -> None:
+    for value in wrong_values(slot_of(place)):
+        the_mistake(changed(BATCH, place, value), place)
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place[-1] not in ("http", "tcp", "autoscale")], ids=show_place)

@@ -16,6 +16,7 @@ from .specs import SMALL, Document
 
 PROCESS: Document = {"path": "/a/b/c/d", "command": ["/bin/app"]}
 WEB = {"name": "web", "container_port": 80}
+JOB: Document = {"path": "/a/b/c/d", "image": "web:1", "kind": "job"}
 SYSTEM: Document = {"path": "/a/b/c/d", "image": "web:1", "kind": "system"}
 
 
@@ -37,6 +38,14 @@ RULES: list[tuple[str, Document, str]] = [
     ("docker needs an image, command or not", {"path": "/a/b/c/d", "runtime": "docker", "command": ["x"]}, "image"),
     ("a process has no image", {**SMALL, "runtime": "process", "command": ["x"]}, "image"),
     ("nodes say how many of a system app run", {**SYSTEM, "instances": 3}, "instances"),
+    ("a job has no instances but those of its runs", {**JOB, "instances": 2}, "instances"),
+    ("only jobs have runs", {**SMALL, "job": {"retries": 1}}, "job"),
+    ("what ended is not started again", {**JOB, "restart": {"policy": "on-failure"}}, "restart.policy"),
+    ("an exclusive job runs alone", {**JOB, "placement": {"exclusive": True}, "job": {"parallelism": 2}}, "job.parallelism"),
+    ("a parameter is ours", {**JOB, "job": {"parameters": {"GESTALT_X": {}}}}, "job.parameters.GESTALT_X"),
+    ("a parameter tells a port", {**JOB, "ports": [WEB], "job": {"parameters": {"PORT_WEB": {}}}}, "job.parameters.PORT_WEB"),
+    ("a parameter stands in env", {**JOB, "env": {"X": "1"}, "job": {"parameters": {"X": {}}}}, "job.parameters.X"),
+    ("required or a default", {**JOB, "job": {"parameters": {"X": {"required": True, "default": "y"}}}}, "job.parameters.X.default"),
     ("a system app is exclusive nowhere", {**SYSTEM, "placement": {"exclusive": True}}, "placement.exclusive"),
     (
         "a system app is not distributed",
@@ -240,3 +249,12 @@ def test_a_system_app_says_on_how_many_nodes_it_is_updated_at_once() -> None:
     assert (several.update.max_surge, several.update.max_unavailable) == ("0", "20%")
     assert validate_spec(plain.model_dump(mode="json")) == plain
     assert warnings(validate_spec({**SYSTEM, "placement": {"strategy": "binpack"}}))
+
+
+def test_a_job_has_a_section_of_its_own_and_never_restarts_in_place() -> None:
+    plain = validate_spec(JOB)
+    assert plain.job is not None
+    assert (plain.instances, plain.restart.policy, plain.job.completions, plain.job.retries, plain.job.keep.runs) == (0, "never", 1, 3, 10)
+    assert validate_spec(plain.model_dump(mode="json")) == plain
+    assert validate_spec(SMALL).job is None
+    assert any("of update only health_deadline" in text for text in warnings(validate_spec({**JOB, "update": {"max_surge": 2}})))

@@ -26,7 +26,7 @@ from gestalt.spec.shape import field_slot, is_section
 from gestalt.spec.values import Unit
 from gestalt.wire import from_wire, spec_document, spec_from_wire, spec_to_wire, to_wire
 
-from .specs import FULL, Document, documents
+from .specs import BATCH, FULL, Document, documents
 
 PAIRS: list[tuple[type, Any]] = [
     (AppSpec, spec_pb2.AppSpec),
@@ -154,8 +154,9 @@ def test_whole_numbers_are_bounded_by_what_the_wire_carries() -> None:
 # -- round trips -----------------------------------------------------------------------------------------------------
 
 
-def test_the_full_description_survives_the_wire() -> None:
-    spec = validate_spec(FULL)
+@pytest.mark.parametrize("document", [FULL, BATCH], ids=["service", "job"])
+def test_the_full_description_survives_the_wire(document: Document) -> None:
+    spec = validate_spec(document)
     assert spec_from_wire(spec_pb2.AppSpec.FromString(spec_to_wire(spec).SerializeToString())) == spec
 
 

@@ -1,0 +1,126 @@
+"""Jobs under a real leader: what agents are told of a run, what is shown of it, and that it goes on under the next leader."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gestalt.model import Phase
+from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
+from gestalt.spec.schema import AppSpec
+from gestalt.wire import spec_to_wire
+from tests.real.coordinator_rig import Rig, eventually, refused
+from tests.real.simulated_agent import SimulatedAgent
+from tests.unit.coordinator.world import PATH
+
+pytestmark = pytest.mark.real
+
+
+class Jobs(Rig):
+    """A coordinator with one agent, and a job."""
+
+    async def launch_job(self, image: str = "report:1", **fields: Any) -> model_pb2.Task:
+        described = spec_to_wire(AppSpec.model_validate({"path": PATH, "kind": "job", "image": image, "job": fields}))
+        return await self.outcome(await self.apps().Apply(api_pb2.LaunchRequest(apps=[described]), timeout=10))
+
+    def stub(self) -> api_pb2_grpc.JobsStub:
+        return api_pb2_grpc.JobsStub(self.channel())
+
+    async def run(self, identity: str = "", **parameters: str) -> api_pb2.ChangeReply:
+        request = api_pb2.RunRequest(request=api_pb2.Request(id=identity), app=PATH, parameters=parameters)
+        reply: api_pb2.ChangeReply = await self.stub().Run(request, timeout=10)
+        return reply
+
+    async def runs(self) -> list[model_pb2.Run]:
+        return list((await self.stub().Runs(api_pb2.GetRequest(app=PATH), timeout=10)).runs)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Jobs]:
+    made = Jobs(tmp_path)
+    await made.up()
+    yield made
+    await made.down()
+
+
+async def end_next(agent: SimulatedAgent, code: int = 0) -> str:
+    """Wait for an instance at work, and have it end by itself."""
+    await eventually(lambda: [item for item in agent.running.values() if not item.ended], "an instance is at work")
+    seen = next(item for item in agent.running.values() if not item.ended)
+    phase = Phase.FAILED if code else Phase.STOPPED
+    agent.report(replace(seen, phase=phase, ready=False, exit_code=code, ended=True, reason=f"exited with code {code}"))
+    return seen.instance
+
+
+async def test_a_run_goes_from_its_start_to_its_outcome(rig: Jobs) -> None:
+    agent = await rig.agent()
+    assert (await rig.launch_job(completions=2, parameters={"DAY": {"required": True}})).state == "succeeded"
+    shown = (await rig.get()).app
+    assert (shown.state, shown.message, shown.count) == ("idle", "it never ran", 0)
+    reply = await rig.run("once", DAY="today")
+    assert (await rig.run("once", DAY="today")).tasks[0].id == reply.tasks[0].id
+    first = await end_next(agent)
+    assert agent.state.instances[first].env == {"DAY": "today", "GESTALT_RUN": reply.tasks[0].id}
+    await eventually(lambda: agent.state.instances[first].ended, "its end is noted")
+    assert (await rig.get()).app.message == f"run {reply.tasks[0].id}: 1 of 2 ended well"
+    await end_next(agent)
+    task = await rig.outcome(reply)
+    assert (task.kind, task.state, task.message) == ("run", "succeeded", "2 of 2 ended well")
+    (run,) = await rig.runs()
+    assert (run.id, run.state, run.succeeded, run.running, dict(run.parameters)) == (task.id, "succeeded", 2, 0, {"DAY": "today"})
+    assert [result.exit_code for result in run.results] == [0, 0]
+    assert (await rig.get()).app.state == "idle"
+
+
+async def test_a_failed_run_is_told_and_the_log_of_what_ended_is_there(rig: Jobs) -> None:
+    agent = await rig.agent()
+    await rig.launch_job(retries=1)
+    reply = await rig.run()
+    for _ in range(2):
+        instance = await end_next(agent, code=3)
+        await eventually(lambda name=instance: agent.state.instances[name].ended, "its end is noted")
+    task = await rig.outcome(reply)
+    assert (task.state, task.message) == ("failed", "an instance failed: exited with code 3, 1 retries are used up")
+    shown = (await rig.get()).app
+    assert (shown.state, shown.message) == ("degraded", f"the last run, {task.id}, failed: {task.message}")
+    lines = [chunk async for chunk in rig.apps().Logs(api_pb2.LogsRequest(app=PATH, run=task.id), timeout=10)]
+    assert {chunk.instance for chunk in lines} == {item.id for item in (await rig.get()).instances}
+    assert "nothing is kept of a run" in (await _logs_refused(rig, "other")).message
+
+
+async def _logs_refused(rig: Jobs, run: str) -> Any:
+    async def read() -> None:
+        async for _ in rig.apps().Logs(api_pb2.LogsRequest(app=PATH, run=run), timeout=10):
+            pass
+
+    return await refused(read())
+
+
+async def test_a_run_goes_on_under_the_next_leader_and_nothing_is_counted_twice(rig: Jobs) -> None:
+    agent = await rig.agent()
+    await rig.launch_job(completions=2)
+    reply = await rig.run()
+    await end_next(agent)
+    await eventually(lambda: len(agent.running) == 2, "the second is at work")
+    ended = dict(agent.running)
+    await rig.down()
+    await rig.up()
+    again = await rig.agent(running=ended)
+    await eventually(lambda: again.state.instances, "the next leader tells it everything")
+    await end_next(again)
+    task = await rig.outcome(reply)
+    assert (task.state, task.message) == ("succeeded", "2 of 2 ended well")
+    (run,) = await rig.runs()
+    assert (run.succeeded, run.failed, run.lost) == (2, 0, 0)
+
+
+async def test_a_mistake_is_told_with_what_is_allowed(rig: Jobs) -> None:
+    await rig.launch_job(parameters={"DAY": {"required": True}})
+    error = await refused(rig.run(NIGHT="x"))
+    assert [(item.field, item.allowed) for item in error.details] == [("parameters.NIGHT", "DAY"), ("parameters.DAY", "--set DAY=value")]
+    restart = await refused(rig.apps().Restart(api_pb2.AppRequest(app=PATH), timeout=10))
+    assert restart.hint == f"start a run: gestaltctl run {PATH}"
