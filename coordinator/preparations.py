@@ -59,7 +59,8 @@ class Preparations:
         path, version = case.app.path, self._state.version(case.app.path, case.app.version)
         found = ways(case, decision, nodes, lambda placed: self._state.version(path, placed.version).spec.resources)
         if not found:
-            if not case.app.wanted or all(view.placed.stop or stays(case.app, view) for view in case.views):
+            is_asked = path in self._requests
+            if is_asked and (not case.app.wanted or all(view.placed.stop or stays(case.app, view) for view in case.views)):
                 self.drop(path)
             return decision, Readiness()
         readiness = self.want(version, frozenset().union(*found.values()))

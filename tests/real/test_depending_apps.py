@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,23 @@ async def test_a_dependency_is_deleted_by_force_only(rig: Rig) -> None:
     assert (error.kind, error.message) == (Kind.REFUSED, f"{DB} is not deleted: {WEB} depends on it")
     reply = await rig.apps().Delete(api_pb2.DeleteRequest(app=DB, force=True), timeout=10)
     assert (await ended(rig, reply.tasks[0])).state == "succeeded"
+
+
+async def test_a_system_app_waits_and_is_waited_for_like_any_other(rig: Rig) -> None:
+    await rig.agent(broken=frozenset({"db:1"}))
+    everywhere = AppSpec.model_validate({"path": "/org/ws/env/agent", "kind": "system", "image": "agent:1", "depends_on": [DB]})
+    web = app("web", "agent", image="web:1")
+    reply = await rig.apps().Launch(request(web, everywhere, app("db", image="db:1")), timeout=10)
+    assert [task.app for task in reply.tasks] == [DB, "/org/ws/env/agent", WEB]
+
+    async def says(path: str, sentence: str) -> None:
+        async with asyncio.timeout(10):
+            while sentence not in (await shown(rig, path)).app.message:  # noqa: ASYNC110 - what is waited for raises no event
+                await asyncio.sleep(0.02)
+
+    await says("/org/ws/env/agent", f"waits for {DB}, of which 0 of 1 instances are healthy")
+    await says(WEB, "waits for /org/ws/env/agent, ")
+    assert not (await shown(rig, "/org/ws/env/agent")).instances
+    await rig.apps().Apply(request(app("db", image="db:2")), timeout=10)
+    for task in reply.tasks[1:]:
+        assert (await ended(rig, task)).state == "succeeded"
