@@ -36,10 +36,15 @@ def cgroups_of(pid: int, name: str, root: Path = ROOT) -> tuple[Path, ...]:
     So a process that took the number of one that has ended is not taken for it.
     """
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+        text = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    return tuple(dict.fromkeys(folder for line in lines for folder in _folders(line, name, root) if folder.is_dir()))
+    return tuple(folder for folder in cgroups_in(text, name, root) if folder.is_dir())
+
+
+def cgroups_in(text: str, name: str, root: Path = ROOT) -> tuple[Path, ...]:
+    """Return where /proc/PID/cgroup leads, as `cgroups_of` does, whether it is there or not."""
+    return tuple(dict.fromkeys(folder for line in text.splitlines() for folder in _folders(line, name, root)))
 
 
 def _folders(line: str, name: str, root: Path) -> Iterator[Path]:

@@ -97,15 +97,16 @@ class HaproxyLoadBalancer(LoadBalancerDriver):
 
     async def load(self) -> Mapping[str, ServerLoad]:
         parts = [parse_load(await ask(self._process.worker_socket, [_LOAD]))]
-        for pid in (await self._process.processes()).old_workers:
-            answer = await ask(self._process.master_socket, [f"@!{pid} {_LOAD}"])
-            if answer.startswith("# pxname"):
-                parts.append(parse_load(answer))
-        return merge_load(parts)
+        return merge_load([*parts, *map(parse_load, await _of_old_workers(self._process))])
 
     async def traffic(self) -> Mapping[str, ServerTraffic]:
-        """What old workers still do is left out: it is little, and soon over."""
-        return parse_traffic(await ask(self._process.worker_socket, [_LOAD]))
+        """Old workers answer what they have: they take no new requests, and their counters would end with them."""
+        traffic = parse_traffic(await ask(self._process.worker_socket, [_LOAD]))
+        for part in map(parse_traffic, await _of_old_workers(self._process)):
+            for name, old in part.items():
+                now = traffic.get(name, ServerTraffic(0, 0))
+                traffic[name] = replace(now, queue=now.queue + old.queue)
+        return traffic
 
     def problems(self) -> tuple[str, ...]:
         return self._problems
@@ -236,6 +237,12 @@ def _read_text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+
+
+async def _of_old_workers(process: HaproxyProcess) -> list[str]:
+    """Return the statistics of the workers that only finish what they have."""
+    answers = [await ask(process.master_socket, [f"@!{pid} {_LOAD}"]) for pid in (await process.processes()).old_workers]
+    return [answer for answer in answers if answer.startswith("# pxname")]
 
 
 async def _running(process: HaproxyProcess) -> _Running:

@@ -11,8 +11,9 @@ import pytest
 
 from gestalt.coordinator.autoscaler import EVERY
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
+from gestalt.wire import spec_to_wire
 from tests.real.coordinator_rig import Rig, refused
-from tests.unit.coordinator.world import PATH
+from tests.unit.coordinator.world import PATH, spec
 
 pytestmark = pytest.mark.real
 
@@ -102,6 +103,10 @@ async def test_a_description_leaves_the_number_alone_and_its_bounds_count_at_onc
     await app_until(rig, "three", lambda app: app.count == 3 and not app.task)
     again = await rig.launch(1, resources=ASKED, autoscale=scaling())
     assert list(again.unchanged) == [PATH], "the same description again takes nothing back"
+    described = spec_to_wire(spec("web:2", 1, resources=ASKED, autoscale=scaling()))
+    (plan,) = (await rig.apps().Plan(api_pb2.PlanRequest(apps=[described]), timeout=10)).apps
+    assert [item.action for item in plan.instances].count("start") == 3
+    assert "autoscaling owns the number of instances: 3, not 1" in plan.notes
     reply = await rig.launch(1, resources=ASKED, autoscale=scaling(max=2))
     assert [task.kind for task in reply.tasks] == ["scale"], "bounds are no part of a version"
     app = (await rig.get()).app

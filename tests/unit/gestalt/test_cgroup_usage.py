@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gestalt.cgroup_usage import Usage, cgroups_of, read_usage
+from gestalt.cgroup_usage import Usage, cgroups_in, cgroups_of, read_usage
 
 
 def put(folder: Path, **files: str) -> Path:
@@ -62,3 +62,14 @@ def test_the_cgroups_of_a_process_are_those_of_this_name_only(tmp_path: Path) ->
     """This process is in some cgroup; a name that does not occur there must lead nowhere, or a number that was used again would deceive."""
     assert cgroups_of(os.getpid(), "0123456789abcdef", tmp_path) == ()
     assert cgroups_of(2**22 + 1, "x", tmp_path) == ()
+
+
+def test_where_the_cgroups_of_a_container_are(tmp_path: Path) -> None:
+    first, second = tmp_path / "1", put(tmp_path / "2", cgroup__controllers="cpu memory")
+    controllers = ("11:memory", "4:cpu,cpuacct", "3:blkio", "1:name=systemd", "0:")
+    lines = "\n".join(f"{controller}:/docker/c0ffee/inner" for controller in controllers)
+    assert cgroups_in(lines, "c0ffee", first) == tuple(first / name / "docker/c0ffee" for name in ("memory", "cpuacct", "unified"))
+    assert cgroups_in("0::/system.slice/docker-c0ffee.scope/init.scope\n", "c0ffee", second) == (
+        second / "system.slice/docker-c0ffee.scope",
+    )
+    assert cgroups_in("0::/system.slice/sshd.service\n", "c0ffee", second) == ()
