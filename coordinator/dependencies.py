@@ -137,8 +137,8 @@ def ordered(draft: Draft, app: App, kind: Verb) -> App:
     if before is not None and ran and before.goal == app.goal:
         return app
     runs = before is not None and ran and before.awaiting != before.version
-    if not version.spec.depends_on or (runs and kind is Verb.ROLLBACK):
-        return begun(app)
+    if not version.spec.depends_on or version.spec.kind == "job" or (runs and kind is Verb.ROLLBACK):
+        return begun(app)  # a run of a job starts when it is asked for
     changed = ((path, draft.app(path)) for path in version.spec.depends_on if ("app", path) in draft.records)
     after = tuple((path, other.goal) for path, other in changed if other is not None)
     return replace(app, version=before.version if before is not None and runs else app.goal, awaiting=app.goal, after=after)

@@ -10,6 +10,7 @@ from gestalt.coordinator import changes
 from gestalt.coordinator.records import TaskState, instance_id
 from gestalt.errors import GestaltError, Kind
 from gestalt.spec.dependencies import Cycle, in_order
+from gestalt.spec.schema import AppSpec
 from tests.unit.coordinator.shop import Shop, app
 
 DB = "/org/ws/env/db"
@@ -222,6 +223,16 @@ def test_what_others_depend_on_is_deleted_by_force_only() -> None:
     shop.ask(changes.delete, "/org/ws/env/web")
     shop.settle()
     assert not shop.state.apps
+
+
+def test_a_job_waits_for_nothing_and_a_run_of_it_is_waited_for() -> None:
+    shop = running(app("db"))
+    shop.ask(changes.stop, DB)
+    shop.settle()
+    job = AppSpec.model_validate({"path": "/org/ws/env/schema", "kind": "job", "image": "one", "depends_on": [DB]})
+    shop.apply(app("web", "schema"), job)
+    assert (shop.app("schema").awaiting, shop.app("web").awaiting) == (0, 1)
+    assert shop.wait("web") == "waits for a run of version 1 of /org/ws/env/schema that ends well"
 
 
 NAMES = ("a", "b", "c", "d")
