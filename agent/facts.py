@@ -10,12 +10,13 @@ import platform
 import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from gestalt import __version__
 from gestalt.clock import boot_id, monotonic
 from gestalt.config import AgentSettings
 from gestalt.plugin.runtime import AttemptKey, DriverUnavailable, RuntimeDriver
-from gestalt.proto.v1 import model_pb2
+from gestalt.proto.v1 import model_pb2, spec_pb2
 
 from .board import Board
 
@@ -98,6 +99,11 @@ def host_facts(settings: AgentSettings) -> model_pb2.Facts:
         port_first=settings.port_first,
         port_last=settings.port_last,
         attributes={"agent.version": __version__},
+        pids=_pids(),
+        devices=settings.offer.devices,
+        reserved=spec_pb2.Resources(**settings.offer.reserved.model_dump()),
+        cpu_overcommit=settings.offer.overcommit.cpu,
+        memory_overcommit=settings.offer.overcommit.memory,
     )
 
 
@@ -108,6 +114,14 @@ def addresses() -> list[str]:
     every = (item for items in psutil.net_if_addrs().values() for item in items if item.family in (socket.AF_INET, socket.AF_INET6))
     found = {ipaddress.ip_address(item.address.partition("%")[0]) for item in every}
     return sorted(str(item) for item in found if not (item.is_loopback or item.is_link_local))
+
+
+def _pids() -> int:
+    """Return how many processes and threads the kernel allows, 0 = it does not say."""
+    try:
+        return min(int(Path("/proc/sys/kernel", name).read_text(encoding="ascii")) for name in ("pid_max", "threads-max"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _os_name() -> str:

@@ -15,7 +15,7 @@ from .records import App, Node, Placed, fixed_ports
 from .reservations import Reservations
 from .scheduler.attributes import attributes
 from .scheduler.fleet import Fleet, Ground
-from .scheduler.values import Capacity
+from .scheduler.values import DEVICE, DISK, PIDS, Capacity
 from .state import State
 
 NOT_CONNECTED = "is not connected"
@@ -97,12 +97,13 @@ def _offer(node: Node, tracker: Tracker) -> Capacity:
         ready=not why_not,
         why_not=why_not,
         runtimes=frozenset(facts.runtimes),
-        cpu=facts.cpu,
-        memory=facts.memory,
+        cpu=max(facts.cpu - facts.reserved.cpu, 0.0) * (facts.cpu_overcommit or 1.0),
+        memory=max(int((facts.memory - facts.reserved.memory) * (facts.memory_overcommit or 1.0)), 1) if facts.memory else 0,
         port_first=facts.port_first or 3000,
         port_last=facts.port_last or 4000,
         incarnation=tracker.incarnation(node.id),
         attributes=attributes(node.id, node.name, node.roles, node.labels, _facts(facts)),
+        supply=_supply(facts),
     )
 
 
@@ -112,6 +113,13 @@ def _why_not(node: str, name: str, tracker: Tracker) -> str:
     if stands.life is not Life.READY:
         return stands.reason
     return "" if tracker.node(node, name).heard else NOT_CONNECTED
+
+
+def _supply(facts: model_pb2.Facts) -> dict[str, int]:
+    """Return what else a node has for apps, as `demands` names it."""
+    found = {DISK: (facts.disk, facts.reserved.disk), PIDS: (facts.pids, facts.reserved.pids)}
+    known = {name: max(there - kept, 0) for name, (there, kept) in found.items() if there}
+    return known | {DEVICE + name: number for name, number in facts.devices.items()}
 
 
 def _facts(facts: model_pb2.Facts) -> dict[str, str]:

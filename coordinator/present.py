@@ -26,6 +26,8 @@ from .membership import Member
 from .nodes import Sighting, Tracker
 from .reconcile import View, is_current, is_given_up
 from .records import App, Event, Node, Placed, Run, RunState, Task, TaskState, Verb, Version, bindings, instance_id
+from .reservations import Reserved
+from .scheduler.values import DEVICE, DISK, PIDS
 
 
 def timestamp(text: str) -> Timestamp | None:
@@ -277,7 +279,7 @@ class Presenter:
             agent_version=view.agent_version,
             facts=view.facts,
             instances=len(self.ledger.state.placed_on(node)),
-            allocated=spec_pb2.Resources(cpu=use.cpu, memory=use.memory),
+            allocated=_allocated(use),
             problems=(*view.problems, *_refusal(record), *self._times(view.member)),
             last_seen=clock.monotonic() - view.last_seen if view.last_seen else 0.0,
             labels=record.labels,
@@ -293,6 +295,12 @@ class Presenter:
     def node_state(self, node: str) -> str:
         """Return the state of a node in the words of the design."""
         return self.tracker.standing(node).life
+
+
+def _allocated(use: Reserved) -> spec_pb2.Resources:
+    """Return what the instances of a node ask for."""
+    devices = {name.removeprefix(DEVICE): number for name, number in use.supply.items() if name.startswith(DEVICE) and number}
+    return spec_pb2.Resources(cpu=use.cpu, memory=use.memory, disk=use.supply.get(DISK, 0), pids=use.supply.get(PIDS, 0), devices=devices)
 
 
 def _refusal(record: Node) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from gestalt.spec.schema import AppSpec
 
+from .scheduler.values import demands
+
 _MICRO = 1_000_000
 
 
@@ -18,6 +20,8 @@ class Reserved:
     micro_cores: int = 0
     memory: int = 0
     ports: dict[int, int] = field(default_factory=dict)
+    supply: dict[str, int] = field(default_factory=dict)
+    """Of what else is counted, as `demands` names it."""
 
     @property
     def cpu(self) -> float:
@@ -47,6 +51,8 @@ class Reservations:
         there.instances += 1
         there.micro_cores += round(spec.resources.cpu * _MICRO)
         there.memory += spec.resources.memory
+        for name, number in demands(spec.resources).items():
+            there.supply[name] = there.supply.get(name, 0) + number
         for port in ports:
             there.ports[port] = there.ports.get(port, 0) + 1
         if ports:
@@ -59,6 +65,10 @@ class Reservations:
         there.instances -= 1
         there.micro_cores -= round(spec.resources.cpu * _MICRO)
         there.memory -= spec.resources.memory
+        for name, number in demands(spec.resources).items():
+            there.supply[name] -= number
+            if not there.supply[name]:
+                del there.supply[name]
         for port in ports:
             there.ports[port] -= 1
             if not there.ports[port]:

@@ -123,6 +123,30 @@ class FenceSettings(Settings):
         return self
 
 
+class KeptFreeSettings(Settings):
+    """What of a machine no app is given: for the system, and for what runs beside Gestalt."""
+
+    cpu: Annotated[float, Field(ge=0, le=4096)] = 0.0
+    memory: Size = 0
+    disk: Size = 0
+    pids: Annotated[int, Field(ge=0)] = 0
+
+
+class OvercommitSettings(Settings):
+    """How many times what is there may be set aside for apps. Memory that all of them use at once is not there twice."""
+
+    cpu: Annotated[float, Field(gt=0, le=100)] = 1.0
+    memory: Annotated[float, Field(gt=0, le=10)] = 1.0
+
+
+class OfferSettings(Settings):
+    """What of the machine is offered to apps. `devices`: other things that are counted, by name: how many there are."""
+
+    reserved: KeptFreeSettings = KeptFreeSettings()
+    overcommit: OvercommitSettings = OvercommitSettings()
+    devices: dict[Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._/-]*[a-z0-9])?$", max_length=63)], Annotated[int, Field(ge=0)]] = {}
+
+
 class AgentSettings(Settings):
     """/etc/gestalt/agent.yaml. `fence`: the socket of gestalt-fence; none in an appliance.
 
@@ -151,6 +175,7 @@ class AgentSettings(Settings):
     usage_interval: Annotated[Duration, Field(ge=0)] = 5.0
     failsafe: bool = False
     hosts_file: Path | None = None
+    offer: OfferSettings = OfferSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     proxy: ProxySettings = ProxySettings()
     docker: DockerSettings = DockerSettings()

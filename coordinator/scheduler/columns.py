@@ -21,6 +21,7 @@ from .score import GRID
 from .values import DEFAULT_POOL, Capacity
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
@@ -126,6 +127,7 @@ class Columns:
         self.ports = np.array([item.port_last - item.port_first + 1 for item in self.offers], dtype=np.int64)
         self.cpu_reserved, self.memory_reserved = np.zeros_like(self.cpu), np.zeros_like(self.memory)
         self.ports_used = np.zeros_like(self.ports)
+        self._supplies: dict[str, tuple[Counts, Counts]] = {}
         self._changed: list[int] = []
         self._coded: dict[str, Coded] = {}
         self._reservations = reservations
@@ -147,6 +149,8 @@ class Columns:
                 use = self._reservations.on(node)
                 self.cpu_reserved[row], self.memory_reserved[row], self.ports_used[row] = use.cpu, use.memory, len(use.ports)
                 self._changed.append(row)
+                for name, (_, reserved) in self._supplies.items():
+                    reserved[row] = use.supply.get(name, 0)
 
     def change(self, offer: Capacity) -> None:
         """Take over what a node is now; its id and its name are as before."""
@@ -155,10 +159,20 @@ class Columns:
         self.ready[row], self.cpu[row], self.memory[row] = offer.ready, offer.cpu, offer.memory
         self.ports[row] = offer.port_last - offer.port_first + 1
         self._changed.append(row)
+        for name, (supply, _) in self._supplies.items():
+            supply[row] = offer.supply_of(name)
         for coded in self._coded.values():
             coded.change(row, offer)
         self._able.clear()
         self._liked.clear()
+
+    def supply(self, name: str) -> tuple[Counts, Counts]:
+        """Return how much each node has of what `demands` names so, and how much of it is reserved; not to be changed."""
+        if name not in self._supplies:
+            reserved = [self._reservations.on(item.id).supply.get(name, 0) for item in self.offers]
+            supply = [item.supply_of(name) for item in self.offers]
+            self._supplies[name] = np.array(supply, dtype=np.int64), np.array(reserved, dtype=np.int64)
+        return self._supplies[name]
 
     def coded(self, attribute: str) -> Coded:
         """Return an attribute; the value None = a node has none."""

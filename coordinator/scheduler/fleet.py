@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gestalt.spec.schema import Resources
 
 from ..reservations import Reservations
-from .values import Capacity
+from .values import Capacity, demands, with_more
 
 if TYPE_CHECKING:  # a small fleet does without
     from .columns import Columns
@@ -71,7 +71,13 @@ class Fleet:
         why_not = "" if offer.ready else self.why_not(offer)
         cursor = self.reservations.cursors.get(node, 0)
         return replace(
-            offer, why_not=why_not, cpu_reserved=use.cpu, memory_reserved=use.memory, ports=frozenset(use.ports), port_cursor=cursor
+            offer,
+            why_not=why_not,
+            cpu_reserved=use.cpu,
+            memory_reserved=use.memory,
+            supply_reserved=dict(use.supply),
+            ports=frozenset(use.ports),
+            port_cursor=cursor,
         )
 
     def ids(self) -> Sequence[str]:
@@ -95,7 +101,8 @@ class Fleet:
 def released(node: Capacity, ports: Sequence[int], asked: Resources) -> Capacity:
     """Return a node as it would be without an instance that is there."""
     cpu, memory = node.cpu_reserved - asked.cpu, node.memory_reserved - asked.memory
-    return replace(node, cpu_reserved=cpu, memory_reserved=memory, ports=node.ports - set(ports))
+    supply = with_more(node.supply_reserved, demands(asked), -1)
+    return replace(node, cpu_reserved=cpu, memory_reserved=memory, supply_reserved=supply, ports=node.ports - set(ports))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from gestalt.spec.schema import AppSpec, Constraint, Port
 from gestalt.units import show_size
 
 from .attributes import holds
-from .values import DEFAULT_POOL, Capacity, Obstacle, Refusal
+from .values import DEFAULT_POOL, DEVICE, DISK, Capacity, Obstacle, Refusal, demands
 
 SLACK = 1e-9
 """Cores that count as none: sums of shares are not exact."""
@@ -43,6 +43,9 @@ def room_obstacle(spec: AppSpec, node: Capacity) -> Obstacle | None:
     if node.memory and memory > free:
         text = f"has {show_size(free)} of memory left, {show_size(memory)} are asked for"
         return Obstacle("too little memory left", text, (memory - free) / memory, f"resources.memory of at most {show_size(free)}")
+    for name, asked in demands(spec.resources).items():
+        if asked > (there := node.left_of(name)):
+            return _too_little(name, asked, there)
     taken = [port.host_port for port in spec.ports if port.host_port and port.host_port in node.ports]
     if taken:
         return Obstacle(
@@ -51,6 +54,14 @@ def room_obstacle(spec: AppSpec, node: Capacity) -> Obstacle | None:
     if host_ports(spec.ports, node) is None:
         return Obstacle("no free host port", f"has no free host port in {node.port_first}-{node.port_last}")
     return None
+
+
+def _too_little(name: str, asked: int, left: int) -> Obstacle:
+    what, shown_ = name.removeprefix(DEVICE), show_size if name == DISK else str
+    text = f"has {shown_(left)} of {what} left, {shown_(asked)} are asked for"
+    return Obstacle(
+        f"too little of {what} left", text, (asked - left) / asked, f"resources.{name} of at most {shown_(left)}" if left else ""
+    )
 
 
 def host_ports(ports: tuple[Port, ...], node: Capacity) -> tuple[int, ...] | None:
@@ -97,6 +108,8 @@ def room(spec: AppSpec, node: Capacity, most: int) -> int:
         fits = min(fits, int((max(node.cpu - node.cpu_reserved, 0.0) + SLACK) / cpu))
     if node.memory and spec.resources.memory:
         fits = min(fits, max(node.memory - node.memory_reserved, 0) // spec.resources.memory)
+    for name, number in demands(spec.resources).items():
+        fits = min(fits, node.left_of(name) // number)
     if asked:
         used = sum(node.port_first <= number <= node.port_last for number in node.ports)
         fits = min(fits, (node.port_last - node.port_first + 1 - used) // len(asked))

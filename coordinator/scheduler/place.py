@@ -17,7 +17,7 @@ from .fleet import Ground, Nodes
 from .obstacles import host_ports, refusals, room, room_obstacle, standing_obstacle, told
 from .score import OWN_POINTS, WEIGHT_POINTS, affinity, fit, free_shares, own, total
 from .tally import Cluster, GroupBy, Limit, Tally, limit_of, roomiest
-from .values import Capacity, Choice, Obstacle, Placing, Refusal
+from .values import Capacity, Choice, Obstacle, Placing, Refusal, demands, with_more
 
 Values = tuple[str, ...]
 _Entry = tuple[float, str, Values]
@@ -177,6 +177,7 @@ def _reserve(node: Capacity, spec: AppSpec, ports: tuple[int, ...]) -> Capacity:
         node,
         cpu_reserved=node.cpu_reserved + spec.resources.cpu,
         memory_reserved=node.memory_reserved + spec.resources.memory,
+        supply_reserved=with_more(node.supply_reserved, demands(spec.resources)),
         ports=node.ports | set(ports),
         port_cursor=dynamic[-1] + 1 if dynamic else node.port_cursor,
         same_app=node.same_app + 1,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,13 +21,27 @@ from .groups import Head, groups_of, in_order
 from .obstacles import SLACK, free_ports, room
 from .score import GRID, OWN_POINTS, WEIGHT_POINTS
 from .tally import Cluster, Limit, Tally, limit_of, roomiest
-from .values import Choice
+from .values import Choice, demands, with_more
 
 
 class Runner:
     """A node that takes instances: what is left of it, and what it is worth for the next one."""
 
-    __slots__ = ("_cores", "_cursor", "_liked", "_memory", "_ports", "_race", "_range", "memory_used", "taken", "there", "used")
+    __slots__ = (
+        "_cores",
+        "_cursor",
+        "_liked",
+        "_memory",
+        "_ports",
+        "_race",
+        "_range",
+        "_supply",
+        "memory_used",
+        "supply_used",
+        "taken",
+        "there",
+        "used",
+    )
 
     def __init__(self, race: Race, row: int) -> None:
         self._race = race
@@ -36,6 +51,8 @@ class Runner:
         self._cores, self._memory = node.cpu, node.memory
         self.used = instead.cpu_reserved if instead else use.cpu
         self.memory_used = instead.memory_reserved if instead else use.memory
+        self._supply = instead or node
+        self.supply_used = instead.supply_reserved if instead else use.supply
         self.there = race.ground.same_app.get(node.id, 0)
         self._liked = float(race.liked[row]) if race.liked is not None else 0.0
         self._range = node.port_first, node.port_last
@@ -56,6 +73,8 @@ class Runner:
         self.used += race.cpu
         self.memory_used += race.memory
         self.there += 1
+        if race.demands:
+            self.supply_used = with_more(self.supply_used, race.demands)
         if ports:
             self.taken.update(ports)
             if race.has_fixed:
@@ -64,6 +83,10 @@ class Runner:
                 self._cursor = ports[-1] + 1
                 self._ports = free_ports(race.asked, self.taken, self._range, self._cursor)
         return ports
+
+    def _lacks(self, demands: Mapping[str, int]) -> bool:
+        node = replace(self._supply, supply_reserved=self.supply_used)
+        return any(asked > node.left_of(name) for name, asked in demands.items())
 
     @property
     def has_no_port(self) -> bool:
@@ -75,6 +98,8 @@ class Runner:
         if self._ports is None or race.cpu > max(cores - self.used, 0.0) + SLACK:
             return None
         if memory and race.memory > max(memory - self.memory_used, 0):
+            return None
+        if race.demands and self._lacks(race.demands):
             return None
         both = powers_of(cores, self.used + race.cpu, memory, self.memory_used + race.memory)
         if race.binpack:
@@ -89,6 +114,7 @@ class Race:
         self.spec, self.ground = spec, ground
         self.columns: Columns = ground.fleet.columns()
         self.cpu, self.memory = spec.resources.cpu, spec.resources.memory
+        self.demands = demands(spec.resources)
         self.wanted, self.binpack = max(spec.instances, 1), spec.placement.strategy == "binpack"
         self.asked = tuple(port.host_port for port in spec.ports)
         self.has_fixed = any(self.asked)
@@ -135,6 +161,9 @@ class Race:
             liked = 0.0 if self.liked is None else self.liked[rows]
             apart = on_grid(score.fit[rows] + OWN_POINTS * (-there / self.wanted) + liked)
             points[rows] = np.where(points[rows] > NOWHERE, apart, NOWHERE)
+        for name, asked in self.demands.items():
+            supply, reserved = self.columns.supply(name)
+            points[asked > np.maximum(supply - reserved, 0)] = NOWHERE
         for row in self._doubtful():
             points[row] = NOWHERE if (worth := Runner(self, row).points()) is None else worth
         return points
@@ -183,6 +212,9 @@ class Race:
         if self.memory:
             known, memory = columns.memory[rows] > 0, columns.memory[rows] - columns.memory_reserved[rows]
             fits = np.where(known, np.minimum(fits, np.maximum(memory, 0) // self.memory), fits)
+        for name, asked in self.demands.items():
+            supply, reserved = columns.supply(name)
+            fits = np.minimum(fits, np.maximum(supply - reserved, 0)[rows] // asked)
         fits = np.where(self._points[rows] > NOWHERE, fits, 0)
         exactly = np.isin(rows, [columns.rows[node] for node in self.ground.instead if node in columns.rows])
         if self.asked and not self.has_fixed:

@@ -99,6 +99,17 @@ class _Reasons:
         if race.memory:
             self._count((columns.memory > 0) & (race.memory > free), (race.memory - free) / race.memory)
 
+        for name, asked in race.demands.items():
+            supply, reserved = columns.supply(name)
+            reserved = reserved.copy()
+            for id_, node in self._ground.instead.items():
+                if id_ in columns.rows:
+                    reserved[columns.rows[id_]] = node.supply_reserved.get(name, 0)
+            for row, runner in race.left.items():
+                reserved[row] = runner.supply_used.get(name, 0)
+            there = np.maximum(supply - reserved, 0)
+            self._count(asked > there, (asked - there) / asked)
+
     def _in_use(self) -> None:
         """What is left of the nodes has no port, or a limit on how the instances are distributed rules it out."""
         self._count_by_kind(self._crowded())
@@ -124,5 +135,10 @@ class _Reasons:
         if (runner := self._race.left.get(row)) is None:
             return node
         return replace(
-            node, cpu_reserved=runner.used, memory_reserved=runner.memory_used, ports=frozenset(runner.taken), same_app=runner.there
+            node,
+            cpu_reserved=runner.used,
+            memory_reserved=runner.memory_used,
+            supply_reserved=dict(runner.supply_used),
+            ports=frozenset(runner.taken),
+            same_app=runner.there,
         )

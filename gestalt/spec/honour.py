@@ -29,7 +29,7 @@ def _unhonoured(spec: AppSpec) -> Iterator[str]:
     if spec.update.strategy in _STRATEGIES:
         yield f"update.strategy {spec.update.strategy} is not done yet: the update is rolling"
     if spec.resources.disk:
-        yield "resources.disk is not limited yet"
+        yield "resources.disk is set aside on the node, but not limited yet"
     if spec.runtime == "process" and not spec.security.read_only_root:
         for index, volume in enumerate(spec.volumes):
             if volume.read_only:

@@ -23,6 +23,10 @@ class Resources(Part):
     memory: Annotated[values.Size, Field(description="Memory limit, swap included; beyond it the instance is killed. 0 = no limit.")] = 0
     disk: Annotated[values.Size, Field(description="Space for what the instance writes outside of volumes. 0 = no limit.")] = 0
     pids: Annotated[values.Whole, Field(ge=0, le=4_194_304, description="Processes and threads at once. 0 = no limit.")] = 0
+    devices: Annotated[
+        dict[values.DeviceName, Annotated[values.Whole, Field(ge=1, le=1_000_000)]],
+        Field(max_length=20, description="Other things by name, as many as one instance needs. A node has what its agent's settings say."),
+    ] = {}
 
 
 class HttpService(Part):

@@ -289,6 +289,7 @@ UlimitName = Annotated[str, Words("|".join(ULIMITS), ", ".join(ULIMITS))]
 Credentials = Annotated[
     str, Words(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", "the name of a file, without folders", 128, optional=True)
 ]
+DeviceName = Annotated[str, Words(r"[a-z0-9](?:[a-z0-9._/-]*[a-z0-9])?", "a-z, 0-9 and inner . _ / -, like gpu or example.org/fpga", 63)]
 Attribute = Annotated[
     str, Words(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?", "the name of an attribute of nodes, like rack or os.name", 128)
 ]

@@ -692,6 +692,22 @@ class Facts(google.protobuf.message.Message):
         ) -> None: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class DevicesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     HOSTNAME_FIELD_NUMBER: builtins.int
     OS_FIELD_NUMBER: builtins.int
     KERNEL_FIELD_NUMBER: builtins.int
@@ -708,6 +724,11 @@ class Facts(google.protobuf.message.Message):
     PORT_LAST_FIELD_NUMBER: builtins.int
     MEMORY_AVAILABLE_FIELD_NUMBER: builtins.int
     LOAD_FIELD_NUMBER: builtins.int
+    PIDS_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
+    RESERVED_FIELD_NUMBER: builtins.int
+    CPU_OVERCOMMIT_FIELD_NUMBER: builtins.int
+    MEMORY_OVERCOMMIT_FIELD_NUMBER: builtins.int
     hostname: builtins.str
     os: builtins.str
     kernel: builtins.str
@@ -725,6 +746,11 @@ class Facts(google.protobuf.message.Message):
     memory_available: builtins.int
     load: builtins.float
     """one minute load average"""
+    pids: builtins.int
+    """processes and threads at once, of the whole machine"""
+    cpu_overcommit: builtins.float
+    """how many times the cores may be set aside; 0 = once"""
+    memory_overcommit: builtins.float
     @property
     def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """runtime.docker.version …"""
@@ -734,6 +760,14 @@ class Facts(google.protobuf.message.Message):
     @property
     def runtimes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """drivers that work right now"""
+
+    @property
+    def devices(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """other things that are counted"""
+
+    @property
+    def reserved(self) -> gestalt.proto.v1.spec_pb2.Resources:
+        """what no app is given"""
 
     def __init__(
         self,
@@ -754,8 +788,14 @@ class Facts(google.protobuf.message.Message):
         port_last: builtins.int = ...,
         memory_available: builtins.int = ...,
         load: builtins.float = ...,
+        pids: builtins.int = ...,
+        devices: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        reserved: gestalt.proto.v1.spec_pb2.Resources | None = ...,
+        cpu_overcommit: builtins.float = ...,
+        memory_overcommit: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["addresses", b"addresses", "architecture", b"architecture", "attributes", b"attributes", "boot_id", b"boot_id", "cpu", b"cpu", "disk", b"disk", "disk_free", b"disk_free", "hostname", b"hostname", "kernel", b"kernel", "load", b"load", "memory", b"memory", "memory_available", b"memory_available", "os", b"os", "port_first", b"port_first", "port_last", b"port_last", "runtimes", b"runtimes"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["reserved", b"reserved"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["addresses", b"addresses", "architecture", b"architecture", "attributes", b"attributes", "boot_id", b"boot_id", "cpu", b"cpu", "cpu_overcommit", b"cpu_overcommit", "devices", b"devices", "disk", b"disk", "disk_free", b"disk_free", "hostname", b"hostname", "kernel", b"kernel", "load", b"load", "memory", b"memory", "memory_available", b"memory_available", "memory_overcommit", b"memory_overcommit", "os", b"os", "pids", b"pids", "port_first", b"port_first", "port_last", b"port_last", "reserved", b"reserved", "runtimes", b"runtimes"]) -> None: ...
 
 global___Facts = Facts
 

@@ -341,10 +341,27 @@ global___JobKeep = JobKeep
 class Resources(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class DevicesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     CPU_FIELD_NUMBER: builtins.int
     MEMORY_FIELD_NUMBER: builtins.int
     DISK_FIELD_NUMBER: builtins.int
     PIDS_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
     cpu: builtins.float
     """cores"""
     memory: builtins.int
@@ -353,6 +370,10 @@ class Resources(google.protobuf.message.Message):
     """bytes; 0 = no limit"""
     pids: builtins.int
     """0 = no limit"""
+    @property
+    def devices(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """other things that are counted, by name"""
+
     def __init__(
         self,
         *,
@@ -360,8 +381,9 @@ class Resources(google.protobuf.message.Message):
         memory: builtins.int = ...,
         disk: builtins.int = ...,
         pids: builtins.int = ...,
+        devices: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cpu", b"cpu", "disk", b"disk", "memory", b"memory", "pids", b"pids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cpu", b"cpu", "devices", b"devices", "disk", b"disk", "memory", b"memory", "pids", b"pids"]) -> None: ...
 
 global___Resources = Resources
 

@@ -45,8 +45,13 @@ class Dice(Random):
             why_not=self.choice(["is cordoned", "is not connected"]),
             runtimes=self.choice([frozenset({"docker"}), frozenset({"docker", "process"}), frozenset({"docker"}), frozenset({"process"})]),
             port_last=self.choice([3000, 3003, 3100]),
+            supply=self.supply(),
             attributes=self.choice([{}, {}, {}, {}, {"pool": "gpu"}, {"rack": ""}]),
         )
+
+    def supply(self) -> dict[str, int]:
+        known = {"disk": self.choice([0, 20, 100]) * MIB, "pids": self.choice([50, 250]), "devices.gpu": 3, "devices.fpga": 2}
+        return {name: number for name, number in known.items() if self.random() < 0.5}
 
     def some(self, of: Callable[[], dict[str, Any]], most: int) -> list[dict[str, Any]]:
         """Return up to so many of something, about different attributes."""
@@ -87,6 +92,7 @@ class Dice(Random):
             "pool": self.choice([""] * 9 + ["gpu"]),
         }
         resources = {"cpu": self.choice([0, 0.1, 0.1, 0.3, 1]), "memory": self.choice([0, "8MiB", "8MiB", "24MiB"])}
+        resources |= self.choice([{}, {}, {"disk": "10MiB"}, {"pids": 100, "devices": {"gpu": 1}}, {"devices": {"gpu": 1, "fpga": 2}}])
         return spec(instances=self.randint(1, 12), ports=ports, checks=[], resources=resources, placement=placement)
 
     def ground(self, fleet: Fleet) -> Ground:

@@ -26,7 +26,9 @@ def happen(fleet: Fleet, event: str, number: int) -> None:
     match event:
         case "update":
             cpu, memory = 0.1 * (1 + number % 7), f"{8 + number % 5}MiB"
-            fleet.apply(spec(f"web:{number}", instances=fleet.app.count, resources={"cpu": cpu, "memory": memory}))
+            fleet.apply(
+                spec(f"web:{number}", instances=fleet.app.count, resources={"cpu": cpu, "memory": memory, "disk": f"{number % 3}GiB"})
+            )
         case "scale":
             fleet.ask(changes.scale, PATH, number % 7)
         case "lose":

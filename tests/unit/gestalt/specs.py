@@ -24,7 +24,7 @@ FULL: Document = {
     "labels": {"acme.example/team": "storefront"},
     "workdir": "/srv",
     "instances": 1,
-    "resources": {"cpu": "250m", "memory": "256MiB", "disk": "1G", "pids": 200},
+    "resources": {"cpu": "250m", "memory": "256MiB", "disk": "1G", "pids": 200, "devices": {"gpu": 1}},
     "ports": [
         {
             "name": "web",
