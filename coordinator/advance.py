@@ -29,6 +29,7 @@ class Case:
 
     `names`: of nodes. `task`: the id for a task that begins now. `strange`: why a copy that no view is of may be at work, else empty;
     `last_generation`: of the grant of such a copy, under the name of this app's. `strategy`: as in the terms of `reconcile`.
+    `canaries`: its instances that are tried beside the others, and not among `views`.
     """
 
     app: App
@@ -40,6 +41,7 @@ class Case:
     strange: str = ""
     last_generation: int = 0
     strategy: str = ""
+    canaries: tuple[View, ...] = ()
 
     @property
     def given_up(self) -> tuple[View, ...]:
@@ -59,6 +61,22 @@ class Case:
 
 def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> str:
     """Put what was decided into the draft; return why wanted instances could not be placed, empty when all are."""
+    kept, added, unplaced = put_instances(draft, case, decision, nodes)
+    put_grant(draft, case, kept, added, nodes)
+    held = _held(case, decision, sum(not item.stop for item in kept if not case.app.tries(item)) + len(added), nodes)
+    app = replace(case.app, next_serial=case.app.next_serial + len(added), held=held)
+    if decision.replacing and added:
+        app = _fail_over(draft, app, case, decision)
+    app = _conclude(draft, app, case, decision, unplaced)
+    if app.deleting and not kept:
+        erase(draft, app)
+    else:
+        draft.put_app(app)
+    return unplaced or decision.lacking
+
+
+def put_instances(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> tuple[tuple[Placed, ...], tuple[Placed, ...], str]:
+    """Put the placements that were decided. Return those that there were, those that are new, and why there are not more of these."""
     placements = draft.placed(case.app.path)
     kept = tuple(_marked(item, decision) for item in placements.instances if item.serial not in decision.forget)
     placing = _place(case, decision, nodes) if decision.start and not case.is_taken else None
@@ -68,19 +86,8 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> str:
     )
     if kept + added != placements.instances:
         draft.put_placements(Placements(case.app.path, kept + added))
-    put_grant(draft, case, kept, added, nodes)
-    held = _held(case, decision, sum(not item.stop for item in kept) + len(added), nodes)
-    app = replace(case.app, next_serial=case.app.next_serial + len(added), held=held)
     _announce(draft, case, decision, len(added))
-    if decision.replacing and added:
-        app = _fail_over(draft, app, case, decision)
-    unplaced = placing.reason if placing else ""
-    app = _conclude(draft, app, case, decision, unplaced)
-    if app.deleting and not kept:
-        erase(draft, app)
-    else:
-        draft.put_app(app)
-    return unplaced or decision.lacking
+    return kept, added, placing.reason if placing else ""
 
 
 def _place(case: Case, decision: Decision, nodes: Nodes) -> Placing:
@@ -115,6 +122,11 @@ def waits_for(case: Case, decision: Decision, held: str) -> str:
         number = f"{decision.held_back} lost instance{'s are' if decision.held_back > 1 else ' is'}"
         return f"{number} not replaced: {held or 'others come first'}"
     return waits_for_holder(case)
+
+
+def paused(app: App) -> str:
+    """Return by whom a change is paused and what ends that; empty when it is not."""
+    return f"paused {app.paused}: nothing is started or stopped for it until `gestaltctl resume {app.path}`" if app.paused else ""
 
 
 def waits_for_holder(case: Case) -> str:
@@ -211,20 +223,25 @@ def _settle(draft: Draft, app: App) -> App:
 def _succeed(draft: Draft, app: App, case: Case, task: Task, lacking: str) -> App:
     if task.rolling_back:
         message = f"rolled back to version {app.version}: {task.rolling_back}"
-        _end(draft, case, task, TaskState.FAILED, message)
+        end(draft, case, task, TaskState.FAILED, message)
     else:
         message = _summary(app, task)
-        _end(draft, case, task, TaskState.SUCCEEDED, f"{message}; {lacking}" if lacking else message)
-    return replace(app.settled(), task="")
+        end(draft, case, task, TaskState.SUCCEEDED, f"{message}; {lacking}" if lacking else message)
+    return _rested(app)
+
+
+def _rested(app: App) -> App:
+    """Return the app with no task under way; what is paused stays so for its canary."""
+    return replace(app.settled(), task="", paused=app.paused if app.canary else "")
 
 
 def _give_up(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
     """End a change of which nothing began. What was to be launched starts by itself should the reason go away."""
     goes_on = app.awaiting != app.version
-    _end(draft, case, task, TaskState.FAILED, f"{reason}; version {app.version} goes on" if goes_on else reason)
+    end(draft, case, task, TaskState.FAILED, f"{reason}; version {app.version} goes on" if goes_on else reason)
     if goes_on:
         app = replace(app, awaiting=0, after=())
-    return replace(app.settled(), task="")
+    return _rested(app)
 
 
 def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
@@ -243,11 +260,12 @@ def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
     replaced = f"{task.message}; " if task.kind is Verb.FAILOVER else ""
     before = f"{task.rolling_back}; the rollback failed, too: " if task.rolling_back else replaced
     message = before + reason
-    _end(draft, case, task, TaskState.FAILED, message)
-    return replace(app.settled(), task="")
+    end(draft, case, task, TaskState.FAILED, message)
+    return _rested(app)
 
 
-def _end(draft: Draft, case: Case, task: Task, state: TaskState, message: str) -> None:
+def end(draft: Draft, case: Case, task: Task, state: TaskState, message: str) -> None:
+    """Put a task with its outcome, and the steps as they are now."""
     ended = replace(task, state=state, message=message, ended_at=case.at)
     draft.put_task(replace(ended, steps=steps(case, ended)))
     draft.tell(f"task.{state}", task.id, f"{task.kind} of {task.app} {state}: {message}", task.app)
@@ -287,6 +305,8 @@ def steps(case: Case, task: Task, unplaced: str = "", wait: Wait = Wait()) -> tu
     leaving = len(alive) - len(current)
     started = sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in current)
     result = []
+    if case.app.paused and task.state is TaskState.RUNNING:
+        result.append(Step("paused", "running", 0, 0, paused(case.app)))
     if task.rolling_back:
         result.append(Step("roll back", "running" if task.state is TaskState.RUNNING else "done", 0, 0, task.rolling_back))
     if wanted:

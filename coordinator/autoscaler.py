@@ -134,6 +134,8 @@ class Autoscaler:
         task = self._ledger.state.tasks.get(app.task)
         if task is not None:
             return f"its {task.kind} is under way"
+        if app.paused:
+            return f"its update is paused {app.paused}"
         return self._decider.brakes.why_not(self._ledger.state.switches.paused)
 
     def _loads(self, app: App, policy: Autoscale, track: _Track, silent: int) -> dict[str, Load]:

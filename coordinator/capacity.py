@@ -39,14 +39,15 @@ class Survey:
         self._told: dict[str, str] = {}
         self._told_at = -math.inf
 
-    def ground(self, path: str = "") -> Ground:
+    def ground(self, path: str = "", goal: App | None = None) -> Ground:
         """Return all known nodes with what is reserved on them, for placing instances of one app. Good until anything changes.
 
-        Those of its instances that are to be replaced, or are on the way out, do not stand in the way of new ones.
+        Those of its instances that are to be replaced, are on the way out, or of another version, do not stand in the way of new ones.
+        `goal`: with another goal than its own.
         """
         state = self._state
         self._refresh()
-        goal = state.apps.get(path)
+        goal = goal or state.apps.get(path)
         if goal is None:
             return Ground(self._fleet)
         instances = state.placed(path).instances

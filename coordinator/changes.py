@@ -10,16 +10,20 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from gestalt.errors import Detail, GestaltError, Kind
-from gestalt.spec.schema import AppSpec
+from gestalt.spec.schema import AppSpec, Autoscale
 from gestalt.spec.template import template_hash
 
+from .canary import drop, give_way
 from .claims import refuse_conflicts
-from .dependencies import Set, left_alone, ordered, refuse_mistakes, refuse_orphans
-from .records import App, Node, Task, TaskState, Verb, Version
+from .dependencies import Set, left_alone, needed_together, ordered, refuse_mistakes, refuse_orphans
+from .records import App, Node, Task, Verb, Version
 from .state import Draft
 
-_CLAIMING = (Verb.LAUNCH, Verb.UPDATE, Verb.START, Verb.ROLLBACK)
+_CLAIMING = (Verb.LAUNCH, Verb.UPDATE, Verb.START, Verb.ROLLBACK, Verb.CANCEL)
 _COUNTING = (*_CLAIMING, Verb.SCALE)
+_LEAVING_CANARIES = (Verb.SCALE, Verb.RESTART, Verb.MIGRATE)
+"""What goes on beside a canary; every other request takes its place."""
+
 _CALLED = {"system": "system app", "job": "job"}
 _WHY_NOT = {
     "system": ("it runs once on every node that matches", "change what nodes match: placement.constraints"),
@@ -83,7 +87,7 @@ def _create(draft: Draft, spec: AppSpec, warnings: Sequence[str], asked: Asked) 
     draft.put_version(Version(spec.path, 1, template_hash(spec), spec, asked.at, asked.by))
     many = {"system": "with one instance on every node that matches", "job": "as a job"}.get(spec.kind, f"with {spec.instances} instances")
     draft.tell("app.launched", spec.path, f"{asked.by} launched {spec.path} {many}", spec.path)
-    return _begin(draft, app, Verb.LAUNCH, asked, warnings)
+    return begin(draft, app, Verb.LAUNCH, asked, warnings)
 
 
 def _redescribe(draft: Draft, before: App, spec: AppSpec, warnings: Sequence[str], asked: Asked) -> Task | None:
@@ -94,19 +98,66 @@ def _redescribe(draft: Draft, before: App, spec: AppSpec, warnings: Sequence[str
             "kind", f"{spec.path} is a {wanted.spec.kind}, which cannot become a {spec.kind}", f"{wanted.spec.kind}; or delete it first"
         )
     count = before.count if spec.kind == "system" else counted(spec, before).instances
-    if digest == wanted.hash:
-        if (count, spec.autoscale) == (before.count, before.autoscale):
-            return None
-        if count != before.count:
-            draft.tell("app.scaled", spec.path, f"{asked.by} scaled {spec.path} from {before.count} to {count}", spec.path)
-        if spec.autoscale != before.autoscale:
-            draft.tell("app.autoscale", spec.path, f"{asked.by} changed autoscaling of {spec.path}: {_scaling(spec)}", spec.path)
-        return _begin(draft, replace(before, count=count, autoscale=spec.autoscale), Verb.SCALE, asked, warnings)
+    goal = replace(before, count=count, autoscale=spec.autoscale)
+    trial = draft.version(before.path, before.canary) if before.canary else None
+    if trial is not None and digest == wanted.hash:
+        draft.tell("app.cancelled", spec.path, f"{asked.by} goes back to version {before.version} of {spec.path}", spec.path)
+        return begin(draft, goal, Verb.CANCEL, asked, warnings)
+    if digest in (wanted.hash, trial.hash if trial is not None else ""):
+        return _rescale(draft, before, goal, warnings, asked)
     number = before.last_version + 1
     draft.put_version(Version(spec.path, number, digest, spec, asked.at, asked.by))
     draft.tell("app.updated", spec.path, f"{asked.by} updated {spec.path} to version {number}", spec.path)
-    app = replace(before, awaiting=number, last_version=number, count=count, autoscale=spec.autoscale)
-    return _begin(draft, app, Verb.UPDATE, asked, warnings)
+    app = replace(goal, last_version=number)
+    if canary_beside(before, counted(spec, before)):
+        return _try(draft, replace(app, version=before.stable, canary=number), before, asked, warnings)
+    return begin(draft, replace(app, awaiting=number), Verb.UPDATE, asked, warnings)
+
+
+def _rescale(draft: Draft, before: App, app: App, warnings: Sequence[str], asked: Asked) -> Task | None:
+    """Have another number of instances, or another autoscaling. None: both are so already."""
+    if (app.count, app.autoscale) == (before.count, before.autoscale):
+        return None
+    if app.count != before.count:
+        draft.tell("app.scaled", app.path, f"{asked.by} scaled {app.path} from {before.count} to {app.count}", app.path)
+    if app.autoscale != before.autoscale:
+        draft.tell("app.autoscale", app.path, f"{asked.by} changed autoscaling of {app.path}: {_scaling(app.autoscale)}", app.path)
+    return begin(draft, app, Verb.SCALE, asked, warnings)
+
+
+def canary_beside(app: App, spec: AppSpec) -> int:
+    """Return the version beside which a new description is tried first; 0: it is wanted at once, as there is nothing to protect."""
+    return app.stable if spec.update.strategy == "canary" and not app.stopped and app.count and spec.instances else 0
+
+
+def _try(draft: Draft, app: App, before: App, asked: Asked, warnings: Sequence[str]) -> Task:
+    """Put a canary beside the last version that was healthy altogether, with a task of its own."""
+    _check_count(app)
+    base, tried = draft.version(app.path, app.version), draft.version(app.path, app.canary)
+    assert base is not None, "the stable version always exists"
+    assert tried is not None, "the draft holds it"
+    if base.spec.placement.exclusive:
+        problem = f"is canary, but version {app.version} is exclusive: nothing may run beside it"
+        raise _invalid("update.strategy", problem, "rolling or recreate, which stop it first")
+    refuse_conflicts(draft, app.path, tried.spec)
+    dropped = drop(draft, before)
+    message = f"superseded by {Verb.UPDATE} (task {asked.task})"
+    for task in (before.task, before.canary_task):
+        give_way(draft, app.path, task, message, asked.at)
+    found = Task(
+        asked.task, Verb.UPDATE, app.path, asked.by, asked.at, warnings=tuple(warnings), stable=dropped.stable, former=before.count
+    )
+    draft.put_task(found)
+    draft.tell("app.canary", app.path, f"version {app.canary} of {app.path} is tried beside version {app.version}", app.path)
+    draft.put_app(replace(app.settled(), task="", canary_task=found.id, paused="", awaiting=0, after=needed_together(draft, tried.spec)))
+    return found
+
+
+def _check_count(app: App) -> None:
+    if app.autoscale is not None and app.autoscale.max > MAX_INSTANCES:
+        raise _invalid("autoscale.max", f"{app.autoscale.max} are more than one app may have in this version", f"1 to {MAX_INSTANCES}")
+    if app.count > MAX_INSTANCES:
+        raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
 
 
 def counted(spec: AppSpec, before: App | None) -> AppSpec:
@@ -117,16 +168,16 @@ def counted(spec: AppSpec, before: App | None) -> AppSpec:
     return spec.model_copy(update={"instances": min(max(before.count, scaling.min), scaling.max)})
 
 
-def _scaling(spec: AppSpec) -> str:
-    if spec.autoscale is None:
+def _scaling(scaling: Autoscale | None) -> str:
+    if scaling is None:
         return "there is none any more"
-    goals = ", ".join(f"{metric.kind} {metric.target:g}" for metric in spec.autoscale.metrics)
-    return f"{spec.autoscale.min} to {spec.autoscale.max} instances, {goals}" + (", dry run" if spec.autoscale.dry_run else "")
+    goals = ", ".join(f"{metric.kind} {metric.target:g}" for metric in scaling.metrics)
+    return f"{scaling.min} to {scaling.max} instances, {goals}" + (", dry run" if scaling.dry_run else "")
 
 
 def scale(draft: Draft, path: str, count: int, asked: Asked, *, why: str = "") -> Task | None:
     """Change the number of instances. None: it is so already. `why`: what asks for it, if nobody does."""
-    app = _existing(draft, path, asked)
+    app = existing(draft, path, asked)
     _refuse(draft, app, "scaled", "system", "job")
     if count < 0:
         raise _invalid("count", f"{count} is not a number of instances", f"0 to {MAX_INSTANCES}")
@@ -137,7 +188,7 @@ def scale(draft: Draft, path: str, count: int, asked: Asked, *, why: str = "") -
     if app.count == count:
         return None
     draft.tell("app.scaled", path, f"{asked.by} scaled {path} from {app.count} to {count}" + (f": {why}" if why else ""), path)
-    return _begin(draft, replace(app, count=count), Verb.SCALE, asked, () if count else left_alone(draft, path))
+    return begin(draft, replace(app, count=count), Verb.SCALE, asked, () if count else left_alone(draft, path))
 
 
 def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, asked: Asked) -> Task | None:
@@ -148,7 +199,7 @@ def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, a
     Raises:
         GestaltError: INVALID when both are None, or the same; REFUSED when the app is stopped, or nothing may be placed on the target.
     """
-    app = _existing(draft, path, asked)
+    app = existing(draft, path, asked)
     if source is None and target is None:
         raise _invalid("from_node, to_node", "both are missing", "a node to leave, or a node to go to, or both")
     if source is not None and source == target:
@@ -166,47 +217,50 @@ def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, a
     words = " ".join(f"{word} {node.name}" for word, node in (("from", source), ("to", target)) if node is not None)
     draft.tell("app.migrated", path, f"{asked.by} migrates {len(serials)} instances of {path} {words}", path)
     moved = replace(app, moving=serials, source=source.id if source is not None else "", target=target.id if target is not None else "")
-    return _begin(draft, moved, Verb.MIGRATE, asked)
+    return begin(draft, moved, Verb.MIGRATE, asked)
 
 
 def stop(draft: Draft, path: str, asked: Asked) -> Task | None:
     """Stop all instances and keep the description. None: it is stopped already."""
-    app = _existing(draft, path, asked)
+    app = existing(draft, path, asked)
     if app.stopped:
         return None
     draft.tell("app.stopped", path, f"{asked.by} stopped {path}", path)
-    return _begin(draft, replace(app, stopped=True), Verb.STOP, asked, left_alone(draft, path))
+    return begin(draft, replace(app, stopped=True), Verb.STOP, asked, left_alone(draft, path))
 
 
 def start(draft: Draft, path: str, asked: Asked) -> Task | None:
     """Start a stopped app again. None: it is not stopped."""
-    app = _existing(draft, path, asked)
+    app = existing(draft, path, asked)
     if not app.stopped:
         return None
     draft.tell("app.started", path, f"{asked.by} started {path}", path)
-    return _begin(draft, replace(app, stopped=False), Verb.START, asked)
+    return begin(draft, replace(app, stopped=False), Verb.START, asked)
 
 
 def restart(draft: Draft, path: str, asked: Asked) -> Task | None:
     """Replace all instances, one by one, by new ones of the same version."""
-    app = _existing(draft, path, asked)
+    app = existing(draft, path, asked)
     _refuse(draft, app, "restarted", "job")
     if app.stopped:
         raise GestaltError(Kind.REFUSED, f"{path} is stopped", hint=f"start it: gestaltctl start {path}")
     draft.tell("app.restarted", path, f"{asked.by} restarted {path}", path)
-    return _begin(draft, replace(app, renew_below=app.next_serial), Verb.RESTART, asked)
+    return begin(draft, replace(app, renew_below=app.next_serial), Verb.RESTART, asked)
 
 
 def rollback(draft: Draft, path: str, number: int, asked: Asked) -> Task | None:
-    """Go back to a version; 0 = the last that was healthy altogether. Run state stays as it is."""
-    app = _existing(draft, path, asked)
-    target = number or _before(draft, app)
+    """Go back to a version; 0 = the last that was healthy altogether: with a canary, the one beside which it is tried.
+
+    Run state stays as it is.
+    """
+    app = existing(draft, path, asked)
+    target = number or (app.version if app.canary else _before(draft, app))
     if draft.version(path, target) is None:
         raise _invalid("to_version", f"{path} has no version {target}", f"see `gestaltctl history {path}`")
-    if target == app.goal:
+    if target == app.goal and not app.canary:
         return None
-    draft.tell("app.rolled-back", path, f"{asked.by} rolled {path} back from version {app.goal} to {target}", path)
-    return _begin(draft, replace(app, awaiting=target), Verb.ROLLBACK, asked)
+    draft.tell("app.rolled-back", path, f"{asked.by} rolled {path} back from version {app.canary or app.goal} to {target}", path)
+    return begin(draft, app if target == app.goal else replace(app, awaiting=target), Verb.ROLLBACK, asked)
 
 
 def delete(draft: Draft, path: str, asked: Asked, *, force: bool = False) -> Task | None:
@@ -215,23 +269,21 @@ def delete(draft: Draft, path: str, asked: Asked, *, force: bool = False) -> Tas
     Raises:
         GestaltError: REFUSED, when others depend on it, unless it is to be done by `force`.
     """
-    app = _existing(draft, path, asked, deleting=True)
+    app = existing(draft, path, asked, deleting=True)
     if app.deleting:
         return None
     if not force:
         refuse_orphans(draft, path)
     draft.tell("app.deleted", path, f"{asked.by} deleted {path}", path)
-    return _begin(draft, replace(app, deleting=True), Verb.DELETE, asked)
+    return begin(draft, replace(app, deleting=True), Verb.DELETE, asked)
 
 
-def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[str] = ()) -> Task:
-    """Put the new goal with a task for it; a task that is under way is superseded: the newest request wins."""
-    if app.autoscale is not None and app.autoscale.max > MAX_INSTANCES:
-        raise _invalid("autoscale.max", f"{app.autoscale.max} are more than one app may have in this version", f"1 to {MAX_INSTANCES}")
-    if app.count > MAX_INSTANCES:
-        raise _invalid("instances", f"{app.count} are more than one app may have in this version", f"0 to {MAX_INSTANCES}")
+def begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[str] = ()) -> Task:
+    """Put the new goal with a task for it; a task that is under way is superseded, a pause is over: the newest request wins."""
+    _check_count(app)
+    before = draft.base.apps.get(app.path)
     if kind is not Verb.MIGRATE:
-        app = app.settled()  # the newest request wins
+        app = app.settled()
     app = ordered(draft, app, kind)
     version = draft.version(app.path, app.goal)
     if version is not None and version.spec.placement.exclusive and app.count > 1 and kind in _COUNTING:
@@ -239,14 +291,15 @@ def _begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[
         raise _invalid("instances", problem, "0 or 1: never two at work at once")
     if version is not None and kind in _CLAIMING and not app.stopped:
         refuse_conflicts(draft, app.path, version.spec)
-    running = draft.task(app.task) if app.task else None
-    if running is not None and running.state is TaskState.RUNNING:
-        message = f"superseded by {kind} (task {asked.task})"
-        draft.put_task(replace(running, state=TaskState.SUPERSEDED, message=message, ended_at=asked.at))
-        draft.tell("task.superseded", running.id, f"{running.kind} of {app.path}: {message}", app.path)
-    task = Task(asked.task, kind, app.path, asked.by, asked.at, warnings=tuple(warnings), stable=app.stable)
+    message = f"superseded by {kind} (task {asked.task})"
+    give_way(draft, app.path, app.task, message, asked.at)
+    if app.canary and kind not in _LEAVING_CANARIES:
+        give_way(draft, app.path, app.canary_task, message, asked.at)
+        app = drop(draft, app)
+    former = before.count if before is not None else -1
+    task = Task(asked.task, kind, app.path, asked.by, asked.at, warnings=tuple(warnings), stable=app.stable, former=former)
     draft.put_task(task)
-    draft.put_app(replace(app, task=task.id))
+    draft.put_app(replace(app, task=task.id, paused=""))
     return task
 
 
@@ -259,7 +312,12 @@ def _refuse(draft: Draft, app: App, done: str, *kinds: str) -> None:
         raise GestaltError(Kind.REFUSED, f"{app.path} is a {_CALLED[kind]} and cannot be {done}: {why}", hint=hint.format(path=app.path))
 
 
-def _existing(draft: Draft, path: str, asked: Asked, *, deleting: bool = False) -> App:
+def existing(draft: Draft, path: str, asked: Asked, *, deleting: bool = False) -> App:
+    """Return an app that may be changed: it is at the expected revision, and not being deleted unless that is asked for.
+
+    Raises:
+        GestaltError: NOT_FOUND, CONFLICT.
+    """
     app = draft.app(path)
     if app is None:
         raise GestaltError(Kind.NOT_FOUND, f"there is no app {path}", hint="`gestaltctl ps` lists what there is")

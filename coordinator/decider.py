@@ -15,8 +15,9 @@ from gestalt.config import TimingSettings
 from gestalt.errors import GestaltError
 
 from . import drain, runs, system
-from .advance import LEADER, Case, advance, steps, waits_for, waits_for_holder
+from .advance import LEADER, Case, advance, paused, steps, waits_for, waits_for_holder
 from .brakes import Brakes
+from .canary import apart
 from .capacity import Survey
 from .dependencies import begun, held
 from .dispatch import Dispatcher
@@ -32,7 +33,8 @@ from .reconcile import Decision, Outcome, Terms, is_given_up, reconcile, stays, 
 from .records import App, Grant, Run, Step, Task, Verb, instance_id
 from .scheduler.fleet import Ground
 from .scheduler.place import place
-from .state import Draft
+from .state import Draft, State
+from .trials import Trials, held_open
 from .turns import Turns
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Decider:
         self._dirty: set[str] = set()
         self._due: dict[str, float] = {}
         self._progress = Progress()
+        self.trials = Trials()
         self._watched: dict[str, set[str]] = {}
         self._wake = asyncio.Event()
         self.gate = Gate(ledger.state, tracker)
@@ -144,25 +147,20 @@ class Decider:
     def _decide(self, draft: Draft, path: str) -> None:
         app = draft.app(path)
         if app is None:
-            self.unplaced.pop(path, None)
-            self._hopeless.pop(path, None)
-            self._everywhere.discard(path)
-            self._progress.forget(path)
-            self._turns.forget(path)
-            self.preparations.drop(path)
+            self._forget(path)
             return
         self.brakes.refresh()  # or the loss of many were taken for that of few, as long as the rest of them is not looked at
         wait = self.gate.look(app)
         if app.awaiting and (not wait.why or wait.is_changing):
             self._progress.forget(path)  # what is done elsewhere is no standstill
-        if app.awaiting and not wait.why:
+        if app.awaiting and not wait.why and not app.paused:
             draft.put_app(begun(app))
             draft.tell("app.begins", path, f"{path}: what it depends on is healthy, version {app.awaiting} begins", path)
             return
-        now, paused = clock.monotonic(), self._held()
+        now, halted = clock.monotonic(), self._held()
         case = self.case(app, clock.wall().isoformat())
         if case.spec.kind == "job":
-            bounds = runs.Terms(now, 0 if paused else self.brakes.allowance.left(now), partial(self.ground, path), paused)
+            bounds = runs.Terms(now, 0 if halted else self.brakes.allowance.left(now), partial(self.ground, path), halted)
             told = self._jobs.decide(draft, case, bounds)
             self.brakes.allowance.take(told.lost)
             self._note(path, told.waits or waits_for_holder(case))
@@ -170,45 +168,45 @@ class Decider:
             return
         stuck = self._stuck(case)
         stalled = self._progress.stalled(app, case.spec, case.views, now)
+        case = replace(case, views=self._progress.since_resumed(path, case.views, now))
+        terms = Terms(0 if halted else self.brakes.allowance.left(now), bool(stuck), case.strategy)
         if case.spec.kind == "system":
             self._everywhere.add(path)
             app, decision = system.look(self._ledger.state, app, case.views, tuple(self.ground(path)), stalled)
             case = replace(case, app=app)
         else:
-            terms = Terms(0 if paused else self.brakes.allowance.left(now), bool(stuck), case.strategy)
-            decision = reconcile(app, case.spec, case.views, stalled, terms)
+            decision = held_open(reconcile(app, case.spec, case.views, stalled, terms), case)
         decision, readiness = self.preparations.hold(case, decision, lambda: self.ground(path))
         if wait.why:
             update = self._ledger.state.version(path, app.goal).spec.update
             decision = held(decision, wait, app, stalled, update.progress_deadline)
-        elif why := self._hindered(case, decision, stuck or readiness.hindering(decision)):
+        elif why := _hindered(case, decision, stuck or readiness.hindering(decision), self._ledger.state, self._tracker):
             decision = replace(decision, outcome=Outcome.FAILED, reason=why)
         is_to_place = decision.start or (decision.stop and stops_first(case.spec))
         reason = advance(draft, case, decision, self.ground(path) if is_to_place else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
-        self._note(path, reason or waits_for(case, decision, paused) or stuck or readiness.why)
+        left = replace(terms, replaceable=max(0, terms.replaceable - decision.replacing))
+        trial = self.trials.look(
+            draft, case, nodes=partial(self._survey.ground, path), terms=left, now=now, waits=reason, needs=self.gate.look
+        )
+        self.brakes.allowance.take(trial.replaced)
+        self._note(path, paused(app) or reason or waits_for(case, decision, halted) or stuck or readiness.why or trial.unplaced)
         self._hopeless[path] = decision.reason
         self.wake(self._turns.next())
-        if decision.held_back and not paused:
+        wake_in = min(decision.wake_in, trial.wake_in)
+        if (decision.held_back or trial.held_back) and not halted:
             self._due[path] = now + self.brakes.allowance.wait
-        elif not math.isinf(decision.wake_in):
-            self._due[path] = now + decision.wake_in
+        elif not math.isinf(wake_in):
+            self._due[path] = now + wake_in
 
-    def _hindered(self, case: Case, decision: Decision, stuck: str) -> str:
-        """Return why a change cannot reach its goal any more; empty while it can, or has."""
-        app = case.app
-        if decision.outcome is not Outcome.GOING_ON or not app.moving:
-            return stuck if decision.outcome is Outcome.FAILED else ""
-        lost = [view for view in case.given_up if view.placed.serial in app.moving or view.placed.node == app.target]
-        if [view for view in lost if not view.placed.stop]:
-            return f"{case.nodes_of(lost)} went away meanwhile"
-        if not _moves(case):
-            return ""
-        target = self._ledger.state.nodes.get(app.target)
-        if app.target and (target is None or target.admin != Life.READY):
-            return f"node {target.name if target is not None else app.target} takes no instances any more"
-        asked = [app.target] if app.target else self._ledger.state.nodes
-        return stuck if not any(_is_silent(self._tracker, node) for node in asked) else ""
+    def _forget(self, path: str) -> None:
+        self.unplaced.pop(path, None)
+        self._hopeless.pop(path, None)
+        self._everywhere.discard(path)
+        self._progress.forget(path)
+        self._turns.forget(path)
+        self.preparations.drop(path)
+        self.trials.forget(path)
 
     def _stuck(self, case: Case) -> str:
         """Return why nothing may stop to make way for its replacement: there would be no room for that; empty when it may."""
@@ -249,12 +247,12 @@ class Decider:
     def case(self, app: App, at: str) -> Case:
         """Return an app with everything that is known of it now."""
         state = self._ledger.state
-        views = self._turns.take(app, self._tracker.views(app, state.placed(app.path)))
+        views, canaries = apart(app, self._turns.take(app, self._tracker.views(app, state.placed(app.path))))
         names = {node.id: node.name for node in state.nodes.values()}
         spec, strange = state.version(app.path, app.version).spec, self.grants.strange
         taken, last = strange.why_taken(app.path), strange.generation(grant_name(app))
         newest = state.version(app.path, max(app.version, *(view.placed.version for view in views), 0))
-        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last, newest.spec.update.strategy)
+        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last, newest.spec.update.strategy, canaries)
 
     def ground(self, path: str = "") -> Ground:
         """Return all nodes with what is reserved on them, as `place` needs them for the app of this path."""
@@ -267,6 +265,12 @@ class Decider:
         if task.kind is Verb.RUN:
             return runs.steps_of(self._ledger.state, task)
         app = self._ledger.state.apps.get(task.app)
+        if (
+            app is not None
+            and app.canary_task == task.id
+            and (trial := self.trials.case(Draft(self._ledger.state), self.case(app, ""))) is not None
+        ):
+            return self.trials.steps(app, trial, task)
         if app is None or app.task != task.id:
             return task.steps
         return steps(self.case(app, ""), task, self.lacks(app.path), self.gate.look(app))
@@ -302,6 +306,23 @@ class Decider:
             self._tracker.watch(instance, stopping=item.stop or (app is not None and self.grants.terms(app, item).stop))
         if placed:
             self._watched[path] = set(placed)
+
+
+def _hindered(case: Case, decision: Decision, stuck: str, state: State, tracker: Tracker) -> str:
+    """Return why a change cannot reach its goal any more; empty while it can, or has."""
+    app = case.app
+    if decision.outcome is not Outcome.GOING_ON or not app.moving or app.paused:
+        return stuck if decision.outcome is Outcome.FAILED else ""
+    lost = [view for view in case.given_up if view.placed.serial in app.moving or view.placed.node == app.target]
+    if [view for view in lost if not view.placed.stop]:
+        return f"{case.nodes_of(lost)} went away meanwhile"
+    if not _moves(case):
+        return ""
+    target = state.nodes.get(app.target)
+    if app.target and (target is None or target.admin != Life.READY):
+        return f"node {target.name if target is not None else app.target} takes no instances any more"
+    asked = [app.target] if app.target else state.nodes
+    return stuck if not any(_is_silent(tracker, node) for node in asked) else ""
 
 
 def _is_silent(tracker: Tracker, node: str) -> bool:

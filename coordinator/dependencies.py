@@ -114,6 +114,8 @@ def held(decision: Decision, wait: Wait, app: App, stalled: float, deadline: flo
     """
     if app.awaiting == app.version:
         decision = replace(decision, start=0, replacing=0, held_back=0, on=(), lacking="")
+    if app.paused:
+        return replace(decision, outcome=Outcome.GOING_ON, reason="")
     if wait.failed:
         return replace(decision, outcome=Outcome.FAILED, reason=wait.failed)
     if stalled >= deadline and not wait.is_changing:
@@ -137,11 +139,16 @@ def ordered(draft: Draft, app: App, kind: Verb) -> App:
     if before is not None and ran and before.goal == app.goal:
         return app
     runs = before is not None and ran and before.awaiting != before.version
-    if not version.spec.depends_on or version.spec.kind == "job" or (runs and kind is Verb.ROLLBACK):
+    if not version.spec.depends_on or version.spec.kind == "job" or (runs and kind in (Verb.ROLLBACK, Verb.CANCEL)):
         return begun(app)  # a run of a job starts when it is asked for
-    changed = ((path, draft.app(path)) for path in version.spec.depends_on if ("app", path) in draft.records)
-    after = tuple((path, other.goal) for path, other in changed if other is not None)
+    after = needed_together(draft, version.spec)
     return replace(app, version=before.version if before is not None and runs else app.goal, awaiting=app.goal, after=after)
+
+
+def needed_together(draft: Draft, spec: AppSpec) -> tuple[tuple[str, int], ...]:
+    """Return what a description depends on and the same request changes, with the versions that are asked for."""
+    changed = ((path, draft.app(path)) for path in spec.depends_on if ("app", path) in draft.records)
+    return tuple((path, other.goal) for path, other in changed if other is not None)
 
 
 def _is_to_run(app: App, spec: AppSpec) -> bool:

@@ -16,6 +16,7 @@ from gestalt.zk.paths import Paths
 
 from .api.agents import AgentsServicer
 from .api.apps import AppsServicer, change_reply
+from .api.changes import ChangesServicer
 from .api.control import ControlServicer
 from .api.control_plane import ControlPlaneServicer
 from .api.guard import OfficeGuard
@@ -183,6 +184,7 @@ class Leader:
         status = Status(cluster, settings.mode, seat.where, presenter, clock.monotonic(), seat.roster)
         api_pb2_grpc.add_AppsServicer_to_server(AppsServicer(cluster, requests, presenter, planner, streams), server)
         api_pb2_grpc.add_JobsServicer_to_server(JobsServicer(cluster, requests, presenter), server)
+        api_pb2_grpc.add_ChangesServicer_to_server(ChangesServicer(cluster, requests, presenter), server)
         agents = self._agents()
         self.ledger.on_commit(agents.committed)
         nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, requests)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from gestalt.proto.v1 import api_pb2, model_pb2
 from gestalt.spec.load import unhonoured
 from gestalt.spec.load import warnings as spec_warnings
 from gestalt.spec.schema import AppSpec
 from gestalt.spec.template import template_hash
+from gestalt.units import show_duration
 from gestalt.wire import to_wire
 
-from .changes import counted
+from .canary import number
+from .changes import canary_beside, counted
 from .claims import conflicts
 from .decider import Decider
 from .dependencies import Set, mistakes
@@ -19,7 +22,7 @@ from .diff import compare
 from .ledger import Ledger
 from .present import described
 from .reconcile import stops_first
-from .records import App, Placed, instance_id
+from .records import App, Placed, Version, instance_id
 from .scheduler.place import place
 from .scheduler.values import Placing
 from .state import Draft
@@ -44,7 +47,8 @@ class Planner:
             return [*found, *self._nodes(app, spec).warnings()]
         if spec.kind == "job":
             return [*found, *self._fits(spec)]
-        placing = self._placing(spec, max(0, spec.instances - (len(self._staying(app)) if app else 0)))
+        staying = sum(not app.tries(item) for item in self._staying(app)) if app else 0
+        placing = self._placing(spec, max(0, spec.instances - staying))
         if placing.missing:
             found.append(f"{placing.missing} of {spec.instances} instances cannot be placed now: {placing.reason}")
         return found
@@ -52,20 +56,19 @@ class Planner:
     def plan(self, spec: AppSpec, together: Set) -> api_pb2.AppPlan:
         """Return the plan of one app. `together`: what the apps of the same request depend on."""
         app = self.ledger.state.apps.get(spec.path)
-        before, described = self._described(app) if app else None, spec
-        spec = counted(spec, app)
+        asked, spec = spec, counted(spec, app)
+        before = described(self._described(app, spec).spec, app) if app else None
         changes = compare(before, spec)
         result = api_pb2.AppPlan(
             app=spec.path,
-            action=self._action(app, spec, before),
+            action=self._action(app, spec),
             changes=[to_wire(change, model_pb2.FieldChange) for change in changes],
             instances=self._instances(app, spec),
             warnings=self.warnings(spec),
         )
-        if spec.instances != described.instances:
-            result.notes.append(f"autoscaling owns the number of instances: {spec.instances}, not {described.instances}")
-        if result.action == "update" and (note := _order_of(spec)):
-            result.notes.append(note)
+        if spec.instances != asked.instances:
+            result.notes.append(f"autoscaling owns the number of instances: {spec.instances}, not {asked.instances}")
+        result.notes.extend(self._notes(app, spec, result.action))
         if result.action in ("launch", "update"):
             wrong = mistakes(Draft(self.ledger.state), spec, together)
             result.warnings.extend(f"{detail.field}: {detail.problem}; the change will be refused" for detail in wrong)
@@ -73,17 +76,39 @@ class Planner:
                 result.notes.append(f"nothing of it is started before {' and '.join(spec.depends_on)} {_is_or_are(spec)} healthy")
         return result
 
-    def _described(self, app: App) -> AppSpec:
-        return described(self.ledger.state.version(app.path, app.goal).spec, app)
+    def _notes(self, app: App | None, spec: AppSpec, action: str) -> Iterator[str]:
+        """Yield what an operator may not expect of the order in which it is done."""
+        if app is None or action != "update":
+            return
+        if self._is_tried(app, spec):
+            yield _canary_of(app, spec)
+        elif template_hash(spec) != self._wanted(app).hash:
+            yield from _order_of(spec)
+        if app.canary:
+            yield f"the canary of version {app.canary} is dropped"
+
+    def _is_tried(self, app: App, spec: AppSpec) -> bool:
+        """Tell whether a description would be tried by a canary."""
+        return bool(canary_beside(app, spec)) and self._described(app, spec).hash != template_hash(spec)
+
+    def _wanted(self, app: App) -> Version:
+        return self.ledger.state.version(app.path, app.goal)
+
+    def _described(self, app: App, spec: AppSpec) -> Version:
+        """Return the version that an app is at: the wanted one, or the one that is tried if that is described."""
+        tried = self.ledger.state.version(app.path, app.canary) if app.canary else None
+        return tried if tried is not None and tried.hash == template_hash(spec) else self._wanted(app)
 
     def _staying(self, app: App) -> list[Placed]:
         return [item for item in self.ledger.state.placed(app.path).instances if not item.stop]
 
-    def _action(self, app: App | None, spec: AppSpec, before: AppSpec | None) -> str:
-        if app is None or before is None:
+    def _action(self, app: App | None, spec: AppSpec) -> str:
+        if app is None:
             return "launch"
-        if template_hash(before) != template_hash(spec):
+        at = self._described(app, spec)
+        if at.hash != template_hash(spec) or app.canary not in (0, at.number):
             return "update"
+        before = described(at.spec, app)
         return "scale" if (before.instances, before.autoscale) != (spec.instances, spec.autoscale) else "none"
 
     def _placing(self, spec: AppSpec, count: int) -> Placing:
@@ -99,7 +124,7 @@ class Planner:
 
     def _nodes(self, app: App | None, spec: AppSpec) -> SystemPlan:
         staying = self._staying(app) if app is not None else []
-        is_same = app is not None and self._action(app, spec, self._described(app)) == "none"
+        is_same = app is not None and self._action(app, spec) == "none"
         asked = {item.node: (item, self.ledger.state.version(spec.path, item.version).spec.resources) for item in staying}
         state = self.ledger.state
         return plan_nodes(spots(spec, tuple(self.decider.ground(spec.path)), asked, busy_nodes(state)), staying, is_same=is_same)
@@ -121,18 +146,34 @@ class Planner:
     def _instances(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
         if spec.kind != "service":
             return self._everywhere(app, spec) if spec.kind == "system" else []
-        staying = self._staying(app) if app is not None else []
-        replaced = app is not None and self._action(app, spec, self._described(app)) == "update"
-        kept = [] if replaced else staying[: spec.instances]
-        placing = self._replacing(spec, staying) if replaced else self._placing(spec, spec.instances - len(kept))
-        number = (app.last_version if app else 0) + (1 if replaced or app is None else 0)
-        planned = [self._planned(app, item, "keep") for item in kept if app is not None]
-        planned += [
-            api_pb2.PlannedInstance(action="start", node=self._node_name(choice.node), version=number) for choice in placing.choices
-        ]
-        planned += [api_pb2.PlannedInstance(action="cannot place", reason=placing.reason, version=number)] * placing.missing
-        planned += [self._planned(app, item, "stop") for item in staying if item not in kept and app is not None]
-        return planned
+        if app is None:
+            return self._starts(self._placing(spec, spec.instances), 1)
+        staying = self._staying(app)
+        if self._is_tried(app, spec):
+            return self._tried(app, spec, staying)
+        replaced = self._described(app, spec).hash != template_hash(spec)
+        kept = [] if replaced else [item for item in staying if not app.tries(item)][: spec.instances]
+        if not replaced and self._action(app, spec) != "update":
+            kept += [item for item in staying if app.tries(item)]
+        missing = spec.instances - sum(not app.tries(item) for item in kept)
+        placing = self._replacing(spec, staying) if replaced else self._placing(spec, missing)
+        planned = [self._planned(app, item, "keep") for item in kept]
+        planned += self._starts(placing, app.last_version + 1 if replaced else app.goal)
+        return planned + [self._planned(app, item, "stop") for item in staying if item not in kept]
+
+    def _tried(self, app: App, spec: AppSpec, staying: list[Placed]) -> list[api_pb2.PlannedInstance]:
+        """Return what becomes of the instances when a canary is started beside them."""
+        base = self.ledger.state.version(app.path, canary_beside(app, spec))
+        kept = [item for item in staying if item.version == base.number][: spec.instances]
+        planned = [self._planned(app, item, "keep") for item in kept]
+        planned += self._starts(self._placing(base.spec, spec.instances - len(kept)), base.number)
+        ground = self.decider.ground(spec.path).without_own()
+        planned += self._starts(place(spec, number(replace(app, count=spec.instances), spec), ground), app.last_version + 1)
+        return planned + [self._planned(app, item, "stop") for item in staying if item not in kept]
+
+    def _starts(self, placing: Placing, version: int) -> list[api_pb2.PlannedInstance]:
+        found = [api_pb2.PlannedInstance(action="start", node=self._node_name(choice.node), version=version) for choice in placing.choices]
+        return found + [api_pb2.PlannedInstance(action="cannot place", reason=placing.reason, version=version)] * placing.missing
 
     def _planned(self, app: App, item: Placed, action: str) -> api_pb2.PlannedInstance:
         return api_pb2.PlannedInstance(
@@ -148,16 +189,30 @@ def _is_or_are(spec: AppSpec) -> str:
     return "are" if len(spec.depends_on) > 1 else "is"
 
 
-def _order_of(spec: AppSpec) -> str:
-    """Return what an operator may not expect of the order in which instances are replaced; empty when nothing."""
+def _order_of(spec: AppSpec) -> Iterator[str]:
+    """Yield what is special about the order in which instances are replaced."""
     if spec.kind == "job":
-        return "runs that are under way go on as they began; the next ones are of the new version"
+        yield "runs that are under way go on as they began; the next ones are of the new version"
+        return
     if spec.kind == "system":
-        return f"node by node: on at most {spec.update.max_unavailable} at once the old instance stops, and then the new one starts"
+        yield f"node by node: on at most {spec.update.max_unavailable} at once the old instance stops, and then the new one starts"
+        return
     if spec.update.strategy == "recreate":
-        return "all old instances stop before a new one starts: meanwhile nobody answers"
-    if stops_first(spec):
-        return "each old instance stops before its replacement starts, because of a fixed host port or exclusiveness"
-    if spec.update.strategy == "blue_green":
-        return f"{spec.instances} new instances are started beside the old ones; requests change over when all of them are healthy"
-    return ""
+        yield "all old instances stop before a new one starts: meanwhile nobody answers"
+    elif spec.update.strategy == "canary":
+        yield "there is nothing healthy to protect: the new version is wanted at once, without a canary"
+    elif stops_first(spec):
+        yield "each old instance stops before its replacement starts, because of a fixed host port or exclusiveness"
+    elif spec.update.strategy == "blue_green":
+        yield f"{spec.instances} new instances are started beside the old ones; requests change over when all of them are healthy"
+
+
+def _canary_of(app: App, spec: AppSpec) -> str:
+    """Return what becomes of a canary."""
+    count, base = number(replace(app, count=spec.instances), spec), canary_beside(app, spec)
+    begun = "1 canary is started" if count == 1 else f"{count} canaries are started"
+    after = f"after {show_duration(spec.update.promote_after)} in health, or by" if spec.update.promote == "auto" else "by"
+    return (
+        f"{begun} beside version {base}, and take{'s' if count == 1 else ''} a share of the requests; version {base} is replaced"
+        f" only when it is promoted, {after} `gestaltctl promote {app.path}`"
+    )

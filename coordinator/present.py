@@ -17,6 +17,7 @@ from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_to_wire, to_wire
 
 from . import runs
+from .advance import Case
 from .decider import Decider
 from .diff import compare
 from .grants import complaint
@@ -28,6 +29,7 @@ from .reconcile import View, is_current, is_given_up
 from .records import App, Event, Node, Placed, Run, RunState, Task, TaskState, Verb, Version, bindings, instance_id
 from .reservations import Reserved
 from .scheduler.values import DEVICE, DISK, PIDS
+from .state import Draft
 
 
 def timestamp(text: str) -> Timestamp | None:
@@ -57,6 +59,7 @@ def versions(app: App, found: list[Version]) -> list[model_pb2.Version]:
             created_by=item.created_by,
             current=item.number == app.version,
             stable=item.number == app.stable,
+            canary=item.number == app.canary,
         )
         if before is not None:
             message.changes.extend(to_wire(change, model_pb2.FieldChange) for change in compare(before, item.spec))
@@ -95,14 +98,31 @@ class Presenter:
             count=app.count,
             stopped=app.stopped,
             spec=spec_to_wire(described(spec, app)),
-            task=app.task,
+            task=app.task or app.canary_task,
             created_at=timestamp(app.created_at),
             running=sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in staying),
             healthy=sum(is_serving(view) for view in staying),
             state=word,
             message=why,
             autoscaling=self.autoscaling(app.path),
+            canary_version=app.canary,
+            canary=self.canary(app),
+            paused=app.paused,
         )
+
+    def canary(self, app: App) -> str:
+        """Say how the canary of an app stands; empty when it has none."""
+        trial = self._trial(app)
+        return self.decider.trials.sentence(app, trial) if trial is not None else ""
+
+    def _trial(self, app: App) -> Case | None:
+        return self.decider.trials.case(Draft(self.ledger.state), self.decider.case(app, "")) if app.canary else None
+
+    def unready(self, path: str) -> str:
+        """Return why the canary of an app cannot be promoted yet; empty when it can, or there is none."""
+        app = self.ledger.state.apps.get(path)
+        trial = self._trial(app) if app is not None else None
+        return self.decider.trials.unready(trial) if trial is not None else ""
 
     def health(self, app: App) -> tuple[str, str]:
         """Return in one word how an app is, and why in a sentence when it is not well."""
@@ -119,12 +139,17 @@ class Presenter:
         task = state.tasks.get(app.task)
         if app.deleting:
             return "deleting", why
+        canary = self.canary(app)
         if task is not None:
-            return "deploying", f"{task.kind}: {task.rolling_back or why}".rstrip(": ")
+            told = f"{task.kind}: {task.rolling_back or why}".rstrip(": ")
+            return "deploying", f"{told}; {canary}" if canary else told
         if app.stopped:
             return "stopped", ""
+        if canary and good >= app.count:
+            return "deploying", canary
         if good >= app.count:
             return "running", why if not app.count else ""
+        why = "; ".join(filter(None, (why, canary)))
         lack = f"{good} of {app.count} instances are healthy" + (f": {why}" if why else "")
         return ("failed" if not good else "degraded"), lack
 
@@ -194,6 +219,7 @@ class Presenter:
             node=view.name if view else placed.node,
             ports=[to_wire(item, model_pb2.PortBinding) for item in bindings(spec, placed)],
             stopping=placed.stop,
+            canary=app.tries(placed),
             observed=self._observed(identity),
             reachability=cast("model_pb2.Reachability.ValueType", self.tracker.reachability(placed.node).value),
             address=view.address if view else "",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from gestalt.spec.schema import AppSpec
 
@@ -12,9 +13,12 @@ from .records import App
 
 @dataclass(slots=True)
 class _Mark:
-    """How far a change got, and since when. `goal`: task, version, what was lost, what moves: each of these is measured afresh."""
+    """How far a change got, and since when.
 
-    goal: tuple[str, int, frozenset[int], frozenset[int]]
+    `goal`: task, version, what was lost, what moves, and whether it is paused: each of these is measured afresh.
+    """
+
+    goal: tuple[str, int, frozenset[int], frozenset[int], bool]
     best: int
     since: float
     heard: bool
@@ -25,21 +29,30 @@ class Progress:
 
     def __init__(self) -> None:
         self._marks: dict[str, _Mark] = {}
+        self._resumed: dict[str, float] = {}
 
     def stalled(self, app: App, spec: AppSpec, views: tuple[View, ...], now: float) -> float:
         """Return for how many seconds the change of an app has not got on."""
         alive = tuple(view for view in views if not is_given_up(view, spec))
         lost = frozenset(view.placed.serial for view in views) - {view.placed.serial for view in alive}
-        goal = app.task, app.version, lost, frozenset(view.placed.serial for view in alive if view.moving)
+        goal = app.task, app.version, lost, frozenset(view.placed.serial for view in alive if view.moving), bool(app.paused)
         best, heard = score(app, alive), all(view.heard for view in alive)
         mark = self._marks.get(app.path)
+        if app.paused or (mark is not None and mark.goal[-1]):
+            self._resumed[app.path] = now
         if mark is None or mark.goal != goal or best > mark.best or (heard and not mark.heard):
             mark = self._marks[app.path] = _Mark(goal, best, now, heard)
         mark.heard = heard
         return now - mark.since
 
+    def since_resumed(self, path: str, views: tuple[View, ...], now: float) -> tuple[View, ...]:
+        """Return the instances with no longer a wait than there was since the change was last seen paused: deadlines count from then."""
+        resumed_for = now - self._resumed.get(path, -math.inf)
+        return tuple(replace(view, waiting=resumed_for) if view.waiting > resumed_for else view for view in views)
+
     def forget(self, path: str) -> None:
         self._marks.pop(path, None)
+        self._resumed.pop(path, None)
 
 
 def score(app: App, views: tuple[View, ...]) -> int:

@@ -127,7 +127,8 @@ def reconcile(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, 
     case = _case(app, spec, views, stalled, terms)
     misplaced = [view for view in views if not view.placed.stop and not is_given_up(view, spec) and view.is_misplaced(spec)]
     start, replacing, held_back = _to_start(case, terms.replaceable)
-    stop = tuple(view.placed.serial for view in (*misplaced, *_to_stop(case, held_back)))
+    to_stop = [view for view in case.old if view.forced] if app.paused else _to_stop(case, held_back)
+    stop = tuple(view.placed.serial for view in (*misplaced, *to_stop))
     outcome, reason = _judge(case)
     wake_in = min(_wake_in(case, outcome), given_up_in(views, spec))
     return Decision(start, stop, _to_forget(case, views), outcome, reason, wake_in, replacing, held_back, case.is_proven)
@@ -256,6 +257,9 @@ def _to_start(case: _Case, replaceable: int) -> tuple[int, int, int]:
     occupying = len(case.current) + len(case.old) + (len(case.leaving) if stops_first(case.spec) else 0)
     free = _room(case, len(case.current), occupying)
     unbraked = _room(case, len(case.current) + sum(is_current(case.app, view.placed) for view in lost), occupying + len(lost))
+    if case.app.paused:
+        free = min(free, max(0, case.app.at_pause - len(case.current) - len(case.old)))  # as many as there were, and no more
+        unbraked = min(unbraked, max(0, free - len(lost)))
     replacing = max(0, min(replaceable, free - unbraked))
     return unbraked + replacing, replacing, free - unbraked - replacing
 
@@ -326,8 +330,12 @@ def _neither_blue_nor_green(case: _Case) -> list[View]:
 
 
 def _judge(case: _Case) -> tuple[Outcome, str]:
+    if case.app.paused and case.app.awaiting:
+        return Outcome.GOING_ON, ""  # nothing of it began
     if len(case.current) == case.app.wanted == case.steady and not case.old and not case.leaving:
         return Outcome.DONE, ""
+    if case.app.paused:
+        return Outcome.GOING_ON, ""
     for view in case.current if case.app.wanted else ():
         if reason := hopeless(view, case.spec):
             return Outcome.FAILED, reason
@@ -363,7 +371,7 @@ def _wake_in(case: _Case, outcome: Outcome) -> float:
         return math.inf
     update = case.spec.update
     times = [rest_needed(case.spec) - view.ready_for for view in case.current if view.ready]
-    if case.app.task:
+    if case.app.task and not case.app.paused:
         times += [update.health_deadline - view.waiting for view in case.current if not view.ready]
         times.append(update.progress_deadline - case.stalled)
     return min((time for time in times if time > 0), default=math.inf)

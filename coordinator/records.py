@@ -33,6 +33,7 @@ class Verb(StrEnum):
     DRAIN = "drain"
     MIGRATE = "migrate"
     RUN = "run"
+    CANCEL = "cancel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ class App:
     `moving` by some on other nodes than `source`: on the node `target`, if that is not empty. `awaiting`: the version to go to, or to start
     with, when what it depends on is healthy, 0 = nothing waits; `after`: the lowest versions of other apps that will do, by path. `held`:
     the nodes on which room for one of the wanted version each is kept, for what stops before its replacement can be placed.
+
+    `canary`: a version that is tried beside the wanted one, 0 = none, and `canary_task` its task, empty once that ended. `paused`: who had
+    the change paused, empty = it is not; `at_pause` instances were there then, and `canaries_at_pause` canaries.
     """
 
     path: str
@@ -66,6 +70,11 @@ class App:
     after: tuple[tuple[str, int], ...] = ()
     autoscale: Autoscale | None = None
     held: tuple[str, ...] = ()
+    canary: int = 0
+    canary_task: str = ""
+    paused: str = ""
+    at_pause: int = 0
+    canaries_at_pause: int = 0
 
     @property
     def name(self) -> str:
@@ -74,6 +83,10 @@ class App:
     def settled(self) -> App:
         """Return the app with no migration under way."""
         return replace(self, moving=(), source="", target="")
+
+    def tries(self, placed: Placed) -> bool:
+        """Tell whether an instance is a canary."""
+        return self.canary not in (0, self.version) and placed.version == self.canary
 
     @property
     def goal(self) -> int:
@@ -178,7 +191,8 @@ class Step:
 class Task:
     """A tracked operation on one app, or on the node of this name.
 
-    `rolling_back` holds the reason once the change is being undone; `stable`: the version that was stable when it began.
+    `rolling_back` holds the reason once the change is being undone; `stable`: the version that was stable when it began; `former`: how many
+    instances were wanted before, -1 = that is not known.
     """
 
     id: str
@@ -194,6 +208,7 @@ class Task:
     rolling_back: str = ""
     node: str = ""
     stable: int = 0
+    former: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ def route(app: App, wanted: Version, instances: Iterable[Routed]) -> tuple[Route
     """Return the routes of one app: the services are those of the wanted version, the servers are all instances.
 
     An instance of another version serves the port of the same name, if its version has one. Instances that are to stop drain. With the
-    strategy `blue_green` only the stable version gets requests, as long as it can take them.
+    strategy `blue_green` only the stable version gets requests, as long as it can take them; a canary does in any case.
     """
     routed = sorted(instances, key=lambda item: item.placed.serial)
-    newest = max((wanted, *(item.version for item in routed)), key=lambda version: version.number)
+    newest = max((wanted, *(item.version for item in routed if not app.tries(item.placed))), key=lambda version: version.number)
     side_by_side = newest.spec.update.strategy == "blue_green" and not stops_first(wanted.spec)
     serving = app.stable if side_by_side and any(_serves(item, app.stable) for item in routed) else 0
     return tuple(_route(app, port, routed, serving) for port in wanted.spec.ports if port.http is not None or port.tcp is not None)
@@ -50,7 +50,7 @@ def _route(app: App, port: Port, routed: list[Routed], serving: int) -> Route:
 def _server(app: App, name: str, item: Routed, serving: int) -> Server | None:
     if not item.address:
         return None
-    waits = serving not in (0, item.placed.version)
+    waits = serving not in (0, item.placed.version) and not app.tries(item.placed)
     for port, number in zip(item.version.spec.ports, item.placed.ports, strict=True):
         if port.name == name:
             instance = instance_id(app, item.placed.serial)

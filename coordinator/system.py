@@ -120,7 +120,14 @@ def look(state: State, app: App, views: tuple[View, ...], nodes: Iterable[Capaci
     asked = {number: state.version(app.path, number).spec.resources for number in {view.placed.version for view in views}}
     seen = spots(spec, nodes, replaced(app, views, asked), busy_nodes(state))
     app = counted(app, spec, views, seen)
-    return app, reconcile_system(app, spec, views, seen, stalled)
+    decision = reconcile_system(app, spec, views, seen, stalled)
+    return app, _paused(decision, app.paused) if app.paused else decision
+
+
+def _paused(decision: Decision, paused: str) -> Decision:
+    """Return the decision about an app whose change is paused: nothing is started or stopped, and no deadline ends it."""
+    outcome = Outcome.DONE if decision.outcome is Outcome.DONE else Outcome.GOING_ON
+    return replace(decision, start=0, on=(), stop=(), outcome=outcome, reason="", lacking=f"paused {paused}")
 
 
 def reconcile_system(app: App, spec: AppSpec, views: tuple[View, ...], seen: Iterable[Spot], stalled: float) -> Decision:

@@ -27,7 +27,7 @@ def on_the_move(state: State, path: str, node: str, there: int) -> int:
     app, instances = state.apps.get(path), state.placed(path).instances
     stopping = sum(item.stop and item.node == node for item in instances)
     is_job = app is not None and state.version(path, app.version).spec.kind == "job"
-    beyond = len(instances) - (app.wanted if app is not None else 0) if not is_job else 0
+    beyond = sum(app is None or not app.tries(item) for item in instances) - (app.wanted if app is not None else 0) if not is_job else 0
     return min(there, max(stopping, beyond))
 
 

@@ -17,6 +17,7 @@ from gestalt.proto.v1 import api_pb2_grpc
 if TYPE_CHECKING:
     from gestalt.proto.v1.api_pb2_grpc import (
         AppsAsyncStub,
+        ChangesAsyncStub,
         ClusterAsyncStub,
         ControlPlaneAsyncStub,
         EventsAsyncStub,
@@ -47,6 +48,7 @@ class Api:
         self.channel = channel
         self.apps = cast("AppsAsyncStub", api_pb2_grpc.AppsStub(channel))
         self.jobs = cast("JobsAsyncStub", api_pb2_grpc.JobsStub(channel))
+        self.changes = cast("ChangesAsyncStub", api_pb2_grpc.ChangesStub(channel))
         self.nodes = cast("NodesAsyncStub", api_pb2_grpc.NodesStub(channel))
         self.tasks = cast("TasksAsyncStub", api_pb2_grpc.TasksStub(channel))
         self.events = cast("EventsAsyncStub", api_pb2_grpc.EventsStub(channel))

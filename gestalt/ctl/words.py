@@ -46,7 +46,7 @@ def ports(instance: model_pb2.Instance, *, wide: bool) -> str:
 
 
 def why(instance: model_pb2.Instance, limit: int = 0) -> str:
-    """Return why an instance is not simply running and healthy; empty for one that is."""
+    """Return why an instance is not simply one of those that run and are healthy; empty for one that is."""
     seen = instance.observed
     parts = []
     if seen.crash_loop:
@@ -62,6 +62,8 @@ def why(instance: model_pb2.Instance, limit: int = 0) -> str:
         parts.append(seen.reason)
     if not well:
         parts += [f"check {check.name}: {check.output}" for check in seen.checks if word(check, "health") == "unhealthy"]
+    if instance.canary:
+        parts.insert(0, "canary")
     if instance.stopping and phase(instance) not in {"stopping", "stopped"}:
         parts.append("is to stop")
     return one_line(", ".join(parts), limit)

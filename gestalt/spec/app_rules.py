@@ -147,6 +147,32 @@ def deadline_outlasts_grace(spec: AppSpec) -> Iterable[Mistake]:
         yield Mistake(("update", "health_deadline"), problem, f"more than the longest grace of a check, {show_duration(grace)}")
 
 
+@rule("update", "instances")
+def canaries_are_fewer(spec: AppSpec) -> Iterable[Mistake]:
+    share = spec.update.canary
+    if spec.update.strategy == "canary" and not share.endswith("%") and int(share) > spec.instances > 0:
+        yield Mistake(("update", "canary"), f"is {share}, more than instances, {spec.instances}", f"1 to {spec.instances}, or a percentage")
+
+
+@rule("update", "ports", "placement")
+def canary_stands_beside(spec: AppSpec) -> Iterable[Mistake]:
+    if spec.update.strategy != "canary":
+        return
+    fixed = next((port for port in spec.ports if port.host_port), None)
+    why = "the app is exclusive" if spec.placement.exclusive else f"port {fixed.name} has a fixed host_port" if fixed else ""
+    if why:
+        problem = f"is canary, but {why}: old and new cannot stand side by side"
+        yield Mistake(("update", "strategy"), problem, "rolling or recreate, which stop each old instance first")
+
+
+@rule("update", "checks")
+def promotion_rests_on_checks(spec: AppSpec) -> Iterable[Mistake]:
+    if spec.update.strategy == "canary" and spec.update.promote == "auto" and not spec.checks:
+        yield Mistake(
+            ("update", "promote"), "is auto, but there are no checks: nothing tells whether a canary is well", "manual, or checks"
+        )
+
+
 @rule("env")
 def variables_are_free(spec: AppSpec) -> Iterable[Mistake]:
     for name in spec.env:
@@ -187,5 +213,6 @@ def variable(port: str) -> str:
 APP: tuple[Rule, ...] = (
     image_fits_runtime, memory_is_enough, process_has_command, pull_is_for_images, process_sees_node, process_is_told_its_port,
     targets_differ, ports_differ, services_differ, checks_find_their_port, check_names_differ, docker_check_needs_docker,
-    deadline_outlasts_grace, variables_are_free, port_variables_are_free, labels_are_free, depends_on_others, *KIND, *AUTOSCALED,
+    deadline_outlasts_grace, canaries_are_fewer, canary_stands_beside, promotion_rests_on_checks, variables_are_free,
+    port_variables_are_free, labels_are_free, depends_on_others, *KIND, *AUTOSCALED,
 )  # fmt: skip

@@ -9,7 +9,7 @@ from .schema import AppSpec, Placement, Update
 _PLACEMENT = tuple(Placement.model_fields)
 _HONOURED = ("constraints", "affinities", "spread", "strategy", "pool", "exclusive", "failover_after", "on_isolation")
 _ONE_BY_ONE = (Update().max_surge, Update().max_unavailable)
-_STRATEGIES = ("canary",)
+_OF_CANARY = ("canary", "promote", "promote_after")
 
 
 def unhonoured(spec: AppSpec) -> tuple[str, ...]:
@@ -26,8 +26,6 @@ def _unhonoured(spec: AppSpec) -> Iterator[str]:
     for name in _PLACEMENT:
         if name not in _HONOURED and getattr(spec.placement, name) != Placement.model_fields[name].default:
             yield f"placement.{name} is not acted on yet"
-    if spec.update.strategy in _STRATEGIES:
-        yield f"update.strategy {spec.update.strategy} is not done yet: the update is rolling"
     if spec.resources.disk:
         yield "resources.disk is set aside on the node, but not limited yet"
     if spec.runtime == "process" and not spec.security.read_only_root:
@@ -56,9 +54,16 @@ def _doubts(spec: AppSpec) -> Iterator[str]:
         yield "update.strategy blue_green is not used: with a fixed host port, or exclusive, old and new cannot stand side by side"
     elif spec.update.strategy in ("blue_green", "recreate") and (spec.update.max_surge, spec.update.max_unavailable) != _ONE_BY_ONE:
         yield f"update.max_surge and max_unavailable are not used by the strategy {spec.update.strategy}"
+    yield from _unused(spec)
     if not spec.checks and spec.ports:
         yield "there are no checks: an instance counts as healthy, and gets requests, as soon as it runs"
     elif spec.checks and all(check.kind == "tcp" for check in spec.checks):
         yield "all checks only connect: an app that hangs passes them"
     if spec.image and ":" not in spec.image.rpartition("/")[2] and "@" not in spec.image:
         yield f"image {spec.image} has no tag, so it means latest: nobody can tell its versions apart"
+
+
+def _unused(spec: AppSpec) -> Iterator[str]:
+    for name in _OF_CANARY if spec.update.strategy != "canary" else ():
+        if getattr(spec.update, name) != Update.model_fields[name].default:
+            yield f"update.{name} is not used by the strategy {spec.update.strategy}"

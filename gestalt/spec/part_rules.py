@@ -165,4 +165,10 @@ def progress_outlasts_health(update: Update) -> Iterable[Mistake]:
         yield Mistake(("progress_deadline",), f"is {show_duration(update.progress_deadline)}", f"at least health_deadline, {limit}")
 
 
-UPDATE: tuple[Rule, ...] = (update_can_move, deadline_leaves_time, progress_outlasts_health)
+@rule("strategy", "canary")
+def a_canary_is_one_at_least(update: Update) -> Iterable[Mistake]:
+    if update.strategy == "canary" and not int(update.canary.rstrip("%")):
+        yield Mistake(("canary",), f"is {update.canary}: nothing would try the new version", "a count from 1, or a percentage from 1%")
+
+
+UPDATE: tuple[Rule, ...] = (update_can_move, deadline_leaves_time, progress_outlasts_health, a_canary_is_one_at_least)

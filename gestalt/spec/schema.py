@@ -270,6 +270,16 @@ class Update(Part):
         300.0
     )
     auto_rollback: Annotated[values.Flag, Field(description="A change that fails goes back to the last version that was well.")] = True
+    canary: Annotated[
+        values.Share,
+        Field(description="canary: so many instances of the new version run beside the others at first (percentages round up)."),
+    ] = "1"
+    promote: Annotated[
+        Literal["manual", "auto"], Field(description="canary: whether an operator lets the new version go on, or `promote_after` does.")
+    ] = "manual"
+    promote_after: Annotated[
+        float, values.duration(1.0), Field(description="canary: all of them must stay healthy for so long; with `promote: auto`.")
+    ] = 300.0
     RULES: ClassVar[tuple[Rule, ...]] = part_rules.UPDATE
 
 

@@ -663,6 +663,172 @@ class Jobs(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
 
+class ChangesStub(object):
+    """Steers a change that is under way.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Promote = channel.unary_unary(
+                '/gestalt.v1.Changes/Promote',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
+        self.Pause = channel.unary_unary(
+                '/gestalt.v1.Changes/Pause',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
+        self.Resume = channel.unary_unary(
+                '/gestalt.v1.Changes/Resume',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
+        self.Cancel = channel.unary_unary(
+                '/gestalt.v1.Changes/Cancel',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
+
+
+class ChangesServicer(object):
+    """Steers a change that is under way.
+    """
+
+    def Promote(self, request, context):
+        """the canary becomes the wanted version, the rest is replaced
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """nothing more is started or stopped for the change
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cancel(self, request, context):
+        """goes back to what was before
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ChangesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Promote': grpc.unary_unary_rpc_method_handler(
+                    servicer.Promote,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'gestalt.v1.Changes', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Changes(object):
+    """Steers a change that is under way.
+    """
+
+    @staticmethod
+    def Promote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Changes/Promote',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Changes/Pause',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Changes/Resume',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Changes/Cancel',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.AppRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+
 class NodesStub(object):
     """Missing associated documentation comment in .proto file."""
 

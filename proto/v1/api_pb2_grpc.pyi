@@ -362,6 +362,95 @@ class JobsServicer(metaclass=abc.ABCMeta):
 
 def add_JobsServicer_to_server(servicer: JobsServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 
+class ChangesStub:
+    """Steers a change that is under way."""
+
+    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
+    Promote: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """the canary becomes the wanted version, the rest is replaced"""
+
+    Pause: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """nothing more is started or stopped for the change"""
+
+    Resume: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+
+    Cancel: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """goes back to what was before"""
+
+class ChangesAsyncStub:
+    """Steers a change that is under way."""
+
+    Promote: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """the canary becomes the wanted version, the rest is replaced"""
+
+    Pause: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """nothing more is started or stopped for the change"""
+
+    Resume: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+
+    Cancel: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.AppRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """goes back to what was before"""
+
+class ChangesServicer(metaclass=abc.ABCMeta):
+    """Steers a change that is under way."""
+
+    @abc.abstractmethod
+    def Promote(
+        self,
+        request: gestalt.proto.v1.api_pb2.AppRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
+        """the canary becomes the wanted version, the rest is replaced"""
+
+    @abc.abstractmethod
+    def Pause(
+        self,
+        request: gestalt.proto.v1.api_pb2.AppRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
+        """nothing more is started or stopped for the change"""
+
+    @abc.abstractmethod
+    def Resume(
+        self,
+        request: gestalt.proto.v1.api_pb2.AppRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]: ...
+
+    @abc.abstractmethod
+    def Cancel(
+        self,
+        request: gestalt.proto.v1.api_pb2.AppRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
+        """goes back to what was before"""
+
+def add_ChangesServicer_to_server(servicer: ChangesServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
+
 class NodesStub:
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     List: grpc.UnaryUnaryMultiCallable[

@@ -236,6 +236,7 @@ class Instance(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     RUN_FIELD_NUMBER: builtins.int
     ENDED_FIELD_NUMBER: builtins.int
+    CANARY_FIELD_NUMBER: builtins.int
     id: builtins.str
     """D"""
     app: builtins.str
@@ -256,6 +257,8 @@ class Instance(google.protobuf.message.Message):
     """D: of a job: the run that it belongs to"""
     ended: builtins.bool
     """D: of a job: its end was noted; it is kept for its log"""
+    canary: builtins.bool
+    """D: of a version that is tried beside the wanted one"""
     @property
     def ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PortBinding]:
         """D"""
@@ -284,9 +287,10 @@ class Instance(google.protobuf.message.Message):
         usage: global___Usage | None = ...,
         run: builtins.str = ...,
         ended: builtins.bool = ...,
+        canary: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["observed", b"observed", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "app", b"app", "ended", b"ended", "id", b"id", "node", b"node", "observed", b"observed", "ports", b"ports", "reachability", b"reachability", "run", b"run", "serial", b"serial", "stopping", b"stopping", "usage", b"usage", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "app", b"app", "canary", b"canary", "ended", b"ended", "id", b"id", "node", b"node", "observed", b"observed", "ports", b"ports", "reachability", b"reachability", "run", b"run", "serial", b"serial", "stopping", b"stopping", "usage", b"usage", "version", b"version"]) -> None: ...
 
 global___Instance = Instance
 
@@ -351,6 +355,9 @@ class App(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     AUTOSCALING_FIELD_NUMBER: builtins.int
+    CANARY_VERSION_FIELD_NUMBER: builtins.int
+    CANARY_FIELD_NUMBER: builtins.int
+    PAUSED_FIELD_NUMBER: builtins.int
     path: builtins.str
     uid: builtins.str
     revision: builtins.int
@@ -372,6 +379,12 @@ class App(google.protobuf.message.Message):
     """why, in one sentence"""
     autoscaling: builtins.str
     """what autoscaling does, or why it does nothing, in one sentence; empty = there is none"""
+    canary_version: builtins.int
+    """the version that is tried beside the wanted one; 0 = none"""
+    canary: builtins.str
+    """how that stands, in one sentence"""
+    paused: builtins.str
+    """by whom its change is paused; empty = it is not"""
     @property
     def spec(self) -> gestalt.proto.v1.spec_pb2.AppSpec: ...
     @property
@@ -394,9 +407,12 @@ class App(google.protobuf.message.Message):
         state: builtins.str = ...,
         message: builtins.str = ...,
         autoscaling: builtins.str = ...,
+        canary_version: builtins.int = ...,
+        canary: builtins.str = ...,
+        paused: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "path", b"path", "revision", b"revision", "running", b"running", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "canary", b"canary", "canary_version", b"canary_version", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "path", b"path", "paused", b"paused", "revision", b"revision", "running", b"running", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
 
 global___App = App
 
@@ -537,10 +553,12 @@ class Version(google.protobuf.message.Message):
     CHANGES_FIELD_NUMBER: builtins.int
     CURRENT_FIELD_NUMBER: builtins.int
     STABLE_FIELD_NUMBER: builtins.int
+    CANARY_FIELD_NUMBER: builtins.int
     number: builtins.int
     created_by: builtins.str
     current: builtins.bool
     stable: builtins.bool
+    canary: builtins.bool
     @property
     def spec(self) -> gestalt.proto.v1.spec_pb2.AppSpec: ...
     @property
@@ -559,9 +577,10 @@ class Version(google.protobuf.message.Message):
         changes: collections.abc.Iterable[global___FieldChange] | None = ...,
         current: builtins.bool = ...,
         stable: builtins.bool = ...,
+        canary: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["changes", b"changes", "created_at", b"created_at", "created_by", b"created_by", "current", b"current", "number", b"number", "spec", b"spec", "stable", b"stable"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["canary", b"canary", "changes", b"changes", "created_at", b"created_at", "created_by", b"created_by", "current", b"current", "number", b"number", "spec", b"spec", "stable", b"stable"]) -> None: ...
 
 global___Version = Version
 
@@ -818,7 +837,7 @@ class Task(google.protobuf.message.Message):
     NODE_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
-    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate, run"""
+    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate, cancel, run"""
     app: builtins.str
     state: builtins.str
     """"running", "succeeded", "failed", "superseded" """

@@ -851,6 +851,9 @@ class Update(google.protobuf.message.Message):
     HEALTH_DEADLINE_FIELD_NUMBER: builtins.int
     PROGRESS_DEADLINE_FIELD_NUMBER: builtins.int
     AUTO_ROLLBACK_FIELD_NUMBER: builtins.int
+    CANARY_FIELD_NUMBER: builtins.int
+    PROMOTE_FIELD_NUMBER: builtins.int
+    PROMOTE_AFTER_FIELD_NUMBER: builtins.int
     strategy: builtins.str
     """"rolling", "canary", "blue_green" or "recreate" """
     max_surge: builtins.str
@@ -864,6 +867,12 @@ class Update(google.protobuf.message.Message):
     progress_deadline: builtins.float
     """seconds without any progress until the change is given up"""
     auto_rollback: builtins.bool
+    canary: builtins.str
+    """canary: count or percentage"""
+    promote: builtins.str
+    """canary: "manual" or "auto" """
+    promote_after: builtins.float
+    """canary: seconds for which all of them have to be healthy"""
     def __init__(
         self,
         *,
@@ -874,8 +883,11 @@ class Update(google.protobuf.message.Message):
         health_deadline: builtins.float = ...,
         progress_deadline: builtins.float = ...,
         auto_rollback: builtins.bool = ...,
+        canary: builtins.str = ...,
+        promote: builtins.str = ...,
+        promote_after: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["auto_rollback", b"auto_rollback", "health_deadline", b"health_deadline", "max_surge", b"max_surge", "max_unavailable", b"max_unavailable", "min_healthy_time", b"min_healthy_time", "progress_deadline", b"progress_deadline", "strategy", b"strategy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["auto_rollback", b"auto_rollback", "canary", b"canary", "health_deadline", b"health_deadline", "max_surge", b"max_surge", "max_unavailable", b"max_unavailable", "min_healthy_time", b"min_healthy_time", "progress_deadline", b"progress_deadline", "promote", b"promote", "promote_after", b"promote_after", "strategy", b"strategy"]) -> None: ...
 
 global___Update = Update
 

@@ -78,6 +78,10 @@ def _app_lines(app: model_pb2.App) -> Iterator[Line]:
         yield "autoscale", "", f"{app.spec.autoscale.min} to {app.spec.autoscale.max}; {app.autoscaling}"
     stable = f"{app.stable_version} is the last stable one" if app.stable_version else "none was stable yet"
     yield "version", "", f"{app.version}, {stable}"
+    if app.canary_version:
+        yield "canary", "", f"version {app.canary_version}, {app.canary.removeprefix('canary: ')}"
+    if app.paused:
+        yield "paused", "", f"{app.paused}: gestaltctl resume {app.path}"
     yield "revision", "", str(app.revision)
     if app.task:
         yield "task", "", f"{app.task} is under way: gestaltctl tasks {app.task} --watch"

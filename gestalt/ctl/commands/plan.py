@@ -127,7 +127,7 @@ def _print_history(reply: api_pb2.HistoryReply) -> None:
     from gestalt.ctl import words
 
     for version in reply.versions:
-        marks = [name for name, holds in (("current", version.current), ("stable", version.stable)) if holds]
+        marks = [name for name, holds in (("current", version.current), ("stable", version.stable), ("canary", version.canary)) if holds]
         by = f" by {clean(version.created_by)}" if version.created_by else ""
         head = paint(f"version {version.number}", "bold") + (f" ({', '.join(marks)})" if marks else "")
         print(f"{head}  {words.when(version.created_at)}{by}")

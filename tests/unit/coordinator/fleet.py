@@ -11,6 +11,7 @@ from gestalt.coordinator.reconcile import Decision
 from gestalt.coordinator.records import Node, Placed, instance_id
 from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.coordinator.state import Draft
+from gestalt.coordinator.trials import Trials
 from gestalt.model import Observed
 from tests.unit.coordinator.world import PATH, World, node, spec
 
@@ -46,7 +47,7 @@ class Fleet(World):
     def take_office(self) -> None:
         """A new leader: it knows what is durable, and learns of memberships before it decides; then agents connect."""
         self.tracker = Tracker(lambda: self.now, self.state.nodes, unreachable_after=UNREACHABLE_AFTER, fenced=True)
-        self.progress = Progress()
+        self.progress, self.trials = Progress(), Trials()
         for name, machine in self.machines.items():
             self.tracker.node(name, name)
             self._tell_member(name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from gestalt.coordinator import changes
 from gestalt.coordinator.advance import Case, advance
 from gestalt.coordinator.brakes import UNLIMITED
+from gestalt.coordinator.canary import apart
 from gestalt.coordinator.nodes import Tracker
 from gestalt.coordinator.progress import Progress
 from gestalt.coordinator.reconcile import Decision, Terms, reconcile
@@ -15,6 +16,7 @@ from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.coordinator.state import Draft, State, encode
 from gestalt.coordinator.store.base import Document
 from gestalt.coordinator.system import look
+from gestalt.coordinator.trials import Trials, held_open
 from gestalt.coordinator.turns import in_turn
 from gestalt.model import Health, Observed, Phase
 from gestalt.spec.schema import AppSpec, HttpService, Port, Update
@@ -49,6 +51,7 @@ class World:
     is_stuck: bool = False
     running: dict[str, Observed] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
+    trials: Trials = field(default_factory=Trials)
 
     def __post_init__(self) -> None:
         self.tracker = Tracker(lambda: self.now)
@@ -101,18 +104,30 @@ class World:
         if app is None:
             return None
         draft = Draft(self.state)
-        views = in_turn(self.state, app, self.tracker.views(app, self.state.placed(PATH)))
+        views, canaries = apart(app, in_turn(self.state, app, self.tracker.views(app, self.state.placed(PATH))))
         template = self.state.version(PATH, app.version).spec
         stalled = self.progress.stalled(app, template, views, self.now)
+        views = self.progress.since_resumed(PATH, views, self.now)
         newest = self.state.version(PATH, max(app.version, *(view.placed.version for view in views), 0))
         terms = Terms(self.replaceable, self.is_stuck, strategy=newest.spec.update.strategy)
+        case = Case(app, template, views, AT, task=f"failover{len(self.state.tasks)}", canaries=canaries)
         if template.kind == "system":
             app, decision = look(self.state, app, views, self._nodes(), stalled)
+            case = replace(case, app=app)
         else:
-            decision = reconcile(app, template, views, stalled, terms)
-        advance(draft, Case(app, template, views, AT, task=f"failover{len(self.state.tasks)}"), decision, self._nodes())
+            decision = held_open(reconcile(app, template, views, stalled, terms), case)
+        waits = advance(draft, case, decision, self._nodes())
+        self.trials.look(draft, case, nodes=lambda goal: self._nodes(), terms=terms, now=self.now, waits=waits)
         self._apply(draft)
         return decision
+
+    def trial(self) -> Case:
+        """Return the canary as it is known now."""
+        _, canaries = apart(self.app, self.tracker.views(self.app, self.state.placed(PATH)))
+        template = self.state.version(PATH, self.app.version).spec
+        found = self.trials.case(Draft(self.state), Case(self.app, template, (), AT, canaries=canaries))
+        assert found is not None
+        return found
 
     def _nodes(self) -> tuple[Capacity, ...]:
         used = {port for item in self.placed for port in item.ports}
@@ -167,7 +182,7 @@ class World:
         self.state.load(tuple(documents))
         self.tracker = Tracker(lambda: self.now)
         self.view = self.tracker.node("n1", "n1")
-        self.progress = Progress()
+        self.progress, self.trials = Progress(), Trials()
         if PATH in self.state.apps:
             for item in self.placed:
                 self.tracker.watch(instance_id(self.app, item.serial), stopping=item.stop)

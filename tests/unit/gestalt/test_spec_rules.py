@@ -198,7 +198,6 @@ def test_what_is_exclusive_exists_once() -> None:
 @pytest.mark.parametrize(
     ("section", "word"),
     [
-        ({"update": {"strategy": "canary"}}, "update.strategy canary"),
         ({"resources": {"disk": "1G"}}, "resources.disk"),
     ],
 )
