@@ -29,7 +29,7 @@ _WHY_NOT = {
     "system": ("it runs once on every node that matches", "change what nodes match: placement.constraints"),
     "job": ("each of its runs has instances of its own", "start a run: gestaltctl run {path}"),
 }
-MAX_INSTANCES = 1000
+MAX_INSTANCES = 2500
 """Instances of one app: their placements are one document, which the store limits to 512 KiB."""
 
 

@@ -58,8 +58,9 @@ def _record(document: Document) -> Record:
         raise GestaltError(Kind.INVALID, f"the file holds a {document.kind!r}, of which this version knows nothing", hint="upgrade Gestalt")
     try:
         return decode(document)
-    except ValidationError as error:
-        problem = f"{document.kind} {document.key!r} in the file is not valid: {error.errors()[0]['msg']}"
+    except ValueError as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        problem = f"{document.kind} {document.key!r} in the file is not valid: {said}"
         raise GestaltError(Kind.INVALID, problem, hint="was it written by a newer version of Gestalt?") from error
 
 

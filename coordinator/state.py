@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from gestalt.errors import GestaltError, Kind
 from gestalt.spec.part import STORED
 from gestalt.spec.schema import AppSpec
 
+from .packing import from_columns, to_columns
 from .records import (
     Answer,
     App,
@@ -67,13 +69,22 @@ def _adapter(name: str) -> TypeAdapter[Any]:
 
 def encode(record: Record, format_number: int | None = None) -> bytes:
     """Return a record as JSON, without what a store of an older format must not hold. None: the newest format."""
+    if isinstance(record, Placements):
+        packed = {"app": record.app, "count": len(record.instances), "columns": to_columns(record.instances)}
+        return json.dumps(packed, separators=(",", ":")).encode()
     kind: Any = type(record)
     later = later_fields(kind, format_number) if format_number is not None else frozenset[str]()
     return _adapter(_NAMES[kind]).dump_json(record, exclude=set(later) or None)
 
 
 def decode(document: Document) -> Record:
-    """Return the record of a stored document."""
+    """Return the record of a stored document.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if document.kind == "placements" and (packed := json.loads(document.value)).keys() == {"app", "count", "columns"}:
+        return Placements(packed["app"], from_columns(Placed, packed["columns"], packed["count"]))
     record: Record = _adapter(document.kind).validate_json(document.value, context=STORED)
     return record
 

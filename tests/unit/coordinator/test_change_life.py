@@ -198,7 +198,10 @@ def test_rollback_without_a_number_skips_what_was_never_healthy() -> None:
 
 
 def test_the_placements_of_the_largest_app_fit_into_the_store() -> None:
-    instances = tuple(Placed(10**9 + number, 10**6, "f" * 36, (65_535,) * 4, stop=True) for number in range(2 * changes.MAX_INSTANCES))
+    instances = tuple(
+        Placed(10**9 + number, 10**6, f"{number:036}", (10_000 + number, 65_535, 65_535, 65_535), stop=True)
+        for number in range(2 * changes.MAX_INSTANCES)
+    )
     assert len(encode(Placements(PATH, instances))) < DOCUMENT_LIMIT
 
 
@@ -237,7 +240,7 @@ def test_applying_the_same_again_changes_nothing() -> None:
     [
         (changes.scale, ("/no/such/app/here", 2), Kind.NOT_FOUND),
         (changes.scale, (PATH, -1), Kind.INVALID),
-        (changes.scale, (PATH, 1001), Kind.INVALID),
+        (changes.scale, (PATH, changes.MAX_INSTANCES + 1), Kind.INVALID),
         (changes.rollback, (PATH, 7), Kind.INVALID),
         (changes.rollback, (PATH, 0), Kind.REFUSED),
         (changes.describe, (Verb.LAUNCH, spec(), ()), Kind.EXISTS),
