@@ -58,9 +58,9 @@ def load_of_instances(readings: Sequence[Reading], count: int, target: float) ->
 
 
 def _at_most(item: Reading, target: float) -> float:
-    if item.value is not None and item.ready:
-        return item.value
-    return max(target, item.last, item.value or 0.0)
+    if item.value is None:
+        return max(target, item.last)
+    return item.value if item.ready else max(target, item.value)
 
 
 def load_of_balancers(total: float, silent: int, target: float) -> Load:
