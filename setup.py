@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 RUNTIME = [
+    "APScheduler>=3.10,<4",
     "click>=8.1",
     "cryptography>=42",
     "docker>=7.1",

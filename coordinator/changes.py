@@ -284,7 +284,7 @@ def begin(draft: Draft, app: App, kind: Verb, asked: Asked, warnings: Sequence[s
     before = draft.base.apps.get(app.path)
     if kind is not Verb.MIGRATE:
         app = app.settled()
-    app = ordered(draft, app, kind)
+    app = _calendar(draft, ordered(draft, app, kind), kind, asked)
     version = draft.version(app.path, app.goal)
     if version is not None and version.spec.placement.exclusive and app.count > 1 and kind in _COUNTING:
         problem = f"{app.count} of version {version.number}, which is exclusive (placement.exclusive)"
@@ -310,6 +310,16 @@ def _refuse(draft: Draft, app: App, done: str, *kinds: str) -> None:
     if kind in kinds:
         why, hint = _WHY_NOT[kind]
         raise GestaltError(Kind.REFUSED, f"{app.path} is a {_CALLED[kind]} and cannot be {done}: {why}", hint=hint.format(path=app.path))
+
+
+def _calendar(draft: Draft, app: App, kind: Verb, asked: Asked) -> App:
+    """Return a job whose calendar begins now, if its schedule is new, or it starts again: what was before is not made up for."""
+    before, version = draft.app(app.path), draft.version(app.path, app.version)
+    old = draft.version(app.path, before.version) if before is not None else None
+    if version is None or version.spec.job is None:
+        return app
+    is_same = old is not None and old.spec.job is not None and old.spec.job.schedule == version.spec.job.schedule
+    return app if is_same and kind is not Verb.START else replace(app, fired=asked.at)
 
 
 def existing(draft: Draft, path: str, asked: Asked, *, deleting: bool = False) -> App:

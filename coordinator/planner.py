@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from gestalt import clock
 from gestalt.proto.v1 import api_pb2, model_pb2
 from gestalt.spec.load import unhonoured
 from gestalt.spec.load import warnings as spec_warnings
@@ -19,7 +20,9 @@ from .claims import conflicts
 from .decider import Decider
 from .dependencies import Set, mistakes
 from .diff import compare
+from .jobs import job_of
 from .ledger import Ledger
+from .periodic import next_times, told
 from .present import described
 from .reconcile import stops_first
 from .records import App, Placed, Version, instance_id
@@ -77,7 +80,9 @@ class Planner:
         return result
 
     def _notes(self, app: App | None, spec: AppSpec, action: str) -> Iterator[str]:
-        """Yield what an operator may not expect of the order in which it is done."""
+        """Yield when a job runs next, and what an operator may not expect of the order in which it is done."""
+        if (schedule := job_of(spec).schedule) is not None:
+            yield told(schedule, next_times(schedule, clock.wall()))
         if app is None or action != "update":
             return
         if self._is_tried(app, spec):

@@ -16,7 +16,7 @@ from gestalt.proto.v1 import model_pb2, spec_pb2
 from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_to_wire, to_wire
 
-from . import runs
+from . import periodic, runs
 from .advance import Case
 from .decider import Decider
 from .diff import compare
@@ -108,6 +108,7 @@ class Presenter:
             canary_version=app.canary,
             canary=self.canary(app),
             paused=app.paused,
+            next_runs=[at for time in self.next_runs(app) if (at := timestamp(time.isoformat())) is not None],
         )
 
     def canary(self, app: App) -> str:
@@ -168,10 +169,17 @@ class Presenter:
             )
             return "running", f"{told}; {why}" if why else told
         last = max(found, key=lambda run: run.ended_at, default=None)
+        schedule = job_of(self.ledger.state.version(app.path, app.version).spec).schedule
+        coming = f"; {periodic.told(schedule, self.next_runs(app))}" if schedule is not None else ""
         if last is None:
-            return "idle", "it never ran"
+            return "idle", f"it never ran{coming}"
         word = "degraded" if last.state is RunState.FAILED else "idle"
-        return word, f"the last run, {last.id}, {last.state}: {last.message}"
+        return word, f"the last run, {last.id}, {last.state}: {last.message}{coming}"
+
+    def next_runs(self, app: App) -> tuple[datetime, ...]:
+        """Return when the schedule of a job comes next."""
+        schedule = job_of(self.ledger.state.version(app.path, app.version).spec).schedule
+        return periodic.next_times(schedule, clock.wall()) if schedule is not None and not (app.stopped or app.deleting) else ()
 
     def runs(self, app: App) -> list[model_pb2.Run]:
         """Return the runs of a job, newest first."""

@@ -44,7 +44,8 @@ class App:
     highest ever made. Instances with a serial below `renew_below` are replaced although their version is right, and those of the serials
     `moving` by some on other nodes than `source`: on the node `target`, if that is not empty. `awaiting`: the version to go to, or to start
     with, when what it depends on is healthy, 0 = nothing waits; `after`: the lowest versions of other apps that will do, by path. `held`:
-    the nodes on which room for one of the wanted version each is kept, for what stops before its replacement can be placed.
+    the nodes on which room for one of the wanted version each is kept, for what stops before its replacement can be placed. `fired`: of a
+    job, up to when its schedule has been gone through.
 
     `canary`: a version that is tried beside the wanted one, 0 = none, and `canary_task` its task, empty once that ended. `paused`: who had
     the change paused, empty = it is not; `at_pause` instances were there then, and `canaries_at_pause` canaries.
@@ -75,6 +76,7 @@ class App:
     paused: str = ""
     at_pause: int = 0
     canaries_at_pause: int = 0
+    fired: str = ""
 
     @property
     def name(self) -> str:

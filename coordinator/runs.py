@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.spec.schema import AppSpec
@@ -12,6 +13,7 @@ from gestalt.spec.schema import AppSpec
 from .advance import Case, erase, put_grant
 from .changes import MAX_INSTANCES, Asked
 from .jobs import Kept, Moment, RunDecision, RunView, decide_run, job_of, keep_ended, marked
+from .periodic import due, run_id
 from .reconcile import View, is_given_up
 from .records import App, Placed, Placements, Run, RunState, Step, Task, TaskState, Verb
 from .scheduler.fleet import Nodes
@@ -22,6 +24,8 @@ MAX_RUNS = 50
 """Runs of one job that are under way at once."""
 RETRY = 1.0
 """Seconds until lost instances are looked at again that may not be replaced yet."""
+SCHEDULE = "schedule"
+"""Who asks for the runs that a schedule starts."""
 VALUE_MAX = 32 * 1024
 
 _OUTCOME = {RunState.SUCCEEDED: TaskState.SUCCEEDED, RunState.FAILED: TaskState.FAILED, RunState.STOPPED: TaskState.SUPERSEDED}
@@ -46,12 +50,33 @@ def begin(draft: Draft, path: str, parameters: Mapping[str, str], asked: Asked) 
     if sum(run.state is RunState.RUNNING for run in runs_in(draft, path)) >= MAX_RUNS:
         hint = f"wait for some of them: gestaltctl runs {path}"
         raise GestaltError(Kind.REFUSED, f"{path} has {MAX_RUNS} runs under way, which is as many as there may be", hint=hint)
-    values = checked(version.spec, parameters)
-    draft.put(Run(path, asked.task, version.number, asked.by, asked.at, values))
-    task = Task(asked.task, Verb.RUN, path, asked.by, asked.at)
+    return _begin(draft, app, version.spec, checked(version.spec, parameters), asked)
+
+
+def _begin(draft: Draft, app: App, spec: AppSpec, values: dict[str, str], asked: Asked) -> Task:
+    draft.put(Run(app.path, asked.task, app.version, asked.by, asked.at, values))
+    task = Task(asked.task, Verb.RUN, app.path, asked.by, asked.at)
     draft.put_task(task)
-    draft.tell("run.started", asked.task, f"{asked.by} started a run of {path}", path)
+    draft.tell("run.started", asked.task, f"{asked.by} started a run of {app.path}", app.path)
     return task
+
+
+def keep_to_schedule(draft: Draft, app: App, spec: AppSpec, at: str) -> tuple[App, float]:
+    """Begin the run that a schedule asks for now, if any; return the job as it is to be, and when to look again."""
+    schedule = job_of(spec).schedule
+    if schedule is None or app.stopped or app.deleting:
+        return app, math.inf
+    under_way = [run.id for run in runs_in(draft, app.path) if run.state is RunState.RUNNING]
+    found = due(schedule, app.fired, datetime.fromisoformat(at).astimezone(UTC), under_way[0] if under_way else "")
+    if found.told:
+        draft.tell("run.left-out", app.path, f"{app.path}: {found.told}", app.path)
+    if found.run is not None:
+        identity = run_id(app, found.run)
+        if len(under_way) >= MAX_RUNS:
+            draft.tell("run.left-out", app.path, f"{app.path}: run {identity} is left out: {MAX_RUNS} others are under way", app.path)
+        elif run_key(app.path, identity) not in draft.base.runs:
+            _begin(draft, app, spec, checked(spec, {}), Asked(SCHEDULE, at, 0, identity, ""))
+    return replace(app, fired=found.fired.isoformat()), found.wake_in
 
 
 def checked(spec: AppSpec, parameters: Mapping[str, str]) -> dict[str, str]:
@@ -108,7 +133,9 @@ class Jobs:
 
     def decide(self, draft: Draft, case: Case, terms: Terms) -> Told:
         """Put what is right now for a job into the draft."""
-        runs, stopped = runs_in(draft, case.app.path), _stopped(case.app)
+        app, next_due = keep_to_schedule(draft, case.app, case.spec, case.at)
+        case = replace(case, app=app)
+        runs, stopped = runs_in(draft, app.path), _stopped(app)
         moment = Moment(case.at, case.names, terms.replaceable)
         decided = []
         for run in runs:
@@ -128,7 +155,7 @@ class Jobs:
             draft.delete("run", run_key(case.app.path, identity))
         app, waits = _start(draft, case, decided, placements, terms.nodes)
         self._conclude(draft, case, app)
-        wake_in = min((kept.wake_in, *(decision.wake_in for decision in decided)))
+        wake_in = min((kept.wake_in, next_due, *(decision.wake_in for decision in decided)))
         if moment.replaceable <= 0 and (lost := sum(_is_lost(case, view) for view in case.views)):
             waits, wake_in = f"{lost} lost instances are not replaced: {terms.held or 'others come first'}", min(wake_in, RETRY)
         waits = waits or next((decision.waits for decision in decided if decision.waits), "")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from .calendar import CRON_ALLOWED, TIMEZONE_ALLOWED, Calendar, Unreadable, zone_of
 from .conditions import DISTRIBUTING
-from .mistakes import Mistake
+from .mistakes import Mistake, show_value
 from .part import Rule, rule
 
 if TYPE_CHECKING:
-    from .schema import AppSpec, Parameter
+    from .schema import AppSpec, Job, Parameter, Schedule
 
 
 @rule("kind", "instances")
@@ -90,3 +91,29 @@ def required_has_no_default(item: Parameter) -> Iterable[Mistake]:
 
 
 PARAMETER: tuple[Rule, ...] = (required_has_no_default,)
+
+
+@rule("cron", "timezone")
+def schedule_can_be_read(item: Schedule) -> Iterable[Mistake]:
+    try:
+        zone_of(item.timezone)
+    except Unreadable as error:
+        yield Mistake(("timezone",), f"is {show_value(item.timezone)}: {error}", TIMEZONE_ALLOWED)
+        return
+    try:
+        Calendar(item.cron, item.timezone).check()
+    except Unreadable as error:
+        yield Mistake(("cron",), f"is {show_value(item.cron)}: {error}", CRON_ALLOWED)
+
+
+SCHEDULE: tuple[Rule, ...] = (schedule_can_be_read,)
+
+
+@rule("schedule", "parameters")
+def nobody_sets_what_is_required(item: Job) -> Iterable[Mistake]:
+    for name, parameter in item.parameters.items():
+        if item.schedule is not None and parameter.required:
+            yield Mistake(("parameters", name, "required"), "is true, but nobody sets it when the schedule starts a run", "a default")
+
+
+JOB: tuple[Rule, ...] = (nobody_sets_what_is_required,)

@@ -334,6 +334,23 @@ class Parameter(Part):
     RULES: ClassVar[tuple[Rule, ...]] = kind_rules.PARAMETER
 
 
+class Schedule(Part):
+    """When a job runs by itself."""
+
+    cron: Annotated[
+        values.Text, Field(description="Minute, hour, day, month, weekday: `0 3 * * *`, `*/15 8-18 * * mon-fri`. 0 and 7 are Sunday.")
+    ]
+    timezone: Annotated[values.Text, Field(description="In which these times are, like Europe/Berlin.")] = "UTC"
+    overlap: Annotated[
+        Literal["forbid", "allow"],
+        Field(description="`forbid`: none is started while a run of the job is under way; that time is left out."),
+    ] = "forbid"
+    missed: Annotated[
+        Literal["run-once", "skip"], Field(description="What is done for times at which nobody led: one run for all of them, or none.")
+    ] = "run-once"
+    RULES: ClassVar[tuple[Rule, ...]] = kind_rules.SCHEDULE
+
+
 class JobKeep(Part):
     """What is kept of runs that ended: their outcome, and the logs of their instances."""
 
@@ -356,6 +373,8 @@ class Job(Part):
         dict[values.EnvName, Parameter], Field(max_length=100, description="Variables that runs may set: `gestaltctl run --set`.")
     ] = {}
     keep: Annotated[JobKeep, Field(description="What is kept of ended runs.")] = JobKeep()
+    schedule: Annotated[Schedule | None, Field(description="When it runs by itself. None: `gestaltctl run` alone starts runs.")] = None
+    RULES: ClassVar[tuple[Rule, ...]] = kind_rules.JOB
 
 
 class AppSpec(Part):
@@ -414,6 +433,6 @@ class AppSpec(Part):
 
 __all__ = [
     "Affinity", "AppSpec", "Autoscale", "Check", "Constraint", "HttpService", "ImagePull", "Job", "JobKeep", "Logging", "Metric",
-    "Parameter", "Part", "Placement", "Port", "Resources", "Restart", "Security", "Spread", "Stop", "TcpService", "Ulimit", "Update",
-    "Volume",
+    "Parameter", "Part", "Placement", "Port", "Resources", "Restart", "Schedule", "Security", "Spread", "Stop", "TcpService", "Ulimit",
+    "Update", "Volume",
 ]  # fmt: skip

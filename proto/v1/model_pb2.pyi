@@ -358,6 +358,7 @@ class App(google.protobuf.message.Message):
     CANARY_VERSION_FIELD_NUMBER: builtins.int
     CANARY_FIELD_NUMBER: builtins.int
     PAUSED_FIELD_NUMBER: builtins.int
+    NEXT_RUNS_FIELD_NUMBER: builtins.int
     path: builtins.str
     uid: builtins.str
     revision: builtins.int
@@ -389,6 +390,10 @@ class App(google.protobuf.message.Message):
     def spec(self) -> gestalt.proto.v1.spec_pb2.AppSpec: ...
     @property
     def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def next_runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[google.protobuf.timestamp_pb2.Timestamp]:
+        """of a job with a schedule, the first of them"""
+
     def __init__(
         self,
         *,
@@ -410,9 +415,10 @@ class App(google.protobuf.message.Message):
         canary_version: builtins.int = ...,
         canary: builtins.str = ...,
         paused: builtins.str = ...,
+        next_runs: collections.abc.Iterable[google.protobuf.timestamp_pb2.Timestamp] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "canary", b"canary", "canary_version", b"canary_version", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "path", b"path", "paused", b"paused", "revision", b"revision", "running", b"running", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "canary", b"canary", "canary_version", b"canary_version", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "next_runs", b"next_runs", "path", b"path", "paused", b"paused", "revision", b"revision", "running", b"running", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
 
 global___App = App
 

@@ -270,6 +270,7 @@ class Job(google.protobuf.message.Message):
     DEADLINE_FIELD_NUMBER: builtins.int
     PARAMETERS_FIELD_NUMBER: builtins.int
     KEEP_FIELD_NUMBER: builtins.int
+    SCHEDULE_FIELD_NUMBER: builtins.int
     completions: builtins.int
     """so many instances of a run have to end well"""
     parallelism: builtins.int
@@ -284,6 +285,10 @@ class Job(google.protobuf.message.Message):
 
     @property
     def keep(self) -> global___JobKeep: ...
+    @property
+    def schedule(self) -> global___Schedule:
+        """not set = runs are started by hand"""
+
     def __init__(
         self,
         *,
@@ -293,11 +298,39 @@ class Job(google.protobuf.message.Message):
         deadline: builtins.float = ...,
         parameters: collections.abc.Mapping[builtins.str, global___Parameter] | None = ...,
         keep: global___JobKeep | None = ...,
+        schedule: global___Schedule | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["keep", b"keep"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["completions", b"completions", "deadline", b"deadline", "keep", b"keep", "parallelism", b"parallelism", "parameters", b"parameters", "retries", b"retries"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["keep", b"keep", "schedule", b"schedule"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["completions", b"completions", "deadline", b"deadline", "keep", b"keep", "parallelism", b"parallelism", "parameters", b"parameters", "retries", b"retries", "schedule", b"schedule"]) -> None: ...
 
 global___Job = Job
+
+@typing.final
+class Schedule(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CRON_FIELD_NUMBER: builtins.int
+    TIMEZONE_FIELD_NUMBER: builtins.int
+    OVERLAP_FIELD_NUMBER: builtins.int
+    MISSED_FIELD_NUMBER: builtins.int
+    cron: builtins.str
+    """minute hour day month weekday"""
+    timezone: builtins.str
+    overlap: builtins.str
+    """"forbid" or "allow" """
+    missed: builtins.str
+    """"run-once" or "skip" """
+    def __init__(
+        self,
+        *,
+        cron: builtins.str = ...,
+        timezone: builtins.str = ...,
+        overlap: builtins.str = ...,
+        missed: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cron", b"cron", "missed", b"missed", "overlap", b"overlap", "timezone", b"timezone"]) -> None: ...
+
+global___Schedule = Schedule
 
 @typing.final
 class Parameter(google.protobuf.message.Message):

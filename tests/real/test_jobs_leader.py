@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from gestalt.clock import wall
 from gestalt.model import Phase
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 from gestalt.spec.schema import AppSpec
@@ -124,3 +127,35 @@ async def test_a_mistake_is_told_with_what_is_allowed(rig: Jobs) -> None:
     assert [(item.field, item.allowed) for item in error.details] == [("parameters.NIGHT", "DAY"), ("parameters.DAY", "--set DAY=value")]
     restart = await refused(rig.apps().Restart(api_pb2.AppRequest(app=PATH), timeout=10))
     assert restart.hint == f"start a run: gestaltctl run {PATH}"
+
+
+async def test_a_schedule_says_when_it_comes_next_and_a_wrong_one_what_is_allowed(rig: Jobs) -> None:
+    schedule = {"cron": "0 3 * * *", "timezone": "Europe/Berlin"}
+    await rig.launch_job(schedule=schedule)
+    shown = (await rig.get()).app
+    first, second, third = (item.ToDatetime() for item in shown.next_runs)
+    assert first < second < third
+    assert {item.astimezone(ZoneInfo("Europe/Berlin")).hour for item in (first.replace(tzinfo=UTC), third.replace(tzinfo=UTC))} == {3}
+    assert shown.message.startswith("it never ran; next runs: ")
+    described = spec_to_wire(AppSpec.model_validate({"path": PATH, "kind": "job", "image": "report:1", "job": {"schedule": schedule}}))
+    (plan,) = (await rig.apps().Plan(api_pb2.PlanRequest(apps=[described]), timeout=10)).apps
+    assert plan.action == "none"
+    assert plan.notes[0].endswith("(Europe/Berlin)")
+    described.job.schedule.cron = "0 25 * * *"
+    (mistake,) = (await refused(rig.apps().Apply(api_pb2.LaunchRequest(apps=[described]), timeout=10))).details
+    assert mistake.field == "apps[0].job.schedule.cron"
+    assert mistake.allowed.startswith('minute, hour, day, month and weekday, like "0 3 * * *"')
+
+
+async def test_a_time_that_comes_starts_a_run(rig: Jobs) -> None:
+    """The calendar is set back as a leader finds it that was elected right after a time had come."""
+    agent = await rig.agent()
+    await rig.launch_job(schedule={"cron": "* * * * *"})
+    assert rig.service is not None
+    ledger = rig.service.leader.ledger
+    async with ledger.draft("test", "back") as draft:
+        draft.put_app(replace(ledger.state.apps[PATH], fired=(wall() - timedelta(seconds=70)).isoformat()))
+    await end_next(agent)
+    (run,) = await rig.runs()
+    assert (run.requested_by, run.id.partition("-")[0][-1]) == ("schedule", "z")
+    assert (await rig.tasks().Get(api_pb2.GetTaskRequest(id=run.id), timeout=10)).kind == "run"

@@ -13,7 +13,7 @@ from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_to_wire
 from tests.real.coordinator_rig import refused
 from tests.real.members_rig import Members
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble, running, until
 from tests.unit.coordinator.world import PATH
 
 pytestmark = pytest.mark.real
@@ -52,7 +52,11 @@ async def planned(rig: Members, image: str) -> Counter[str]:
 
 
 async def test_the_nodes_say_how_many_there_are(nodes: Members) -> None:
-    assert await planned(nodes, "web:1") == {"start": 3}
+
+    async def all_planned() -> bool:
+        return await planned(nodes, "web:1") == {"start": 3}
+
+    await until("all three nodes are heard", all_planned)
     assert await where(nodes) == {"a": 1, "b": 1, "c": 1}
     assert await planned(nodes, "web:1") == {"keep": 3}
     assert await planned(nodes, "web:2") == {"start": 3, "stop": 3}

@@ -77,6 +77,8 @@ def _app_lines(app: model_pb2.App) -> Iterator[Line]:
     if app.autoscaling:
         yield "autoscale", "", f"{app.spec.autoscale.min} to {app.spec.autoscale.max}; {app.autoscaling}"
     stable = f"{app.stable_version} is the last stable one" if app.stable_version else "none was stable yet"
+    if app.next_runs:
+        yield "next runs", "", ", ".join(words.when(at) for at in app.next_runs)
     yield "version", "", f"{app.version}, {stable}"
     if app.canary_version:
         yield "canary", "", f"version {app.canary_version}, {app.canary.removeprefix('canary: ')}"

@@ -111,7 +111,8 @@ BATCH: Document = {
         "parallelism": 1,
         "retries": 5,
         "deadline": "1h",
-        "parameters": {"DAY": {"required": True, "default": ""}},
+        "parameters": {"DAY": {"required": False, "default": "today"}},
+        "schedule": {"cron": "0 3 * * mon-fri", "timezone": "Europe/Berlin", "overlap": "allow", "missed": "skip"},
         "keep": {"runs": 20, "time": "7d"},
     },
 }

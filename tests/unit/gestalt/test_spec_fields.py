@@ -90,6 +90,8 @@ def test_a_wrong_value_is_told_at_its_place(place: Place) -> None:
 def test_a_wrong_value_of_a_job_is_told_at_its_place(place: Place) -> None:
     for value in wrong_values(slot_of(place)):
         the_mistake(changed(BATCH, place, value), place)
+    if not is_section(slot_of(place).kind) or place[-1] not in ("job", "schedule"):
+        assert the_mistake(changed(BATCH, place, None), place).problem == "has no value"
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place[-1] not in ("http", "tcp", "autoscale")], ids=show_place)

@@ -46,6 +46,17 @@ RULES: list[tuple[str, Document, str]] = [
     ("a parameter tells a port", {**JOB, "ports": [WEB], "job": {"parameters": {"PORT_WEB": {}}}}, "job.parameters.PORT_WEB"),
     ("a parameter stands in env", {**JOB, "env": {"X": "1"}, "job": {"parameters": {"X": {}}}}, "job.parameters.X"),
     ("required or a default", {**JOB, "job": {"parameters": {"X": {"required": True, "default": "y"}}}}, "job.parameters.X.default"),
+    ("four fields are no schedule", {**JOB, "job": {"schedule": {"cron": "0 3 * *"}}}, "job.schedule.cron"),
+    ("there is no 61st minute", {**JOB, "job": {"schedule": {"cron": "61 3 * * *"}}}, "job.schedule.cron"),
+    ("there is no eighth weekday", {**JOB, "job": {"schedule": {"cron": "0 3 * * 8"}}}, "job.schedule.cron"),
+    ("there is no 30th of February", {**JOB, "job": {"schedule": {"cron": "0 3 30 2 *"}}}, "job.schedule.cron"),
+    ("both kinds of days mean two things", {**JOB, "job": {"schedule": {"cron": "0 3 13 * fri"}}}, "job.schedule.cron"),
+    ("there is no such zone", {**JOB, "job": {"schedule": {"cron": "0 3 * * *", "timezone": "Europe/Gotham"}}}, "job.schedule.timezone"),
+    (
+        "nobody sets what a schedule needs",
+        {**JOB, "job": {"schedule": {"cron": "0 3 * * *"}, "parameters": {"X": {"required": True}}}},
+        "job.parameters.X.required",
+    ),
     ("a system app is exclusive nowhere", {**SYSTEM, "placement": {"exclusive": True}}, "placement.exclusive"),
     (
         "a system app is not distributed",
