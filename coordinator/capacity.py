@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from gestalt.proto.v1 import model_pb2
+from gestalt.spec.schema import AppSpec
 
 from .membership import Life, is_emptied
 from .nodes import Tracker
@@ -39,25 +40,31 @@ class Survey:
         self._told: dict[str, str] = {}
         self._told_at = -math.inf
 
-    def ground(self, path: str = "", goal: App | None = None) -> Ground:
+    def ground(self, path: str = "", goal: App | None = None, *, spec: AppSpec | None = None) -> Ground:
         """Return all known nodes with what is reserved on them, for placing instances of one app. Good until anything changes.
 
         Those of its instances that are to be replaced, are on the way out, or of another version, do not stand in the way of new ones.
-        `goal`: with another goal than its own.
+
+        Args:
+            path: of the app; empty = of none.
+            goal: another one than its own.
+            spec: its description, if it is to be another than that of the goal's version.
         """
         state = self._state
         self._refresh()
         goal = goal or state.apps.get(path)
+        spec = spec or (state.version(path, goal.version).spec if goal is not None else None)
+        avoided = _avoided(state, path, spec.placement.apart_from if spec is not None else ())
         if goal is None:
-            return Ground(self._fleet)
+            return Ground(self._fleet, avoided=avoided)
         instances = state.placed(path).instances
         same_app = Counter(placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed))
         moved = {placed.node for placed in instances if placed.serial in goal.moving} if goal.moving else set[str]()
         left = frozenset(moved | {goal.source}) - {""}
-        ground = Ground(self._fleet, same_app, goal.target, left)
+        ground = Ground(self._fleet, same_app, goal.target, left, avoided=avoided)
         for node in goal.held:  # room that is kept for it is room
-            spec = state.version(path, goal.version).spec
-            ground = ground.without(node, fixed_ports(spec), spec.resources)
+            kept = state.version(path, goal.version).spec
+            ground = ground.without(node, fixed_ports(kept), kept.resources)
         return ground
 
     def _refresh(self) -> None:
@@ -85,8 +92,19 @@ class Survey:
         return self._told[offer.id]
 
 
+def _avoided(state: State, path: str, apart_from: tuple[str, ...]) -> dict[str, str]:
+    """Return the nodes that have instances of apps with which one shares no node, because it or they say so: with the reason."""
+    others = {*apart_from, *(other for other, named in state.apart.items() if path in named)} - {path}
+    return {
+        placed.node: f"has an instance of {other}, from which it is kept apart"
+        for other in sorted(others)
+        for placed in state.placed(other).instances
+        if not placed.ended
+    }
+
+
 def _stays(state: State, goal: App, placed: Placed) -> bool:
-    return not (placed.stop or placed.ended or placed.serial in goal.moving or is_emptied(state.nodes.get(placed.node)))
+    return not (placed.stop or placed.ended or placed.ended or placed.serial in goal.moving or is_emptied(state.nodes.get(placed.node)))
 
 
 def _offer(node: Node, tracker: Tracker) -> Capacity:

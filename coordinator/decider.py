@@ -13,6 +13,7 @@ from functools import partial
 from gestalt import clock
 from gestalt.config import TimingSettings
 from gestalt.errors import GestaltError
+from gestalt.spec.schema import AppSpec
 
 from . import drain, runs, system
 from .advance import LEADER, Case, advance, paused, steps, waits_for, waits_for_holder
@@ -30,7 +31,7 @@ from .nodes import Tracker
 from .preparations import Preparations
 from .progress import Progress
 from .reconcile import Decision, Outcome, Terms, is_given_up, reconcile, stays, stops_first
-from .records import App, Grant, Run, Step, Task, Verb, instance_id
+from .records import App, Grant, NodeNames, Run, Step, Task, Verb, instance_id
 from .scheduler.fleet import Ground
 from .scheduler.place import place
 from .state import Draft, State
@@ -248,15 +249,15 @@ class Decider:
         """Return an app with everything that is known of it now."""
         state = self._ledger.state
         views, canaries = apart(app, self._turns.take(app, self._tracker.views(app, state.placed(app.path))))
-        names = {node.id: node.name for node in state.nodes.values()}
         spec, strange = state.version(app.path, app.version).spec, self.grants.strange
         taken, last = strange.why_taken(app.path), strange.generation(grant_name(app))
         newest = state.version(app.path, max(app.version, *(view.placed.version for view in views), 0))
-        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last, newest.spec.update.strategy, canaries)
+        names, strategy = NodeNames(state.nodes), newest.spec.update.strategy
+        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last, strategy, canaries)
 
-    def ground(self, path: str = "") -> Ground:
-        """Return all nodes with what is reserved on them, as `place` needs them for the app of this path."""
-        return self._survey.ground(path)
+    def ground(self, path: str = "", spec: AppSpec | None = None) -> Ground:
+        """Return all nodes with what is reserved on them, as `place` needs them for the app of this path, if it is to be so."""
+        return self._survey.ground(path, spec=spec)
 
     def task_steps(self, task: Task) -> tuple[Step, ...]:
         """Return the steps of a task as they are now."""

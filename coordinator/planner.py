@@ -117,11 +117,11 @@ class Planner:
         return "scale" if (before.instances, before.autoscale) != (spec.instances, spec.autoscale) else "none"
 
     def _placing(self, spec: AppSpec, count: int) -> Placing:
-        return place(spec, count, self.decider.ground(spec.path))
+        return place(spec, count, self.decider.ground(spec.path, spec))
 
     def _replacing(self, spec: AppSpec, old: list[Placed]) -> Placing:
         """Place all instances of a new version: the old ones are in nobody's way, and what stops first leaves its room."""
-        ground = self.decider.ground(spec.path).without_own()
+        ground = self.decider.ground(spec.path, spec).without_own()
         for item in old if stops_first(spec) else ():
             asked = self.ledger.state.version(spec.path, item.version).spec.resources
             ground = ground.without(item.node, item.ports, asked)
@@ -132,7 +132,7 @@ class Planner:
         is_same = app is not None and self._action(app, spec) == "none"
         asked = {item.node: (item, self.ledger.state.version(spec.path, item.version).spec.resources) for item in staying}
         state = self.ledger.state
-        return plan_nodes(spots(spec, tuple(self.decider.ground(spec.path)), asked, busy_nodes(state)), staying, is_same=is_same)
+        return plan_nodes(spots(spec, tuple(self.decider.ground(spec.path, spec)), asked, busy_nodes(state)), staying, is_same=is_same)
 
     def _fits(self, spec: AppSpec) -> list[str]:
         """Return what keeps an instance of a job from being placed now."""
@@ -172,7 +172,7 @@ class Planner:
         kept = [item for item in staying if item.version == base.number][: spec.instances]
         planned = [self._planned(app, item, "keep") for item in kept]
         planned += self._starts(self._placing(base.spec, spec.instances - len(kept)), base.number)
-        ground = self.decider.ground(spec.path).without_own()
+        ground = self.decider.ground(spec.path, spec).without_own()
         planned += self._starts(place(spec, number(replace(app, count=spec.instances), spec), ground), app.last_version + 1)
         return planned + [self._planned(app, item, "stop") for item in staying if item not in kept]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -240,6 +241,22 @@ class Node:
     parallel: int = 0
     drain_until: str = ""
     forced: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodeNames(Mapping[str, str]):
+    """The names of nodes by id, without a walk over all of them."""
+
+    nodes: Mapping[str, Node]
+
+    def __getitem__(self, node: str) -> str:
+        return self.nodes[node].name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
 
 
 @dataclass(frozen=True, slots=True)

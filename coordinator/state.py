@@ -135,6 +135,8 @@ class State:
     """What is placed on each node, by instance id, also derived."""
     reservations: Reservations = field(default_factory=Reservations)
     """What that asks for, also derived."""
+    apart: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The apps that share no node with some others, which are named; also derived."""
     touched: set[str] = field(default_factory=set, compare=False)
     """The nodes whose records changed since somebody took notice."""
     runs_by_app: dict[str, dict[str, Run]] = field(default_factory=dict)
@@ -152,6 +154,7 @@ class State:
     def load(self, documents: tuple[Document, ...]) -> None:
         """Take over everything that the store holds, in order of the keys."""
         self.owners, self.residents, self.reservations, self.runs_by_app = {}, {}, Reservations(), {}
+        self.apart = {}
         with _no_collection():
             for document in sorted(documents, key=lambda item: (item.kind, item.key)):
                 self.table(document.kind)[document.key] = decode(document)
@@ -163,6 +166,15 @@ class State:
             for placed in self.placed(path).instances:
                 self._settle(app, placed)
         self._keep_room(self.apps, self.reservations.add)
+        self._note_apart(self.apps)
+
+    def _note_apart(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self.apart.pop(path, None)
+            app = self.apps.get(path)
+            version = self.versions.get(version_key(path, app.version)) if app is not None else None
+            if version is not None and version.spec.placement.apart_from:
+                self.apart[path] = version.spec.placement.apart_from
 
     def _settle(self, app: App, placed: Placed) -> None:
         """Have an instance in what is derived."""
@@ -203,6 +215,7 @@ class State:
             if kind == "run":
                 self._index(key, record)
         self._keep_room(paths, self.reservations.add)
+        self._note_apart(paths)
         for _, come, _ in moves:
             for app, placed in come:
                 self._settle(app, placed)

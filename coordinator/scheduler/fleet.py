@@ -110,7 +110,7 @@ class Ground:
     """A fleet as one app finds it: the nodes in order of their names, each with what is reserved there and how much of the app it has.
 
     `same_app`: instances of the app by node that are there and stay. `target`: the node where it is to go, empty = any. `left`: where it
-    must not go. `instead`: nodes that are looked at as if they were these.
+    must not go. `avoided`: why it must not go to some more. `instead`: nodes that are looked at as if they were these.
     """
 
     fleet: Fleet
@@ -118,6 +118,7 @@ class Ground:
     target: str = ""
     left: frozenset[str] = frozenset()
     instead: Mapping[str, Capacity] = field(default_factory=dict)
+    avoided: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Capacity]:
         return (self.node(node) for node in self.fleet.ids())
@@ -130,8 +131,10 @@ class Ground:
         found = self.instead.get(node) or self.fleet.node(node)
         if node in self.same_app:
             found = replace(found, same_app=self.same_app[node])
-        if not found.ready or (self.target in ("", node) and node not in self.left):
+        if not found.ready:
             return found
+        if self.target in ("", node) and node not in self.left:
+            return replace(found, ready=False, why_not=self.avoided[node]) if node in self.avoided else found
         return replace(found, ready=False, why_not="is left by the migration" if node in self.left else "is not where the migration goes")
 
     def without(self, node: str, ports: Sequence[int], asked: Resources) -> Ground:

@@ -138,12 +138,12 @@ class Race:
 
     def _able(self) -> tuple[Mask, Floats]:
         (able, bar), ground = self.columns.able(self.spec), self.ground
-        if not (ground.target or ground.left):
+        if not (ground.target or ground.left or ground.avoided):
             return able, bar
         here = np.full(len(able), not ground.target)
         if ground.target in self.columns.rows:
             here[self.columns.rows[ground.target]] = True
-        here[[self.columns.rows[node] for node in ground.left if node in self.columns.rows]] = False
+        here[[self.columns.rows[node] for node in (*ground.left, *ground.avoided) if node in self.columns.rows]] = False
         able = able & here
         return able, bar_of(able)
 

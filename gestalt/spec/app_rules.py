@@ -205,6 +205,15 @@ def depends_on_others(spec: AppSpec) -> Iterable[Mistake]:
             yield Mistake(("depends_on", index), "is the app itself", "other apps")
 
 
+@rule("path", "placement")
+def apart_from_others(spec: AppSpec) -> Iterable[Mistake]:
+    yield from twice(spec.placement.apart_from, ("placement", "apart_from"))
+    for index, other in enumerate(spec.placement.apart_from):
+        if other == spec.path:
+            hint = "other apps; the constraint unique keeps its own instances apart"
+            yield Mistake(("placement", "apart_from", index), "is the app itself", hint)
+
+
 def variable(port: str) -> str:
     """Return the variable that tells an instance its port."""
     return f"PORT_{port.upper().replace('-', '_')}"
@@ -214,5 +223,5 @@ APP: tuple[Rule, ...] = (
     image_fits_runtime, memory_is_enough, process_has_command, pull_is_for_images, process_sees_node, process_is_told_its_port,
     targets_differ, ports_differ, services_differ, checks_find_their_port, check_names_differ, docker_check_needs_docker,
     deadline_outlasts_grace, canaries_are_fewer, canary_stands_beside, promotion_rests_on_checks, variables_are_free,
-    port_variables_are_free, labels_are_free, depends_on_others, *KIND, *AUTOSCALED,
+    port_variables_are_free, labels_are_free, depends_on_others, apart_from_others, *KIND, *AUTOSCALED,
 )  # fmt: skip

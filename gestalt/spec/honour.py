@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .schema import AppSpec, Placement, Update
 
 _PLACEMENT = tuple(Placement.model_fields)
-_HONOURED = ("constraints", "affinities", "spread", "strategy", "pool", "exclusive", "failover_after", "on_isolation")
+_HONOURED = ("constraints", "affinities", "spread", "strategy", "pool", "apart_from", "exclusive", "failover_after", "on_isolation")
 _ONE_BY_ONE = (Update().max_surge, Update().max_unavailable)
 _OF_CANARY = ("canary", "promote", "promote_after")
 
@@ -45,6 +45,8 @@ def _doubts_of_kind(spec: AppSpec) -> Iterator[str]:
 
 def _doubts(spec: AppSpec) -> Iterator[str]:
     yield from _doubts_of_kind(spec)
+    if spec.kind == "system" and spec.placement.apart_from:
+        yield "placement.apart_from: on nodes that have an instance of one of those apps it does not run"
     fixed = [port for port in spec.ports if port.host_port]
     for port in fixed if spec.instances > 1 else ():
         yield f"port {port.name} has the fixed host port {port.host_port}: only one of the {spec.instances} instances fits on a node"

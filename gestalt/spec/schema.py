@@ -242,6 +242,10 @@ class Placement(Part):
     constraints: Annotated[tuple[Constraint, ...], Field(max_length=100, description="All must hold.")] = ()
     affinities: Annotated[tuple[Affinity, ...], Field(max_length=100, description="Preferences.")] = ()
     spread: Annotated[tuple[Spread, ...], Field(max_length=20, description="Over what to spread, beyond nodes.")] = ()
+    apart_from: Annotated[
+        tuple[values.AppPath, ...],
+        Field(max_length=100, description="Apps, by path, with whose instances it shares no node, whichever of them came first."),
+    ] = ()
     strategy: Annotated[Literal["spread", "binpack"], Field(description="Many nodes, or few full ones.")] = "spread"
     pool: Annotated[values.Pool, Field(description="Only nodes of this pool. Empty = the default one.")] = ""
     priority: Annotated[values.Whole, Field(ge=0, le=100, description="Higher ones get room first.")] = 50

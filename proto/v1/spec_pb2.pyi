@@ -755,6 +755,7 @@ class Placement(google.protobuf.message.Message):
     EXCLUSIVE_FIELD_NUMBER: builtins.int
     ON_ISOLATION_FIELD_NUMBER: builtins.int
     FAILOVER_AFTER_FIELD_NUMBER: builtins.int
+    APART_FROM_FIELD_NUMBER: builtins.int
     strategy: builtins.str
     """"spread" or "binpack" """
     pool: builtins.str
@@ -770,6 +771,10 @@ class Placement(google.protobuf.message.Message):
     def affinities(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Affinity]: ...
     @property
     def spread(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Spread]: ...
+    @property
+    def apart_from(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """paths of apps"""
+
     def __init__(
         self,
         *,
@@ -782,8 +787,9 @@ class Placement(google.protobuf.message.Message):
         exclusive: builtins.bool = ...,
         on_isolation: builtins.str = ...,
         failover_after: builtins.float = ...,
+        apart_from: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["affinities", b"affinities", "constraints", b"constraints", "exclusive", b"exclusive", "failover_after", b"failover_after", "on_isolation", b"on_isolation", "pool", b"pool", "priority", b"priority", "spread", b"spread", "strategy", b"strategy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["affinities", b"affinities", "apart_from", b"apart_from", "constraints", b"constraints", "exclusive", b"exclusive", "failover_after", b"failover_after", "on_isolation", b"on_isolation", "pool", b"pool", "priority", b"priority", "spread", b"spread", "strategy", b"strategy"]) -> None: ...
 
 global___Placement = Placement
 

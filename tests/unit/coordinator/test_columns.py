@@ -101,7 +101,8 @@ class Dice(Random):
         same_app = {node: self.randint(0, 3) for node in self.sample(ids, self.choice([0, 0, 3]))}
         target = self.choice(ids) if self.random() < 0.1 else ""
         left = frozenset(self.sample(ids, 2)) if self.random() < 0.1 else frozenset()
-        return Ground(fleet, same_app, target, left)
+        avoided = {node: self.choice(["has a rival", "has another"]) for node in self.sample(ids, self.choice([0, 0, 4]))}
+        return Ground(fleet, same_app, target, left, avoided=avoided)
 
 
 @dataclass

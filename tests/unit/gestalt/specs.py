@@ -68,6 +68,7 @@ FULL: Document = {
         "constraints": [{"attribute": "os.name", "operator": "!=", "value": "rhel"}],
         "affinities": [{"attribute": "rack", "operator": "in", "value": "a,b", "weight": -20}],
         "spread": [{"attribute": "rack", "targets": {"a": 50, "b": 50}, "weight": 80}],
+        "apart_from": ["/acme/shop/production/rival"],
         "strategy": "binpack",
         "pool": "web",
         "priority": 70,

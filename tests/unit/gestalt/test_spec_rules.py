@@ -121,6 +121,8 @@ RULES: list[tuple[str, Document, str]] = [
     ("soft within hard", {**SMALL, "ulimits": {"nofile": {"soft": 2, "hard": 1}}}, "ulimits.nofile.soft"),
     ("unlimited is not within a limit", {**SMALL, "ulimits": {"nofile": {"soft": -1, "hard": 1}}}, "ulimits.nofile.soft"),
     ("capabilities differ", {**SMALL, "security": {"capabilities": ["CHOWN", "CAP_CHOWN"]}}, "security.capabilities[1]"),
+    ("not apart from itself", {**SMALL, "placement": {"apart_from": ["/a/b/c/d"]}}, "placement.apart_from[0]"),
+    ("apart from others once", {**SMALL, "placement": {"apart_from": ["/a/b/c/e", "/a/b/c/e"]}}, "placement.apart_from[1]"),
     ("not its own dependency", {**SMALL, "depends_on": ["/a/b/c/d"]}, "depends_on[0]"),
     ("dependencies differ", {**SMALL, "depends_on": ["/a/b/c/e", "/a/b/c/e"]}, "depends_on[1]"),
     ("exists compares with nothing", constrained({"attribute": "a", "operator": "exists", "value": "1"}), "placement.constraints[0].value"),
@@ -189,7 +191,7 @@ def test_sections_may_be_given_as_values() -> None:
 def test_what_is_not_acted_on_is_named() -> None:
     honoured: dict[str, Any] = {
         "constraints": [{"attribute": "a", "value": "b"}], "affinities": [{"attribute": "a", "value": "b"}], "spread": [{"attribute": "a"}],
-        "strategy": "binpack", "pool": "x", "exclusive": True, "failover_after": 1, "on_isolation": "stop",
+        "strategy": "binpack", "pool": "x", "apart_from": ["/a/b/c/e"], "exclusive": True, "failover_after": 1, "on_isolation": "stop",
     }  # fmt: skip
     assert {*honoured, "priority"} == set(Placement.model_fields)
     assert unhonoured(validate_spec({**SMALL, "placement": honoured})) == ()
