@@ -16,7 +16,7 @@ from gestalt.spec.template import template_hash
 from .canary import drop, give_way
 from .claims import refuse_conflicts
 from .dependencies import Set, left_alone, needed_together, ordered, refuse_mistakes, refuse_orphans
-from .records import App, Node, Task, Verb, Version
+from .records import App, Node, Task, Verb, Version, instance_id
 from .state import Draft
 
 _CLAIMING = (Verb.LAUNCH, Verb.UPDATE, Verb.START, Verb.ROLLBACK, Verb.CANCEL)
@@ -218,6 +218,13 @@ def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, a
     draft.tell("app.migrated", path, f"{asked.by} migrates {len(serials)} instances of {path} {words}", path)
     moved = replace(app, moving=serials, source=source.id if source is not None else "", target=target.id if target is not None else "")
     return begin(draft, moved, Verb.MIGRATE, asked)
+
+
+def relocate(draft: Draft, path: str, serial: int, target: Node, asked: Asked) -> Task:
+    """Replace one instance by one on another node."""
+    app = existing(draft, path, asked)
+    draft.tell("app.migrated", path, f"{asked.by} migrates {instance_id(app, serial)} to {target.name}", path)
+    return begin(draft, replace(app, moving=(serial,), source="", target=target.id), Verb.MIGRATE, asked)
 
 
 def stop(draft: Draft, path: str, asked: Asked) -> Task | None:

@@ -25,6 +25,7 @@ from .api.members import JoinsServicer, MembersServicer
 from .api.recovery import RecoveryServicer
 from .api.views import EventsServicer, TasksServicer
 from .autoscaler import Autoscaler
+from .balancer import Balancer
 from .brakes import Allowance, Brakes, Doubt
 from .bulk import Switchboard
 from .decider import Decider
@@ -98,6 +99,7 @@ class Leader:
         self._brakes = brakes = Brakes(Doubt(settings.hands_off_share), Allowance(settings.replacements_per_second))
         self.decider = Decider(self.ledger, self.tracker, self.dispatcher, brakes, settings.timing)
         self.autoscaler = Autoscaler(self.ledger, self.tracker, self.decider)
+        self.balancer = Balancer(self.ledger, self.tracker, self.decider)
         self._reach = Reach(self.ledger, self.tracker, self.dispatcher, self.decider, settings.heartbeat)
         self.storage_fence = NetfilterFence.install(settings, self._reach)
         self._keeper: NodeKeeper | None = None
@@ -135,6 +137,7 @@ class Leader:
         self._register_joins(joins)
         self._spawn(self.decider.run(), "decider")
         self._spawn(self.autoscaler.run(), "autoscaler")
+        self._spawn(self.balancer.run(), "balancer")
         if self._keeper is not None:
             self._spawn(self._keeper.run(), "nodes")
             self._spawn(self.storage_fence.run(), "storage fence")
@@ -187,7 +190,7 @@ class Leader:
         api_pb2_grpc.add_ChangesServicer_to_server(ChangesServicer(cluster, requests, presenter), server)
         agents = self._agents()
         self.ledger.on_commit(agents.committed)
-        nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, requests)
+        nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, requests, self.balancer)
         api_pb2_grpc.add_NodesServicer_to_server(nodes, server)
         api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self.events), server)
         api_pb2_grpc.add_EventsServicer_to_server(EventsServicer(cluster, self.events), server)

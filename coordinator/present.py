@@ -26,10 +26,10 @@ from .ledger import Ledger
 from .membership import Member
 from .nodes import Sighting, Tracker
 from .reconcile import View, is_current, is_given_up
-from .records import App, Event, Node, Placed, Run, RunState, Task, TaskState, Verb, Version, bindings, instance_id
+from .records import App, Event, Move, Node, Placed, Run, RunState, Task, TaskState, Verb, Version, bindings, instance_id
 from .reservations import Reserved
 from .scheduler.values import DEVICE, DISK, PIDS
-from .state import Draft
+from .state import Draft, State
 
 
 def timestamp(text: str) -> Timestamp | None:
@@ -71,6 +71,22 @@ def versions(app: App, found: list[Version]) -> list[model_pb2.Version]:
 def described(spec: AppSpec, app: App) -> AppSpec:
     """Return the description of an app as it is now: the template with its number of instances, where that is asked for."""
     return spec if spec.kind != "service" else spec.model_copy(update={"instances": app.count, "autoscale": app.autoscale})
+
+
+def move_message(state: State, move: Move) -> model_pb2.Move:
+    """Return one move of a rebalance."""
+    app, names = state.apps.get(move.app), {node: state.nodes[node].name for node in (move.source, move.target) if node in state.nodes}
+    return model_pb2.Move(
+        app=move.app,
+        instance=instance_id(app, move.serial) if app is not None else "",
+        from_node=names.get(move.source, move.source),
+        to_node=names.get(move.target, move.target),
+        gain=move.gain,
+        why=move.why,
+        state=move.state,
+        task=move.task,
+        message=move.message,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +296,7 @@ class Presenter:
             node=task.node,
         )
         message.steps.extend(to_wire(step, model_pb2.Step) for step in steps)
+        message.moves.extend(move_message(self.ledger.state, move) for move in task.moves)
         if task.state is TaskState.RUNNING and task.app in self.ledger.state.apps:
             message.instances.extend(self._progress(self.ledger.state.apps[task.app], task.id if task.kind is Verb.RUN else ""))
         return message

@@ -35,6 +35,7 @@ class Verb(StrEnum):
     MIGRATE = "migrate"
     RUN = "run"
     CANCEL = "cancel"
+    REBALANCE = "rebalance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +192,30 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """One instance that is to go from a node to another one, as a part of a rebalance. `gain`: points, `why`: for what.
+
+    `state`: pending, running, done, failed or skipped; `task`: the migration that moves it; `message`: why it failed or was skipped.
+    """
+
+    app: str
+    serial: int
+    source: str
+    target: str
+    gain: float
+    why: str
+    state: str = "pending"
+    task: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
-    """A tracked operation on one app, or on the node of this name.
+    """A tracked operation on one app, on the node of this name, or on the cluster.
 
     `rolling_back` holds the reason once the change is being undone; `stable`: the version that was stable when it began; `former`: how many
-    instances were wanted before, -1 = that is not known.
+    instances were wanted before, -1 = that is not known. Of a rebalance: its `moves`,
+    of which `parallel` are under way at once.
     """
 
     id: str
@@ -212,6 +232,8 @@ class Task:
     node: str = ""
     stable: int = 0
     former: int = -1
+    moves: tuple[Move, ...] = ()
+    parallel: int = 0
 
 
 @dataclass(frozen=True, slots=True)

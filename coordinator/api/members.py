@@ -11,11 +11,13 @@ from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.identity import Role
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2
 
-from .. import drain
+from .. import drain, moving
+from ..balancer import Balancer, Wish
 from ..changes import Asked
 from ..enrolment import Enrolment
 from ..ledger import Ledger
 from ..members import Holding, check_removable, confirmed_dead, find_node, relabelled
+from ..present import move_message
 from ..records import Node, Task
 from ..requests import Call, Requests, answered, check_request, put_answer
 from ..state import Draft, State
@@ -23,6 +25,7 @@ from .guard import Context, caller, unary
 from .views import NodesServicer
 
 Change = Callable[[Node], Node]
+_Asking = api_pb2.NodeRequest | api_pb2.DrainRequest | api_pb2.LabelRequest | api_pb2.RebalanceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class MembersServicer(NodesServicer):
     ledger: Ledger
     enrolment: Enrolment
     requests: Requests
+    balancer: Balancer
 
     @unary
     async def Token(self, request: api_pb2.TokenRequest, context: Context) -> api_pb2.TokenReply:
@@ -56,6 +60,18 @@ class MembersServicer(NodesServicer):
             return drain.begin(draft, node, self.presenter.node_state(node.id), asked, limits)
 
         return await self.requests.change(self._call("drain", request, context), {request.node: work})
+
+    @unary
+    async def PlanRebalance(self, request: api_pb2.RebalanceRequest, context: Context) -> api_pb2.RebalancePlan:
+        caller(context, self.cluster_id, Role.USER)
+        search = await self.balancer.search(Wish.of(request))
+        return api_pb2.RebalancePlan(moves=[move_message(self.ledger.state, move) for move in search.moves], may_be_more=search.may_be_more)
+
+    @unary
+    async def Rebalance(self, request: api_pb2.RebalanceRequest, context: Context) -> api_pb2.ChangeReply:
+        call, wish = self._call("rebalance", request, context), Wish.of(request)
+        moves = (await self.balancer.search(wish)).moves
+        return await self.requests.change(call, {"the cluster": lambda draft, asked: moving.begin(draft, moves, wish.parallel, asked)})
 
     @unary
     async def Label(self, request: api_pb2.LabelRequest, context: Context) -> api_pb2.NodeReply:
@@ -90,7 +106,7 @@ class MembersServicer(NodesServicer):
         put_answer(draft, call, reply)
         return reply
 
-    def _call(self, verb: str, request: api_pb2.NodeRequest | api_pb2.DrainRequest | api_pb2.LabelRequest, context: Context) -> Call:
+    def _call(self, verb: str, request: _Asking, context: Context) -> Call:
         actor = caller(context, self.cluster_id, Role.USER).name
         check_request(request.request)
         return Call(actor, f"node.{verb}", request, request.request)

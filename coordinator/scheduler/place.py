@@ -136,7 +136,7 @@ class _Race:
         node = self._nodes[chosen]
         ports = host_ports(self._spec.ports, node)
         assert ports is not None, "room_obstacle() said that the ports fit"
-        left = self._nodes[chosen] = _reserve(node, self._spec, ports)
+        left = self._nodes[chosen] = reserve(node, self._spec, ports)
         self._enter(left)
         for attribute, value in zip(self._attributes, key, strict=True):
             for item in self._counters:
@@ -171,7 +171,8 @@ def _values(attribute: str, nodes: list[Capacity]) -> set[str]:
     return {node.attributes.get(attribute, "") for node in nodes}
 
 
-def _reserve(node: Capacity, spec: AppSpec, ports: tuple[int, ...]) -> Capacity:
+def reserve(node: Capacity, spec: AppSpec, ports: tuple[int, ...]) -> Capacity:
+    """Return a node as it would be with one instance more."""
     dynamic = [number for port, number in zip(spec.ports, ports, strict=True) if not port.host_port]
     return replace(
         node,

@@ -32,6 +32,7 @@ ENTRIES = {
     "restart": Entry(f"{_HERE}.control", "restart", "Replace the instances of an app one by one.", _CHANGE),
     "migrate": Entry(f"{_HERE}.control", "migrate", "Move instances of an app to other nodes.", _CHANGE),
     "run": Entry(f"{_HERE}.jobs", "run", "Start a run of a job, and follow it to its end.", _CHANGE),
+    "rebalance": Entry(f"{_HERE}.rebalance", "rebalance", "Move instances to nodes where they stand better.", _CHANGE),
     "rollback": Entry(f"{_HERE}.control", "rollback", "Go back to an earlier version of an app.", _CHANGE),
     "promote": Entry(f"{_HERE}.steer", "promote", "Let a canary go on: its version becomes the wanted one.", _CHANGE),
     "pause": Entry(f"{_HERE}.steer", "pause", "Hold the change of an app where it is.", _CHANGE),

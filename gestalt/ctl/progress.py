@@ -121,7 +121,8 @@ def check_outcome(tasks: Sequence[model_pb2.Task]) -> None:
     """
     for task in tasks:
         if task.state == "failed":
-            hint = f"gestaltctl inspect {task.app}; gestaltctl logs {task.app} --tail 20; gestaltctl tasks {task.id}"
+            look = f"gestaltctl inspect {task.app}; gestaltctl logs {task.app} --tail 20; " if task.app else ""
+            hint = f"{look}gestaltctl tasks {task.id}"
             why = task.message or "no reason was given"
             raise GestaltError(Kind.FAILED, f"the {task.kind} of {subject_of(task)} failed: {why}", hint=hint)
     for task in tasks:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def subject_of(task: model_pb2.Task) -> str:
-    """Return what a task is about: the path of an app, or a node."""
-    return task.app or f"node {task.node}"
+    """Return what a task is about: the path of an app, a node, or the cluster."""
+    return task.app or (f"node {task.node}" if task.node else "the cluster")
 
 
 def phase(instance: model_pb2.Instance) -> str:

@@ -698,6 +698,67 @@ class ExecOutput(google.protobuf.message.Message):
 global___ExecOutput = ExecOutput
 
 @typing.final
+class RebalanceRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
+    PARALLEL_FIELD_NUMBER: builtins.int
+    MIN_GAIN_FIELD_NUMBER: builtins.int
+    STOP_FIRST_FIELD_NUMBER: builtins.int
+    budget: builtins.int
+    """so many instances move in all; not set = 10"""
+    parallel: builtins.int
+    """so many at once; not set = 2"""
+    min_gain: builtins.float
+    """points that a move has to be worth; not set = 0.1"""
+    stop_first: builtins.bool
+    """also what has to stop before it can move: exclusive apps, and fixed host ports"""
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        budget: builtins.int | None = ...,
+        parallel: builtins.int | None = ...,
+        min_gain: builtins.float | None = ...,
+        stop_first: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_budget", b"_budget", "_min_gain", b"_min_gain", "_parallel", b"_parallel", "budget", b"budget", "min_gain", b"min_gain", "parallel", b"parallel", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_budget", b"_budget", "_min_gain", b"_min_gain", "_parallel", b"_parallel", "budget", b"budget", "min_gain", b"min_gain", "parallel", b"parallel", "request", b"request", "stop_first", b"stop_first"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_budget", b"_budget"]) -> typing.Literal["budget"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_min_gain", b"_min_gain"]) -> typing.Literal["min_gain"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_parallel", b"_parallel"]) -> typing.Literal["parallel"] | None: ...
+
+global___RebalanceRequest = RebalanceRequest
+
+@typing.final
+class RebalancePlan(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: builtins.int
+    MAY_BE_MORE_FIELD_NUMBER: builtins.int
+    may_be_more: builtins.bool
+    """the budget was used up, or the time to look"""
+    @property
+    def moves(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.Move]:
+        """in their order"""
+
+    def __init__(
+        self,
+        *,
+        moves: collections.abc.Iterable[gestalt.proto.v1.model_pb2.Move] | None = ...,
+        may_be_more: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["may_be_more", b"may_be_more", "moves", b"moves"]) -> None: ...
+
+global___RebalancePlan = RebalancePlan
+
+@typing.final
 class TokenRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

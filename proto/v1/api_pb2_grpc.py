@@ -878,6 +878,16 @@ class NodesStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.LabelRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
                 )
+        self.PlanRebalance = channel.unary_unary(
+                '/gestalt.v1.Nodes/PlanRebalance',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RebalancePlan.FromString,
+                )
+        self.Rebalance = channel.unary_unary(
+                '/gestalt.v1.Nodes/Rebalance',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
 
 
 class NodesServicer(object):
@@ -936,6 +946,20 @@ class NodesServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanRebalance(self, request, context):
+        """what Rebalance would move; changes nothing
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebalance(self, request, context):
+        """moves instances to where they stand better
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -978,6 +1002,16 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.Label,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.LabelRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.SerializeToString,
+            ),
+            'PlanRebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRebalance,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RebalanceRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RebalancePlan.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RebalanceRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1122,6 +1156,40 @@ class Nodes(object):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Label',
             gestalt_dot_proto_dot_v1_dot_api__pb2.LabelRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.NodeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def PlanRebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/PlanRebalance',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RebalancePlan.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Rebalance',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.RebalanceRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

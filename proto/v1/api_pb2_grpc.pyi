@@ -498,6 +498,18 @@ class NodesStub:
         gestalt.proto.v1.api_pb2.NodeReply,
     ]
 
+    PlanRebalance: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RebalanceRequest,
+        gestalt.proto.v1.api_pb2.RebalancePlan,
+    ]
+    """what Rebalance would move; changes nothing"""
+
+    Rebalance: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RebalanceRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """moves instances to where they stand better"""
+
 class NodesAsyncStub:
     List: grpc.aio.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.ListNodesRequest,
@@ -543,6 +555,18 @@ class NodesAsyncStub:
         gestalt.proto.v1.api_pb2.LabelRequest,
         gestalt.proto.v1.api_pb2.NodeReply,
     ]
+
+    PlanRebalance: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RebalanceRequest,
+        gestalt.proto.v1.api_pb2.RebalancePlan,
+    ]
+    """what Rebalance would move; changes nothing"""
+
+    Rebalance: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.RebalanceRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """moves instances to where they stand better"""
 
 class NodesServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -605,6 +629,22 @@ class NodesServicer(metaclass=abc.ABCMeta):
         request: gestalt.proto.v1.api_pb2.LabelRequest,
         context: _ServicerContext,
     ) -> typing.Union[gestalt.proto.v1.api_pb2.NodeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.NodeReply]]: ...
+
+    @abc.abstractmethod
+    def PlanRebalance(
+        self,
+        request: gestalt.proto.v1.api_pb2.RebalanceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.RebalancePlan, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.RebalancePlan]]:
+        """what Rebalance would move; changes nothing"""
+
+    @abc.abstractmethod
+    def Rebalance(
+        self,
+        request: gestalt.proto.v1.api_pb2.RebalanceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
+        """moves instances to where they stand better"""
 
 def add_NodesServicer_to_server(servicer: NodesServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 

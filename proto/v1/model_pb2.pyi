@@ -841,9 +841,10 @@ class Task(google.protobuf.message.Message):
     INSTANCES_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
     NODE_FIELD_NUMBER: builtins.int
+    MOVES_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
-    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate, cancel, run"""
+    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate, cancel, run, rebalance"""
     app: builtins.str
     state: builtins.str
     """"running", "succeeded", "failed", "superseded" """
@@ -866,6 +867,10 @@ class Task(google.protobuf.message.Message):
 
     @property
     def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def moves(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Move]:
+        """of a rebalance"""
+
     def __init__(
         self,
         *,
@@ -882,11 +887,60 @@ class Task(google.protobuf.message.Message):
         instances: collections.abc.Iterable[global___InstanceProgress] | None = ...,
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
         node: builtins.str = ...,
+        moves: collections.abc.Iterable[global___Move] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "ended_at", b"ended_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "created_at", b"created_at", "elapsed", b"elapsed", "ended_at", b"ended_at", "id", b"id", "instances", b"instances", "kind", b"kind", "message", b"message", "node", b"node", "requested_by", b"requested_by", "state", b"state", "steps", b"steps", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "created_at", b"created_at", "elapsed", b"elapsed", "ended_at", b"ended_at", "id", b"id", "instances", b"instances", "kind", b"kind", "message", b"message", "moves", b"moves", "node", b"node", "requested_by", b"requested_by", "state", b"state", "steps", b"steps", "warnings", b"warnings"]) -> None: ...
 
 global___Task = Task
+
+@typing.final
+class Move(google.protobuf.message.Message):
+    """One instance that a rebalance moves, or would."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APP_FIELD_NUMBER: builtins.int
+    INSTANCE_FIELD_NUMBER: builtins.int
+    FROM_NODE_FIELD_NUMBER: builtins.int
+    TO_NODE_FIELD_NUMBER: builtins.int
+    GAIN_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    app: builtins.str
+    instance: builtins.str
+    from_node: builtins.str
+    """name"""
+    to_node: builtins.str
+    """name"""
+    gain: builtins.float
+    """points that all instances together stand better by"""
+    why: builtins.str
+    """points of the instance, before and after, by what they are for"""
+    state: builtins.str
+    """"pending", "running", "done", "failed", "skipped" """
+    task: builtins.str
+    """the migration that moves it"""
+    message: builtins.str
+    """why it failed or was skipped"""
+    def __init__(
+        self,
+        *,
+        app: builtins.str = ...,
+        instance: builtins.str = ...,
+        from_node: builtins.str = ...,
+        to_node: builtins.str = ...,
+        gain: builtins.float = ...,
+        why: builtins.str = ...,
+        state: builtins.str = ...,
+        task: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "from_node", b"from_node", "gain", b"gain", "instance", b"instance", "message", b"message", "state", b"state", "task", b"task", "to_node", b"to_node", "why", b"why"]) -> None: ...
+
+global___Move = Move
 
 @typing.final
 class Step(google.protobuf.message.Message):

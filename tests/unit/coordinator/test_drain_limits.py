@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gestalt.coordinator import changes, drain, turns
@@ -127,6 +127,7 @@ def test_limits_that_cannot_be_are_refused_and_nothing_is_drained(limits: Limits
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 4), st.sampled_from(["25%", "100%"]), st.lists(st.integers(0, 5), max_size=60), st.integers(0, 40))
+@example(2, "25%", [0, 0, 0, 1], 3)
 def test_no_more_than_that_are_on_the_move_at_once_and_everything_leaves(parallel: int, surge: str, story: list[int], leader: int) -> None:
     fleet = settled(3, 12, update={"max_surge": surge})
     begin(fleet, "n1", limits=Limits(parallel=parallel))
@@ -137,7 +138,7 @@ def test_no_more_than_that_are_on_the_move_at_once_and_everything_leaves(paralle
         assert len(fleet.placed) <= 12 + parallel
         assert len(fleet.ready()) >= 12
         fleet.agent_step(which)
-    fleet.settle()
+    fleet.heal()
     assert homes(fleet)["n1"] == 0
     assert len(fleet.ready()) == 12
 

@@ -1,0 +1,118 @@
+"""Rebalancing under a real leader: shown before, done as migrations, continued by the next leader, and a second time nothing moves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from gestalt.errors import Kind
+from gestalt.proto.v1 import api_pb2, api_pb2_grpc
+from gestalt.wire import spec_to_wire
+from tests.real.coordinator_rig import refused
+from tests.real.members_rig import Members
+from tests.real.zookeeper_lab import Ensemble, running
+from tests.unit.coordinator.world import PATH, spec
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Iterator[Ensemble]:
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+async def uneven(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Members]:
+    """Four instances of one app on node a, beside two nodes that joined later."""
+    rig = Members(tmp_path, ensemble=ensemble)
+    await rig.up()
+    await rig.node("a")
+    assert (await rig.outcome(await rig.launch(4))).state == "succeeded"
+    for name in ("b", "c"):
+        await rig.node(name)
+    await rig.until(lambda: rig.leader and all(node.ready for node in rig.leader.decider.ground()), "all take instances")
+    yield rig
+    await rig.down()
+
+
+def nodes_of(rig: Members) -> api_pb2_grpc.NodesStub:
+    return api_pb2_grpc.NodesStub(rig.channel())
+
+
+def spread(rig: Members) -> dict[str, int]:
+    return {name: len(agent.running) for name, agent in rig.by_name.items()}
+
+
+async def plan(rig: Members, **fields: object) -> api_pb2.RebalancePlan:
+    reply: api_pb2.RebalancePlan = await nodes_of(rig).PlanRebalance(api_pb2.RebalanceRequest(**fields), timeout=20)  # type: ignore[arg-type]
+    return reply
+
+
+async def test_what_is_shown_is_done_and_a_second_time_nothing_moves(uneven: Members) -> None:
+    shown = await plan(uneven)
+    assert [(move.from_node, move.app, move.state) for move in shown.moves] == [("a", PATH, "pending")] * 2
+    assert shown.moves[0].why.startswith("apart -7.50 -> 0.00")
+    assert not shown.may_be_more
+    assert spread(uneven) == {"a": 4, "b": 0, "c": 0}, "showing changes nothing"
+    reply = await nodes_of(uneven).Rebalance(api_pb2.RebalanceRequest(), timeout=20)
+    task = await uneven.outcome(reply)
+    assert (task.kind, task.state, task.message) == ("rebalance", "succeeded", "2 of 2 instances moved")
+    assert [(move.state, move.to_node) for move in task.moves] == [("done", move.to_node) for move in shown.moves]
+    assert spread(uneven) == {"a": 2, "b": 1, "c": 1}
+    assert not (await plan(uneven)).moves
+    again = await nodes_of(uneven).Rebalance(api_pb2.RebalanceRequest(), timeout=20)
+    assert (list(again.tasks), list(again.unchanged)) == ([], ["the cluster"])
+
+
+async def test_the_budget_bounds_it_and_a_new_leader_goes_on(uneven: Members) -> None:
+    one = await plan(uneven, budget=1)
+    assert (len(one.moves), one.may_be_more) == (1, True)
+    for name in ("b", "c"):
+        uneven.by_name[name].broken = frozenset({"web:1"})
+    reply = await nodes_of(uneven).Rebalance(api_pb2.RebalanceRequest(parallel=1), timeout=20)
+    await uneven.until(lambda: uneven.runs("b", "c") == 1, "the first one has begun to move")
+    await uneven.leave_office()
+    ran = {name: await uneven.disconnect(name) for name in ("a", "b", "c")}
+    await uneven.up()
+    for name, running_there in ran.items():
+        await uneven.connect(name)
+        fresh = {key: seen for key, seen in running_there.items() if seen.ready}
+        uneven.by_name[name].running.update(fresh)
+    task = await uneven.outcome(reply)
+    assert (task.state, task.message) == ("succeeded", "2 of 2 instances moved")
+    assert spread(uneven) == {"a": 2, "b": 1, "c": 1}
+
+
+async def test_what_would_stop_first_is_moved_only_when_asked(uneven: Members) -> None:
+    gone = await uneven.apps().Delete(api_pb2.AppRequest(app=PATH), timeout=10)
+    await uneven.outcome(gone)
+    for name in ("b", "c"):
+        await nodes_of(uneven).Cordon(api_pb2.NodeRequest(node=name), timeout=10)
+    cpu = {"cpu": 16}
+    ports = {name: [{"name": "http", "container_port": 80, "host_port": port}] for name, port in (("one", 3501), ("two", 3502))}
+    apps = [spec(instances=1, path=f"/org/ws/env/{name}", ports=fixed, resources=cpu) for name, fixed in ports.items()]
+    await uneven.apps().Launch(api_pb2.LaunchRequest(apps=[spec_to_wire(app) for app in apps]), timeout=10)
+    await uneven.until(lambda: uneven.runs("a") == 2, "both run")
+    for name in ("b", "c"):
+        await nodes_of(uneven).Uncordon(api_pb2.NodeRequest(node=name), timeout=10)
+        await uneven.until_state(name, "ready")
+    await uneven.until(lambda: uneven.leader and not any(app.task for app in uneven.leader.ledger.state.apps.values()), "they are at rest")
+    assert not (await plan(uneven)).moves
+    reply = await nodes_of(uneven).Rebalance(api_pb2.RebalanceRequest(stop_first=True), timeout=20)
+    assert (await uneven.outcome(reply)).message == "1 of 1 instances moved"
+    assert sorted(spread(uneven).values()) == [0, 1, 1]
+
+
+async def test_what_cannot_be_is_refused(uneven: Members) -> None:
+    for fields, words in (
+        ({"budget": 0}, "budget: 0 instances are nothing to move, or too many; allowed: 1 to 1000"),
+        ({"parallel": -1}, "parallel: -1 instances at once move nothing, or too much; allowed: 1 to 1000"),
+        ({"min_gain": 0.0}, "min_gain: 0 points are too few, or too many; allowed: 0.001 to 1000"),
+    ):
+        for call in (nodes_of(uneven).PlanRebalance, nodes_of(uneven).Rebalance):
+            error = await refused(call(api_pb2.RebalanceRequest(**fields), timeout=10))
+            assert (error.kind, error.message) == (Kind.INVALID, words)
+    assert spread(uneven)["a"] == 4
