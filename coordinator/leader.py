@@ -33,6 +33,7 @@ from .dispatch import Dispatcher, Link
 from .election import Candidate
 from .enrolment import Enrolment
 from .events import EventRing
+from .garbage import Garbage
 from .grant_keeper import GrantKeeper
 from .keeper import NodeKeeper, Reach
 from .ledger import Ledger, Retention
@@ -106,6 +107,7 @@ class Leader:
         self._grants: GrantKeeper | None = None
         self._switchboard = Switchboard()
         self._work: list[asyncio.Task[None]] = []
+        self._garbage = Garbage()
         self._guard = OfficeGuard(seat.office)
         self._enrolment = Enrolment(settings, self.ledger)
 
@@ -116,6 +118,8 @@ class Leader:
             StoreError: the store cannot be used.
         """
         await self.ledger.read()
+        self._garbage.begin()
+        self.ledger.on_commit(self._garbage.committed)
         Recovery(self.ledger, self._brakes, self.decider).begin()
         self._enrolment = Enrolment.create(self._settings, self.ledger, self._seat.zk)
         await self._enrolment.begin()
@@ -166,6 +170,7 @@ class Leader:
         self.storage_fence.close()
         self._enrolment.close()
         await self.ledger.close()
+        self._garbage.end()
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

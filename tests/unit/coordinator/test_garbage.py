@@ -1,0 +1,52 @@
+"""What has grown is looked through once, and then left alone."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from gestalt.coordinator import garbage
+from gestalt.coordinator.garbage import Garbage
+from gestalt.coordinator.records import Placed, Placements
+from gestalt.coordinator.state import Draft, State
+from tests.unit.coordinator.world import PATH
+
+
+@pytest.fixture(autouse=True)
+def unfrozen() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+def draft(count: int) -> Draft:
+    made = Draft(State())
+    made.put_placements(Placements(PATH, tuple(Placed(serial, 1, "n1", (3000 + serial,)) for serial in range(count))))
+    return made
+
+
+def test_a_little_is_left_to_the_collector_and_much_is_frozen() -> None:
+    found, before = Garbage(), gc.get_freeze_count()
+    little = draft(garbage.EVERY - 1)
+    found.committed(little)
+    assert gc.get_freeze_count() == before
+    found.committed(draft(1))
+    assert gc.get_freeze_count() > before + garbage.EVERY - 1
+    frozen = gc.get_freeze_count()
+    found.committed(draft(1))
+    assert gc.get_freeze_count() <= frozen
+
+
+def test_cycles_are_collected_before_anything_is_frozen_and_all_is_looked_at_again_at_the_end() -> None:
+    class Knot:
+        def __init__(self) -> None:
+            self.me = self
+
+    found, knot = Garbage(), weakref.ref(Knot())
+    found.begin()
+    assert knot() is None
+    assert gc.get_freeze_count()
+    found.end()
+    assert not gc.get_freeze_count()
