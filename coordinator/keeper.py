@@ -35,6 +35,7 @@ FIRST_VALUES = 10.0
 """Seconds that ZooKeeper has to tell of all memberships before a leader begins."""
 FRESH = 1.25
 """Heartbeats for which a node that vanished with most others is believed to be there because its agent is still in session."""
+GONE = (Life.LOST, Life.LEFT)
 SETTLING = 30.0
 """Seconds in office after which nodes that this leader never heard count when it asks itself whether it is cut off: agents look for it."""
 
@@ -145,7 +146,7 @@ class NodeKeeper:
         """Put the brakes on or off; return whether they changed."""
         before = (self._brakes.held, self._brakes.cut_off)
         believed = self._dispatcher.believed
-        members = self._members()
+        members = frozenset(node for node, life in lives.items() if life not in GONE)
         doubt = self._brakes.doubt
         doubt.assess(lives.keys(), members, clock.monotonic())
         self._brakes.held, self._dispatcher.believed = doubt.sentence(members), self._believed() if doubt.base else frozenset()
@@ -161,15 +162,12 @@ class NodeKeeper:
         return frozenset(node for node, view in self._tracker.nodes.items() if view.heard and view.last_seen >= since)
 
     def _members(self) -> frozenset[str]:
-        return frozenset(node for node in self._ledger.state.nodes if not self._is_lost(node))
-
-    def _is_lost(self, node: str) -> bool:
-        return self._tracker.standing(node).life in (Life.LOST, Life.LEFT)
+        return frozenset(node for node in self._ledger.state.nodes if self._tracker.standing(node).life not in GONE)
 
     def _cut_off(self, lives: dict[str, Life]) -> str:
         settled = clock.monotonic() - self._began >= SETTLING
         unreachable = sum(life is Life.UNREACHABLE and (settled or self._tracker.nodes[node].ever_heard) for node, life in lives.items())
-        expected = sum(life not in (Life.LOST, Life.LEFT, Life.AGENT_DOWN) for life in lives.values())
+        expected = sum(life not in (*GONE, Life.AGENT_DOWN) for life in lives.values())
         return cut_off(expected, unreachable)
 
     def _on(self, nodes: set[str]) -> set[str]:

@@ -150,8 +150,8 @@ def parse_member(value: bytes) -> Member | None:
 def noted(record: Node, member: Member | None) -> Node:
     """Return the record of a node with its loss or return. A membership that is over by its number changes nothing."""
     if member is None:
-        return replace(record, lost=record.incarnation)
-    if member.incarnation <= record.lost:
+        return record if record.lost == record.incarnation else replace(record, lost=record.incarnation)
+    if member.incarnation <= record.lost or (member.incarnation <= record.incarnation and not record.lost):
         return record
     return replace(record, incarnation=max(member.incarnation, record.incarnation), lost=0)
 
