@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib import import_module
 
 from gestalt.proto.v1 import model_pb2
 from gestalt.spec.schema import AppSpec
@@ -15,13 +17,14 @@ from .reconcile import is_current
 from .records import App, Node, Placed, fixed_ports
 from .reservations import Reservations
 from .scheduler.attributes import attributes
-from .scheduler.fleet import Fleet, Ground
+from .scheduler.fleet import LARGE, Fleet, Ground
 from .scheduler.values import DEVICE, DISK, PIDS, Capacity
 from .state import State
 
 NOT_CONNECTED = "is not connected"
 """Why a node that is ready as far as its membership goes takes nothing at this moment."""
 
+_AT_ONCE = 200
 _MOMENT = 1.0
 """Seconds for which it is known why a node is not ready."""
 
@@ -67,20 +70,38 @@ class Survey:
             ground = ground.without(node, fixed_ports(kept), kept.resources)
         return ground
 
-    def _refresh(self) -> None:
+    async def warm_up(self) -> None:
+        """Look at all nodes, a few at a time, so that the first decision of a leader need not look at all of them at once."""
+        self._changed()
+        waiting = list(self._state.nodes)
+        if len(waiting) >= LARGE:
+            await asyncio.to_thread(import_module, "gestalt.coordinator.scheduler.reasons")
+        for begin in range(0, len(waiting), _AT_ONCE):
+            self._look_at(waiting[begin : begin + _AT_ONCE])
+            await asyncio.sleep(0)
+
+    def _changed(self) -> set[str]:
+        """Return the nodes of which anything changed since the last call."""
         state, tracker = self._state, self._tracker
         changed, state.touched = state.touched | tracker.touched, set()
         tracker.touched.clear()
         if self._fleet.reservations is not state.reservations:  # everything was read anew
             self._fleet = Fleet(state.reservations)
             self._fleet.why_not = self._why_not
-        if len(self._fleet) != len(state.nodes):
-            changed |= self._fleet.ids_there ^ state.nodes.keys()
-        for id_ in changed:
-            if (node := state.nodes.get(id_)) is None:
+        return changed
+
+    def _refresh(self) -> None:
+        changed = self._changed()
+        if len(self._fleet) != len(self._state.nodes):
+            changed |= self._fleet.ids_there ^ self._state.nodes.keys()
+        self._look_at(changed)
+
+    def _look_at(self, nodes: Iterable[str]) -> None:
+        for id_ in nodes:
+            if (node := self._state.nodes.get(id_)) is None:
                 self._fleet.remove(id_)
             else:
-                self._fleet.put(_offer(node, tracker))
+                self._fleet.put(_offer(node, self._tracker))
 
     def _why_not(self, offer: Capacity) -> str:
         """Return why a node is not ready. Some reasons grow with time: they are told as they were a moment ago, at most."""

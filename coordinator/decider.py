@@ -101,6 +101,7 @@ class Decider:
         for path in self._ledger.state.apps:
             self._track(path)
         self.wake(self._ledger.state.apps)
+        await self._survey.warm_up()
         while True:
             await self._wait()
             dirty, self._dirty = sorted(self._dirty), set()

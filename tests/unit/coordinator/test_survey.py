@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -68,6 +69,21 @@ def test_what_is_kept_is_what_would_be_found_anew(story: list[tuple[str, str]]) 
             fleet.agent_step()
         fleet.pass_time(1.5)  # what is told of a node that is away may be a moment old
         assert tuple(survey.ground(PATH)) == tuple(surveyed(fleet).ground(PATH))
+
+
+async def test_what_changes_while_all_nodes_are_looked_at_is_not_missed() -> None:
+    fleet = settled(1, 0)
+    for number in range(2, 1001):
+        note(fleet, Node(f"n{number}", f"n{number}"), f"n{number}")
+    survey = surveyed(fleet)
+    warming = asyncio.create_task(survey.warm_up())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    note(fleet, None, "n1000")
+    note(fleet, replace(fleet.state.nodes["n1"], labels={"rack": "r1"}), "n1")
+    await warming
+    assert tuple(survey.ground()) == tuple(surveyed(fleet).ground())
+    assert [len(survey.ground()), survey.ground().node("n1").attributes["rack"]] == [999, "r1"]
 
 
 def test_a_node_that_was_removed_is_no_ground() -> None:
