@@ -152,7 +152,7 @@ def test_tables_carry_no_colours_or_blanks_when_nobody_looks(server: CtlServer) 
         (["nodes"], ["nodes"]),
         (["tasks"], ["tasks"]),
         (["history", "web"], ["versions"]),
-        (["inspect", "web"], ["app", "instances"]),
+        (["inspect", "web"], ["app", "instances", "runs"]),
         (["version"], ["client", "coordinator"]),
         (["context", "list"], ["current", "contexts"]),
         (["context", "show"], ["name", "coordinators", "ca", "certificate", "key", "file"]),
@@ -449,7 +449,7 @@ def _complete(server: CtlServer, *words: str, env: dict[str, str] | None = None)
 
 
 def test_completion_of_commands_apps_and_instances(server: CtlServer) -> None:
-    assert _complete(server, "re") == ["restart"]
+    assert _complete(server, "rest") == ["restart"]
     assert _complete(server, "scale", "w") == ["web"]
     assert _complete(server, "logs", "web-") == ["web-3fa9c1-1", "web-3fa9c1-2", "web-3fa9c1-3"]
     assert _complete(server, "context", "use", "t") == ["test"]
