@@ -6,13 +6,14 @@ import asyncio
 import logging
 import uuid
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gestalt import clock
 from gestalt.errors import GestaltError
 from gestalt.spec.schema import AppSpec, Autoscale
 
 from . import changes
+from .advance import paused
 from .autoscale import Advice, Load, Reading, Situation, advise, load_of_balancers, load_of_instances, mean_by_kind
 from .changes import Asked
 from .decider import Decider
@@ -131,6 +132,8 @@ class Autoscaler:
         """Return why nothing may be changed now; empty when it may."""
         if not app.wanted:
             return "it is stopped"
+        if app.paused:  # a new number would have it go on
+            return f"it is {paused(app)}"
         task = self._ledger.state.tasks.get(app.task)
         if task is not None:
             return f"its {task.kind} is under way"
@@ -139,11 +142,12 @@ class Autoscaler:
         return self._decider.brakes.why_not(self._ledger.state.switches.paused)
 
     def _loads(self, app: App, policy: Autoscale, track: _Track, silent: int) -> dict[str, Load]:
-        """Measure an app once."""
+        """Measure an app once. Canaries have a number of their own: the others are looked at as if they were not there."""
         spec = self._ledger.state.version(app.path, app.version).spec
         placements = self._ledger.state.placed(app.path)
-        views = [view for view in self._tracker.views(app, placements) if not (view.placed.stop or is_given_up(view, spec))]
-        given = [self._tracker.usages.given(instance_id(app, item.serial)) for item in placements.instances]
+        own = replace(placements, instances=tuple(item for item in placements.instances if not app.tries(item)))
+        views = [view for view in self._tracker.views(app, own) if not (view.placed.stop or is_given_up(view, spec))]
+        given = [self._tracker.usages.given(instance_id(app, item.serial)) for item in own.instances]
         loads: dict[str, Load] = {}
         for metric in policy.metrics:
             if metric.kind in _OF_BALANCERS:

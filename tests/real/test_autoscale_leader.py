@@ -192,3 +192,20 @@ async def test_what_is_refused_is_told(rig: Rig) -> None:
     app = await app_until(rig, "the refusal", lambda app: "refused" in app.autoscaling)
     assert app.count == 1
     assert app.autoscaling.startswith("was to be scaled, but that was refused: instances: 3 of version 1, which is exclusive")
+
+
+async def test_canaries_are_not_counted_and_a_pause_is_kept(rig: Rig) -> None:
+    agent = await rig.agent(cores=1.0)
+    asked = {"resources": ASKED, "autoscale": scaling(), "update": {"strategy": "canary", "canary": 1}}
+    await rig.outcome(await rig.launch(2, **asked))
+    agent.cores = 1.5
+    await rig.launch(2, image="web:2", **asked)
+    app = await app_until(rig, "the canary", lambda app: len(agent.running) == 3 and app.autoscaling.startswith("cpu 50 %"))
+    assert (app.count, app.autoscaling) == (2, "cpu 50 % of 50 %: 2 are right")
+    await api_pb2_grpc.ChangesStub(rig.channel()).Pause(api_pb2.AppRequest(app=PATH), timeout=10)
+    agent.cores = 3.0
+    app = await app_until(rig, "the pause", lambda app: "paused" in app.autoscaling)
+    assert (app.count, app.autoscaling) == (
+        2,
+        f"nothing is changed: it is paused by alice: nothing is started or stopped for it until `gestaltctl resume {PATH}`",
+    )
