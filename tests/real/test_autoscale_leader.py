@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gestalt.coordinator.autoscaler import EVERY
+from gestalt.coordinator.changes import MAX_INSTANCES
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 from gestalt.wire import spec_to_wire
 from tests.real.coordinator_rig import Rig, refused
@@ -117,7 +118,7 @@ async def test_a_description_leaves_the_number_alone_and_its_bounds_count_at_onc
     await rig.outcome(await rig.launch(1, image="web:2", resources=ASKED))
     app = (await rig.get()).app
     assert (app.count, app.autoscaling) == (1, ""), "without autoscaling the description says how many"
-    too_many = await refused(rig.launch(1, resources=ASKED, autoscale=scaling(max=2000)))
+    too_many = await refused(rig.launch(1, resources=ASKED, autoscale=scaling(max=MAX_INSTANCES + 1)))
     assert "autoscale.max" in too_many.message
 
 
