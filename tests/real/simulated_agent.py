@@ -107,8 +107,9 @@ class SimulatedAgent:
         report = agent_pb2.UsageReport(interval=0.2, balanced=self.requests is not None)
         for identity in self.running if self.cores is not None else ():
             report.instances.add(instance=identity, cpu=(self.cores or 0.0) / len(self.running), memory=1024**2)
-        for identity in self.running if self.requests else ():
-            report.traffic.add(instance=identity, requests=(self.requests or 0.0) / len(self.running))
+        routed = {server.instance for route in self.state.routes.values() for server in route.servers}
+        for identity in sorted(routed) if self.requests else ():
+            report.traffic.add(instance=identity, requests=(self.requests or 0.0) / len(routed))
         self._outbox.put_nowait(agent_pb2.AgentMessage(usage=report))
 
     def _take(self, message: agent_pb2.CoordinatorMessage) -> None:
