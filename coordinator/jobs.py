@@ -222,23 +222,34 @@ class Kept:
     wake_in: float
 
 
-def keep_ended(app: App, spec: AppSpec, runs: Iterable[Run], ages: Mapping[str, float], views: Iterable[View]) -> Kept:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What ended of a job: `ages`: seconds since its runs did, by id; those under way are not in it. `views`: instances whose end is noted.
+
+    `lonely`: the versions of which only one instance may exist: what ended makes way for the next.
+    """
+
+    ages: Mapping[str, float]
+    views: tuple[View, ...]
+    lonely: frozenset[int] = frozenset()
+
+
+def keep_ended(app: App, spec: AppSpec, runs: Iterable[Run], ended: Ended) -> Kept:
     """Say what is kept of runs that ended, and of ended instances.
 
     Args:
         app: the job.
         spec: the template of its wanted version.
         runs: all its runs, oldest first.
-        ages: seconds since they ended, by id; those under way are not in it.
-        views: all its instances whose end is noted.
+        ended: those of them that ended, and instances.
     """
-    keep = job_of(spec).keep
+    keep, ages, there = job_of(spec).keep, ended.ages, ended.views
     over = [run for run in runs if run.id in ages]
     dropped = _dropped(keep, over, ages)
-    there = tuple(views)
     beyond = {view.placed.serial for view in sorted(there, key=lambda item: item.placed.serial)[: max(0, len(there) - LOGS)]}
     known = {run.id for run in runs} - dropped
-    unwanted = [view for view in there if _is_unwanted(app, spec, view, known) or view.placed.serial in beyond]
+    lonely = {view.placed.serial for view in there if view.placed.version in ended.lonely}
+    unwanted = [view for view in there if _is_unwanted(app, view, known) or view.placed.serial in beyond | lonely]
     forget = [view for view in there if view.gone or (view in unwanted and (view.is_over or is_given_up(view, spec)))]
     left = {view.placed.run for view in there} - {view.placed.run for view in forget}
     stop = tuple(view.placed.serial for view in unwanted if not view.placed.stop and view not in forget)
@@ -251,9 +262,9 @@ def _dropped(keep: JobKeep, over: list[Run], ages: Mapping[str, float]) -> set[s
     return {run.id for run in over if run not in newest or ages[run.id] >= keep.time}
 
 
-def _is_unwanted(app: App, spec: AppSpec, view: View, known: set[str]) -> bool:
-    """Tell whether an ended instance is to go: a drained node is left, and the only one of its kind makes way for the next."""
-    return view.placed.stop or view.moving or app.deleting or spec.placement.exclusive or view.placed.run not in known
+def _is_unwanted(app: App, view: View, known: set[str]) -> bool:
+    """Tell whether an ended instance is to go: it is kept with its run, and a drained node is left."""
+    return view.placed.stop or view.moving or app.deleting or view.placed.run not in known
 
 
 def marked(item: Placed, stop: Iterable[int], ended: Iterable[int]) -> Placed:

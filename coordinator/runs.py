@@ -12,7 +12,7 @@ from gestalt.spec.schema import AppSpec
 
 from .advance import Case, erase, put_grant
 from .changes import MAX_INSTANCES, Asked
-from .jobs import Kept, Moment, RunDecision, RunView, decide_run, job_of, keep_ended, marked
+from .jobs import Ended, Kept, Moment, RunDecision, RunView, decide_run, job_of, keep_ended, marked
 from .periodic import due, run_id
 from .reconcile import View, is_given_up
 from .records import App, Placed, Placements, Run, RunState, Step, Task, TaskState, Verb
@@ -147,12 +147,12 @@ class Jobs:
             else:
                 self._failures.pop(run.id, None)
         ages = {run.id: self._elapsed(run, run.ended_at, case.at, terms.now) for run in runs if run.state is not RunState.RUNNING}
-        kept = keep_ended(case.app, case.spec, runs, ages, [view for view in case.views if view.placed.ended])
+        there = tuple(view for view in case.views if view.placed.ended)
+        kept = keep_ended(case.app, case.spec, runs, Ended(ages, there, _lonely(draft, case)))
         placements = _settled(draft, case, decided, kept)
         for decision in decided:
             _record(draft, case, decision)
-        for identity in kept.delete:
-            draft.delete("run", run_key(case.app.path, identity))
+        self._delete(draft, case.app.path, kept.delete)
         app, waits = _start(draft, case, decided, placements, terms.nodes)
         self._conclude(draft, case, app)
         wake_in = min((kept.wake_in, next_due, *(decision.wake_in for decision in decided)))
@@ -178,6 +178,13 @@ class Jobs:
             self._began[key] = now - max(0.0, (datetime.fromisoformat(at) - datetime.fromisoformat(since)).total_seconds())
         return now - self._began[key]
 
+    def _delete(self, draft: Draft, path: str, ids: tuple[str, ...]) -> None:
+        keys = {run_key(path, identity) for identity in ids}
+        for key in keys:
+            draft.delete("run", key)
+        if keys:
+            self._began = {key: at for key, at in self._began.items() if key[0] not in keys}
+
     def forget(self, path: str) -> None:
         """Forget the times of a job that is gone."""
         self._began = {key: at for key, at in self._began.items() if not key[0].startswith(f"{path}@")}
@@ -199,6 +206,13 @@ class Jobs:
 
 def _is_lost(case: Case, view: View) -> bool:
     return not (view.placed.stop or view.placed.ended) and is_given_up(view, case.spec)
+
+
+def _lonely(draft: Draft, case: Case) -> frozenset[int]:
+    """Return the versions with instances of which only one may exist."""
+    numbers = {view.placed.version for view in case.views}
+    found = ((number, draft.version(case.app.path, number)) for number in numbers)
+    return frozenset(number for number, version in found if version is not None and version.spec.placement.exclusive)
 
 
 def _stopped(app: App) -> str:
@@ -266,9 +280,9 @@ def _start(draft: Draft, case: Case, decided: list[RunDecision], settled: Placem
     added: tuple[Placed, ...] = ()
     waits = ""
     found: Nodes = ()
-    if first is not None and not case.is_taken:
-        version = draft.version(app.path, first.run.version)
-        assert version is not None, "versions live as long as their app"
+    version = draft.version(app.path, first.run.version) if first is not None else None
+    own = replace(case, spec=version.spec) if version is not None else case
+    if first is not None and version is not None and not own.is_taken:
         found = nodes()
         room = MAX_INSTANCES - len(settled.instances)
         placing = place(version.spec.model_copy(update={"instances": first.start}), min(first.start, room), found)
@@ -278,7 +292,7 @@ def _start(draft: Draft, case: Case, decided: list[RunDecision], settled: Placem
     after = (*settled.instances, *added)
     if after != draft.placed(app.path).instances:
         draft.put_placements(Placements(app.path, after))
-    put_grant(draft, case, settled.instances, added, found)
+    put_grant(draft, own, settled.instances, added, found)
     return replace(app, next_serial=app.next_serial + len(added)), waits
 
 

@@ -60,6 +60,22 @@ def test_a_run_that_fails_is_tried_again_as_often_as_it_may_and_ends_failed(appl
     assert appliance.ctl("logs", PATH, "--run", run["id"]).stdout.count("trouble") == 3
 
 
+def test_a_run_bears_the_death_of_both_daemons_and_counts_each_end_once(appliance: Appliance) -> None:
+    launched(appliance, "sleep 5; echo done", completions=2, parallelism=2, retries=0)
+    appliance.ctl("run", PATH, "--detach")
+    wait_for("both are at work", lambda: len(appliance.containers()) == 2)
+    before = appliance.containers()
+    appliance.kill("gestalt-agent")
+    appliance.kill("gestalt-coordinator")
+    appliance.up()
+    appliance.wait_ready()
+    wait_for("the run has ended", lambda: runs(appliance)[0]["state"] != "running", state=lambda: runs(appliance)[0])
+    run = runs(appliance)[0]
+    assert (run["state"], run["succeeded"], run["failed"], run["lost"]) == ("succeeded", 2, 0, 0)
+    assert len(before) == len(run["results"]) == 2
+    assert appliance.ctl("logs", PATH, "--run", run["id"]).stdout.count("done") == 2
+
+
 def test_deleting_the_job_ends_what_runs_and_leaves_no_container(appliance: Appliance) -> None:
     launched(appliance, "sleep 1000")
     appliance.ctl("run", PATH, "--detach")

@@ -304,6 +304,28 @@ def test_an_exclusive_job_has_one_at_work_over_all_its_runs() -> None:
     assert [world.of(run.id).state for run in runs] == [RunState.SUCCEEDED] * 2
 
 
+def test_a_run_of_an_exclusive_version_goes_on_when_the_next_one_is_not() -> None:
+    world = JobWorld(placement={"exclusive": True}, job={"completions": 2})
+    run = world.run()
+    world.go()
+    world.apply(job("report:2", job={"completions": 2}))
+    for _ in range(20):
+        world.go()
+        assert sum(item.version == 1 and not item.ended for item in world.placed) <= 1
+        for item in world.at_work():
+            world.end(item)
+    assert world.of(run.id).state is RunState.SUCCEEDED
+
+
+def test_the_times_of_runs_that_are_gone_are_forgotten() -> None:
+    world = JobWorld(job={"keep": {"runs": 0}})
+    for _ in range(3):
+        world.run()
+        world.finish(2)
+    world.go()
+    assert (world.jobs._began, world.jobs._failures, world.state.runs) == ({}, {}, {})
+
+
 def test_too_many_runs_at_once_are_refused() -> None:
     world = JobWorld()
     for _ in range(50):
