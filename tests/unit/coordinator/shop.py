@@ -127,7 +127,7 @@ class Shop:
         draft, wait = Draft(self.state), self.gate.look(found)
         if found.awaiting and (not wait.why or wait.is_changing):
             self.progress.forget(path)
-        if found.awaiting and not wait.why:
+        if found.awaiting and not wait.why and not found.paused:
             draft.put_app(begun(found))
         else:
             case = self.case(found)
