@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from bench.harness import machine_facts, options
+from bench.plot import Line, plot
 from bench.sheet import Sheet
 from gestalt.client import Client
 from gestalt.clock import monotonic
@@ -30,6 +31,7 @@ from gestalt.coordinator.records import Node, Placements
 from gestalt.coordinator.state import decode, encode
 from gestalt.coordinator.store.base import Put
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
+from gestalt.errors import GestaltError
 from gestalt.pki import Role
 from gestalt.proto.v1 import api_pb2
 from gestalt.spec.load import validate_spec
@@ -47,6 +49,8 @@ NICE = 10
 IN_FLIGHT = 8
 """Launches that are asked for at a time."""
 _LIMIT = 1800.0
+_PAUSE = 0.02
+_SETTLED = 1.0
 
 
 @dataclass
@@ -91,6 +95,10 @@ class Placed:
     """Counts what events say was placed durably, and when. `curve`: seconds since `begun`, and all until then."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on."""
         self.count = 0
         self.begun = monotonic()
         self.curve: list[tuple[float, int]] = []
@@ -243,28 +251,111 @@ async def launch(world: World, client: Client) -> None:
     await asyncio.gather(*(one(number) for number in range(world.size.apps)))
 
 
-async def measure(sheet: Sheet, size: Size) -> None:
-    """Measure everything."""
-    folder = Path(tempfile.mkdtemp(prefix="gestalt-bench-", dir="/dev/shm"))
+class Answers:
+    """Asks the leader for next to nothing, all the time; `slowest` is the longest that it took, in seconds: so long its loop was busy."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.slowest = 0.0
+
+    async def watch(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            begun = monotonic()
+            with suppress(GestaltError):  # there is no such task
+                await self._client.call(lambda api: api.tasks.Get, api_pb2.GetTaskRequest(id="none"), limit=_LIMIT)
+            self.slowest = max(self.slowest, monotonic() - begun)
+            await asyncio.sleep(_PAUSE)
+
+    def taken(self) -> float:
+        """Return the slowest since the last time."""
+        slowest, self.slowest = self.slowest, 0.0
+        return slowest
+
+
+@dataclass
+class Run:
+    """One run. `name`: of its rows."""
+
+    world: World
+    client: Client
+    sheet: Sheet
+    placed: Placed
+    answers: Answers
+
+    @property
+    def name(self) -> str:
+        size = self.world.size
+        return f"{size.apps:,} x {size.instances:,} over {size.nodes:,} nodes"
+
+    async def launch(self, leader: psutil.Process) -> None:
+        """Launch everything, and read back that it is durable."""
+        size, cpu = self.world.size, sum(leader.cpu_times()[:2])
+        self.placed.begin()
+        self.answers.taken()
+        launching = asyncio.create_task(launch(self.world, self.client))
+        took = await self.placed.until(size.total, "placed")
+        await launching
+        stored = sum(len(item.instances) for item in (await self.world.placements()).values())
+        assert stored == size.total, f"ZooKeeper has {stored:,} placements"
+        self.sheet.add(f"{self.name}: placed, durable", took)
+        self.sheet.add(f"{self.name}: placements a second", size.total / took, "/s", aim="at least 10,000", rate=True)
+        self.sheet.add(f"{self.name}: leader, processor", sum(leader.cpu_times()[:2]) - cpu)
+        self.sheet.add(f"{self.name}: leader, resident", leader.memory_info().rss / 1e6, "MB", aim="at most 3,000")
+        self.sheet.add(f"{self.name}: slowest answer meanwhile", self.answers.taken())
+        self.sheet.add(f"{self.name}: of which the nodes were told by then", self.world.shadows.sum("told") / size.total * 100, "%")
+
+    async def told(self) -> None:
+        """Wait until the nodes were told of everything."""
+        begun = monotonic()
+        while self.world.shadows.sum("told") < self.world.size.total:
+            assert monotonic() - begun < _LIMIT, f"the nodes were told of {self.world.shadows.sum('told'):,} instances"
+            await asyncio.sleep(0.1)
+        self.sheet.add(f"{self.name}: until the nodes were told of all, after that", monotonic() - begun)
+
+    async def lose(self) -> None:
+        """Have one node of a hundred vanish."""
+        before, size = await self.world.placements(), self.world.size
+        lost = list(range(0, size.nodes, 100))
+        there = {self.world.identities[number] for number in lost}
+        instances = sum(placed.node in there for item in before.values() for placed in item.instances)
+        self.answers.taken()
+        self.placed.begin()
+        await self.world.shadows.vanish(lost)
+        took = await self.placed.until(instances, "replaced")
+        self.sheet.add(f"{self.name}: {len(lost)} nodes lost, {instances:,} instances replaced, durable", took, aim="at most 3 s")
+        self.sheet.add(f"{self.name}: slowest answer meanwhile, nodes lost", self.answers.taken(), aim="at most 0.05 s")
+
+    async def scale(self) -> None:
+        """Scale one app to twice its size and back."""
+        before, path, count = await self.world.placements(), self.world.size.path(0), self.world.size.instances
+        self.placed.begin()
+        for number in (2 * count, count):
+            await self.client.call(lambda api: api.apps.Scale, api_pb2.ScaleRequest(app=path, count=number), limit=_LIMIT)
+            if number > count:
+                took = await self.placed.until(count, "added")
+        after = await self.world.placements()
+        moved = [app for app in before if app != path and before[app] != after[app]]
+        assert not moved, f"instances of {len(moved)} other apps moved"
+        self.sheet.add(f"{self.name}: one app scaled to twice its size; of the others none moved", took)
+
+
+async def measure(sheet: Sheet, size: Size) -> Line:
+    """Measure everything; return how many were placed after how many seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="gestalt-bench-", dir="/dev/shm"))  # the disks of thousands of nodes are not this one
     try:
-        async with world(size, folder) as made, made.rig.client() as client, made.rig.client() as listener:
-            leader = psutil.Process(made.rig.processes[0].pid)
-            print("pid", leader.pid, flush=True)
-            placed = Placed()
-            following = asyncio.create_task(placed.follow(listener))
-            await asyncio.sleep(1)
-            placed.begun = monotonic()
-            launching = asyncio.create_task(launch(made, client))
-            took = await placed.until(size.total, "placed")
-            await launching
-            stored = sum(len(item.instances) for item in (await made.placements()).values())
-            assert stored == size.total, f"ZooKeeper has {stored} placements"
-            name = f"{size.apps:,} x {size.instances:,} over {size.nodes:,} nodes"
-            sheet.add(f"{name}: placed, durable", took)
-            sheet.add(f"{name}: placements a second", size.total / took, "/s", aim="at least 10,000", rate=True)
-            sheet.add(f"{name}: leader, resident", leader.memory_info().rss / 1e6, "MB", aim="at most 3,000")
-            sheet.add(f"{name}: told to the nodes by then", made.shadows.sum("told"), "")
-            following.cancel()
+        async with world(size, folder) as made, made.rig.client() as client, made.rig.client() as listener, made.rig.client() as asking:
+            run = Run(made, client, sheet, Placed(), Answers(asking))
+            watching = [asyncio.create_task(run.placed.follow(listener)), asyncio.create_task(run.answers.watch())]
+            await asyncio.sleep(_SETTLED)
+            await run.launch(psutil.Process(made.rig.processes[0].pid))
+            curve = tuple((at, float(count)) for at, count in run.placed.curve if count)
+            await run.told()
+            await run.lose()
+            await run.scale()
+            for task in watching:
+                task.cancel()
+            return Line(run.name, curve)
     finally:
         shutil.rmtree(folder)
 
@@ -276,11 +367,14 @@ def main() -> None:
     chosen.add_argument("--nodes", type=int, default=5000)
     chosen.add_argument("--apps", type=int, default=1000)
     chosen.add_argument("--instances", type=int, default=1000)
+    chosen.add_argument("--plot", type=Path, help="write how many were placed after how many seconds as SVG")
     arguments = chosen.parse_args()
     size = Size(arguments.nodes, arguments.apps, arguments.instances)
     with Sheet("a million containers", machine_facts()) as sheet:
-        for _ in range(arguments.runs):
-            asyncio.run(measure(sheet, size))
+        lines = [asyncio.run(measure(sheet, size)) for _ in range(arguments.runs)]
+    if arguments.plot is not None:
+        last = max(at for line in lines for at, _ in line.points)
+        arguments.plot.write_text(plot("Placed and durable", "seconds", "instances", lines, [last * part / 4 for part in range(5)]))
 
 
 if __name__ == "__main__":

@@ -36,8 +36,11 @@ class _Scale:
         return self.begin + (here - low) / (high - low) * (self.end - self.begin)
 
 
-def plot(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
-    """Return a picture of some lines; x is linear from 0 on, y logarithmic in whole decades."""
+def plot(title: str, across: str, up: str, lines: Sequence[Line], marks: Sequence[float] = ()) -> str:
+    """Return a picture of some lines; x is linear from 0 on, y logarithmic in whole decades.
+
+    `marks`: the values of x that are written below; none = all that occur.
+    """
     points = [point for line in lines for point in line.points]
     x = _Scale(0.0, max(item for item, _ in points), LEFT, WIDTH - RIGHT, is_log=False)
     low, high = math.floor(math.log10(min(item for _, item in points))), math.ceil(math.log10(max(item for _, item in points)))
@@ -51,7 +54,7 @@ def plot(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
         at = y.at(10.0**decade)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ddd"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{10**decade:,.0f}</text>')
-    across_ = sorted({item for item, _ in points})
+    across_ = marks or sorted({item for item, _ in points})
     parts += [f'<text x="{x.at(value):.1f}" y="{y.begin + 16:.1f}" text-anchor="middle">{value:,.0f}</text>' for value in across_]
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{y.begin + 32:.1f}" text-anchor="end">{escape(across)}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="22" text-anchor="end">{escape(up)}</text>')
