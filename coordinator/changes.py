@@ -209,7 +209,9 @@ def migrate(draft: Draft, path: str, source: Node | None, target: Node | None, a
         raise GestaltError(Kind.REFUSED, f"{path} is stopped", hint=f"start it: gestaltctl start {path}")
     if target is not None and target.admin != "ready":
         hint = f"let it take instances again: gestaltctl node uncordon {target.name}"
-        raise GestaltError(Kind.REFUSED, f"{target.name} is {target.admin}: nothing is placed there", hint=hint)
+        raise GestaltError(
+            Kind.REFUSED, f"{target.name} is {'in ' * (target.admin == 'maintenance')}{target.admin}: nothing is placed there", hint=hint
+        )
     there = [item for item in draft.placed(path).instances if not item.stop and (source is None or item.node == source.id)]
     serials = tuple(item.serial for item in there if target is None or item.node != target.id)
     if not serials:

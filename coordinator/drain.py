@@ -102,6 +102,12 @@ def begin(draft: Draft, node: Node, life: str, asked: Asked, limits: Limits = AS
     return task
 
 
+def in_maintenance(node: Node, at: str) -> Node:
+    """Return a node whose maintenance begins now."""
+    until = datetime.fromisoformat(at) + timedelta(seconds=node.maintenance_for)
+    return replace(node, admin=Life.MAINTENANCE, maintenance_until=until.isoformat() if node.maintenance_for else "")
+
+
 def _terms(node: Node) -> str:
     return f"{node.parallel} at once, " + (f"until {_shown(node.drain_until)}" if node.drain_until else "without a deadline")
 
@@ -129,6 +135,8 @@ def force(draft: Draft, nodes: Iterable[Node]) -> None:
 
 def given_up(draft: Draft, before: Node, after: Node, verb: str, at: str) -> Node:
     """Return the node as it is to be, its drain ended if it was one that the change ends."""
+    if before.maintenance and after.admin != before.admin:
+        after = replace(after, maintenance="", maintenance_for=0.0, maintenance_until="")
     if not before.drain or after.admin == Life.DRAINING:
         return after
     if (task := draft.task(before.drain)) is not None and task.state is TaskState.RUNNING:
@@ -145,7 +153,8 @@ def done(state: State) -> list[Node]:
 def conclude(draft: Draft, nodes: Iterable[Node], at: str) -> None:
     """Note that nodes are drained."""
     for node in nodes:
-        draft.put_node(replace(node, admin=Life.DRAINED, **_NO_DRAIN))
+        drained = replace(node, admin=Life.DRAINED, **_NO_DRAIN)
+        draft.put_node(in_maintenance(drained, at) if node.maintenance else drained)
         draft.tell("node.drained", node.name, f"node {node.name} is drained")
         if (task := draft.task(node.drain)) is not None and task.state is TaskState.RUNNING:
             given_up = f"node {node.name} is lost: what ran there was given up and is replaced"

@@ -16,7 +16,7 @@ from gestalt.errors import GestaltError
 from gestalt.zk.client import Zk
 from gestalt.zk.paths import Paths
 
-from . import drain
+from . import drain, maintenance
 from .brakes import cut_off
 from .decider import Decider
 from .dispatch import Dispatcher
@@ -148,9 +148,10 @@ class NodeKeeper:
         believed = self._dispatcher.believed
         members = frozenset(node for node, life in lives.items() if life not in GONE)
         doubt = self._brakes.doubt
-        doubt.assess(lives.keys(), members, clock.monotonic())
+        counted = {node for node in lives if not maintenance.is_expected(self._ledger.state.nodes.get(node))}
+        doubt.assess(counted, members & counted, clock.monotonic())
         self._brakes.held, self._dispatcher.believed = doubt.sentence(members), self._believed() if doubt.base else frozenset()
-        self._brakes.cut_off = self._cut_off(lives)
+        self._brakes.cut_off = self._cut_off({node: life for node, life in lives.items() if node in counted})
         if self._brakes.cut_off and not before[1]:
             log.critical("stepping down: %s", self._brakes.cut_off)
             self._give_up(self._brakes.cut_off)
@@ -217,6 +218,9 @@ class NodeKeeper:
         if drain.overdue(self._ledger.state, clock.wall()):
             async with self._ledger.draft("leader", "drain-deadline") as draft:
                 drain.force(draft, drain.overdue(self._ledger.state, clock.wall()))
+        if maintenance.over(self._ledger.state, clock.wall()):
+            async with self._ledger.draft("leader", "maintenance-over") as draft:
+                maintenance.conclude(draft, maintenance.over(self._ledger.state, clock.wall()), clock.wall().isoformat())
         if drain.done(self._ledger.state):
             async with self._ledger.draft("leader", "drained") as draft:
                 drain.conclude(draft, drain.done(self._ledger.state), clock.wall().isoformat())

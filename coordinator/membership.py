@@ -33,6 +33,7 @@ class Life(StrEnum):
     CORDONED = "cordoned"
     DRAINING = "draining"
     DRAINED = "drained"
+    MAINTENANCE = "maintenance"
     AGENT_DOWN = "agent-down"
     UNREACHABLE = "unreachable"
     LOST = "lost"
@@ -129,7 +130,7 @@ def _without_membership(record: Node) -> Standing:
 
 def _at_work(record: Node) -> Standing:
     life = Life(record.admin)
-    return Standing(life, "" if life is Life.READY else f"is {life}")
+    return Standing(life, "" if life is Life.READY else "is in maintenance" if life is Life.MAINTENANCE else f"is {life}")
 
 
 def is_emptied(record: Node | None) -> bool:

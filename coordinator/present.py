@@ -16,14 +16,14 @@ from gestalt.proto.v1 import model_pb2, spec_pb2
 from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_to_wire, to_wire
 
-from . import periodic, runs
+from . import maintenance, periodic, runs
 from .advance import Case
 from .decider import Decider
 from .diff import compare
 from .grants import complaint
 from .jobs import job_of
 from .ledger import Ledger
-from .membership import Member
+from .membership import Life, Member
 from .nodes import Sighting, Tracker
 from .reconcile import View, is_current, is_given_up
 from .records import App, Event, Move, Node, Placed, Run, RunState, Task, TaskState, Verb, Version, bindings, instance_id
@@ -321,11 +321,14 @@ class Presenter:
     def _node(self, node: str) -> model_pb2.Node:
         record, use = self.ledger.state.nodes[node], self.ledger.state.reservations.on(node)
         view, stands = self.tracker.node(node, record.name), self.tracker.standing(node)
+        why = stands.reason
+        if maintenance.is_expected(record):
+            why = maintenance.told(record, why if stands.life is not Life.MAINTENANCE else "")
         return model_pb2.Node(
             id=node,
             name=record.name,
-            state=stands.life,
-            reason=f"{record.name} {stands.reason}" if stands.reason else "",
+            state=Life.MAINTENANCE if maintenance.is_expected(record) else stands.life,
+            reason=f"{record.name} {why}" if why else "",
             address=view.address or record.address,
             agent_version=view.agent_version,
             facts=view.facts,

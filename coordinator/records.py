@@ -36,6 +36,7 @@ class Verb(StrEnum):
     RUN = "run"
     CANCEL = "cancel"
     REBALANCE = "rebalance"
+    MAINTENANCE = "maintenance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +239,13 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of the cluster. `admin`: ready, cordoned, draining or drained; `drain`: the task of a drain that is under way.
+    """A machine of the cluster. `admin`: ready, cordoned, draining, drained or maintenance; `drain`: the task of a drain that is under way.
 
     Of a drain: `parallel` instances at most are on the move at once, 0 = as many as there are; `drain_until`: its deadline, by the wall
     clock, empty = it has none; `forced`: that is over, so that what is left stops without waiting for replacements.
+
+    `maintenance`: by whom and why it is, or is going to be, in maintenance, empty = it is not; `maintenance_for` so many seconds, 0 = until
+    somebody ends it; `maintenance_until`: so it ends by the wall clock, empty = it does not, or has not begun.
     `incarnation`: of its newest membership, 0 = it never had one. `lost`: the incarnation whose loss the leader has noted, 0 = it is not
     lost; so a new leader knows which losses are old. `confirmed`: the incarnation that an operator declared dead. `refused`: the
     incarnation, over by now, because of which the other nodes are to refuse its packets, 0 = they are not; `refused_at`: the address.
@@ -263,6 +267,9 @@ class Node:
     parallel: int = 0
     drain_until: str = ""
     forced: bool = False
+    maintenance: str = ""
+    maintenance_for: float = 0.0
+    maintenance_until: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

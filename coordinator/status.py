@@ -41,7 +41,7 @@ class Status:
         switches, brakes = state.switches, self.presenter.decider.brakes
         held = brakes.why_not("")
         stops = [f"automatic replacement is paused {switches.paused}"] if switches.paused else [held] if held else []
-        troubles = [f"node {node.name}: {problem}" for node in nodes for problem in node.problems]
+        troubles = [f"node {node.name}: {problem}" for node in nodes if node.state != "maintenance" for problem in node.problems]
         if not nodes:
             away = ["no node has joined: is gestalt-agent running?"]
         return api_pb2.StatusReply(

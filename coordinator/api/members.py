@@ -11,7 +11,7 @@ from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.identity import Role
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2
 
-from .. import drain, moving
+from .. import drain, maintenance, moving
 from ..balancer import Balancer, Wish
 from ..changes import Asked
 from ..enrolment import Enrolment
@@ -25,7 +25,7 @@ from .guard import Context, caller, unary
 from .views import NodesServicer
 
 Change = Callable[[Node], Node]
-_Asking = api_pb2.NodeRequest | api_pb2.DrainRequest | api_pb2.LabelRequest | api_pb2.RebalanceRequest
+_Asking = api_pb2.NodeRequest | api_pb2.DrainRequest | api_pb2.LabelRequest | api_pb2.RebalanceRequest | api_pb2.MaintenanceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,18 @@ class MembersServicer(NodesServicer):
             return drain.begin(draft, node, self.presenter.node_state(node.id), asked, limits)
 
         return await self.requests.change(self._call("drain", request, context), {request.node: work})
+
+    @unary
+    async def Maintain(self, request: api_pb2.MaintenanceRequest, context: Context) -> api_pb2.ChangeReply:
+        wish = None if request.end else wish_of(request)
+
+        def work(draft: Draft, asked: Asked) -> Task | None:
+            node = find_node(self.ledger.state.nodes.values(), request.node)
+            if wish is None:
+                return maintenance.end(draft, node, asked)
+            return maintenance.begin(draft, node, self.presenter.node_state(node.id), asked, wish)
+
+        return await self.requests.change(self._call("maintenance", request, context), {request.node: work})
 
     @unary
     async def PlanRebalance(self, request: api_pb2.RebalanceRequest, context: Context) -> api_pb2.RebalancePlan:
@@ -154,6 +166,19 @@ def limits_of(request: api_pb2.DrainRequest) -> drain.Limits:
         raise GestaltError(Kind.INVALID, f"{detail.field}: {detail.problem}; allowed: {detail.allowed}", details=[detail])
     deadline = request.deadline if request.HasField("deadline") else math.inf if request.no_deadline else None
     return drain.Limits(deadline, request.parallel if request.HasField("parallel") else None)
+
+
+def wish_of(request: api_pb2.MaintenanceRequest) -> maintenance.Wish:
+    """Return what a request asks for.
+
+    Raises:
+        GestaltError: INVALID, when it is to last no time.
+    """
+    if request.HasField("lasts") and request.lasts <= 0:
+        raise maintenance.no_time(request.lasts)
+    deadline = request.deadline if request.HasField("deadline") else None
+    limits = drain.Limits(deadline, request.parallel if request.HasField("parallel") else None)
+    return maintenance.Wish(request.reason, request.lasts, request.keep, limits)
 
 
 def holding(state: State, node: str) -> Holding:

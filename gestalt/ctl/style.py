@@ -19,6 +19,7 @@ _MIDDLE = (
     "degraded",
     "cordoned",
     "draining",
+    "maintenance",
     "superseded",
     "back-off",
     "deleting",

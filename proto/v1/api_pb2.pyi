@@ -869,6 +869,56 @@ class DrainRequest(google.protobuf.message.Message):
 global___DrainRequest = DrainRequest
 
 @typing.final
+class MaintenanceRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    LASTS_FIELD_NUMBER: builtins.int
+    KEEP_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    DEADLINE_FIELD_NUMBER: builtins.int
+    PARALLEL_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """name or id"""
+    reason: builtins.str
+    """for people"""
+    lasts: builtins.float
+    """seconds from when it is drained; not set = until it is ended"""
+    keep: builtins.bool
+    """what runs there stays: it is not drained"""
+    end: builtins.bool
+    """end it, or the drain before it; the others are not set then"""
+    deadline: builtins.float
+    """of the drain, as in DrainRequest"""
+    parallel: builtins.int
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        node: builtins.str = ...,
+        reason: builtins.str = ...,
+        lasts: builtins.float | None = ...,
+        keep: builtins.bool = ...,
+        end: builtins.bool = ...,
+        deadline: builtins.float | None = ...,
+        parallel: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_deadline", b"_deadline", "_lasts", b"_lasts", "_parallel", b"_parallel", "deadline", b"deadline", "lasts", b"lasts", "parallel", b"parallel", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_deadline", b"_deadline", "_lasts", b"_lasts", "_parallel", b"_parallel", "deadline", b"deadline", "end", b"end", "keep", b"keep", "lasts", b"lasts", "node", b"node", "parallel", b"parallel", "reason", b"reason", "request", b"request"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_deadline", b"_deadline"]) -> typing.Literal["deadline"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_lasts", b"_lasts"]) -> typing.Literal["lasts"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_parallel", b"_parallel"]) -> typing.Literal["parallel"] | None: ...
+
+global___MaintenanceRequest = MaintenanceRequest
+
+@typing.final
 class LabelRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

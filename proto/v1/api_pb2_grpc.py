@@ -863,6 +863,11 @@ class NodesStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.DrainRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
                 )
+        self.Maintain = channel.unary_unary(
+                '/gestalt.v1.Nodes/Maintain',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.MaintenanceRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
         self.Remove = channel.unary_unary(
                 '/gestalt.v1.Nodes/Remove',
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.NodeRequest.SerializeToString,
@@ -921,6 +926,13 @@ class NodesServicer(object):
 
     def Drain(self, request, context):
         """takes no new instances, and what runs there moves to other nodes
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Maintain(self, request, context):
+        """takes a node out of use for a while, so that it may be away; or ends that
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -986,6 +998,11 @@ def add_NodesServicer_to_server(servicer, server):
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.DrainRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
+            ),
+            'Maintain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Maintain,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.MaintenanceRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
             ),
             'Remove': grpc.unary_unary_rpc_method_handler(
@@ -1104,6 +1121,23 @@ class Nodes(object):
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Drain',
             gestalt_dot_proto_dot_v1_dot_api__pb2.DrainRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Maintain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Nodes/Maintain',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.MaintenanceRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

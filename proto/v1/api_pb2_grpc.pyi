@@ -481,6 +481,12 @@ class NodesStub:
     ]
     """takes no new instances, and what runs there moves to other nodes"""
 
+    Maintain: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.MaintenanceRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """takes a node out of use for a while, so that it may be away; or ends that"""
+
     Remove: grpc.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.NodeRequest,
         gestalt.proto.v1.api_pb2.NodeReply,
@@ -538,6 +544,12 @@ class NodesAsyncStub:
         gestalt.proto.v1.api_pb2.ChangeReply,
     ]
     """takes no new instances, and what runs there moves to other nodes"""
+
+    Maintain: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.MaintenanceRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """takes a node out of use for a while, so that it may be away; or ends that"""
 
     Remove: grpc.aio.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.NodeRequest,
@@ -606,6 +618,14 @@ class NodesServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
         """takes no new instances, and what runs there moves to other nodes"""
+
+    @abc.abstractmethod
+    def Maintain(
+        self,
+        request: gestalt.proto.v1.api_pb2.MaintenanceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
+        """takes a node out of use for a while, so that it may be away; or ends that"""
 
     @abc.abstractmethod
     def Remove(

@@ -650,7 +650,7 @@ class Node(google.protobuf.message.Message):
     id: builtins.str
     name: builtins.str
     state: builtins.str
-    """the words of the design: ready, cordoned, draining, drained, agent-down, unreachable, lost, left"""
+    """the words of the design: ready, cordoned, draining, drained, maintenance, agent-down, unreachable, lost, left"""
     address: builtins.str
     agent_version: builtins.str
     instances: builtins.int
@@ -844,7 +844,7 @@ class Task(google.protobuf.message.Message):
     MOVES_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
-    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate, cancel, run, rebalance"""
+    """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate, cancel, run, rebalance, maintenance"""
     app: builtins.str
     state: builtins.str
     """"running", "succeeded", "failed", "superseded" """

@@ -125,6 +125,38 @@ def drain(name: str, deadline: float | None, no_deadline: bool, parallel: int | 
     converse(work)
 
 
+@node.command(
+    epilog=examples(
+        "gestaltctl node maintenance web-3 --reason 'new disks' --for 2h",
+        "gestaltctl node maintenance web-3 --keep",
+        "gestaltctl node maintenance web-3 --end",
+    )
+)
+@click.argument("name", metavar="NODE")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for people: shown with the node.")
+@click.option("--for", "lasts", type=Duration(), metavar="TIME", help="It ends by itself so long after its beginning.")
+@click.option("--keep", is_flag=True, help="What runs there stays: place nothing new, and expect it to be away.")
+@click.option("--deadline", type=Duration(), metavar="TIME", help="Of the drain: stop what is left then.")
+@click.option("--parallel", type=int, metavar="N", help="Of the drain: so many instances are on the move at once.")
+@click.option("--end", is_flag=True, help="End it: the node takes instances again.")
+@task_options
+def maintenance(name: str, end: bool, output: str, request_id: str, **options: Any) -> None:
+    """Take a node out of use for a while, so that it may be away without anybody being alarmed.
+
+    It is drained first. Then it is in maintenance until --end, or for the time that is said; meanwhile it may go and come back.
+    """
+    how = Following(output, options.pop("detach"), options.pop("timeout"), request_id)
+    if end and any(options.values()):
+        raise click.UsageError("--end goes with nothing else", click.get_current_context())
+
+    async def work(client: Client) -> None:
+        from gestalt.proto.v1 import api_pb2
+
+        await carry_out(client, lambda api: api.nodes.Maintain, api_pb2.MaintenanceRequest(node=name, end=end, **options), how)
+
+    converse(work)
+
+
 @node.command(epilog=examples("gestaltctl node remove web-3", "gestaltctl node remove web-3 --force"))
 @click.option("--force", is_flag=True, help="Although apps are at work there.")
 @_node_options
