@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
+from itertools import takewhile
 
 from gestalt.errors import Detail, GestaltError, Kind
 
@@ -47,8 +48,8 @@ class EventRing:
             GestaltError: the token is malformed.
         """
         position = parse_token(token)
-        found = [event for event in self._events if _position(event) > position]
-        return found, position < self._dropped
+        newest_first = takewhile(lambda event: _position(event) > position, reversed(self._events))
+        return [*newest_first][::-1], position < self._dropped
 
     async def watch(self, token: str, *, follow: bool) -> AsyncGenerator[tuple[list[Event], bool], None]:
         """Yield batches of events after a token, and whether there is a gap before the batch; for ever with `follow`."""

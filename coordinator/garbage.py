@@ -12,7 +12,7 @@ import gc
 from .records import Placements
 from .state import Draft
 
-EVERY = 10_000
+EVERY = 2_000
 """Placements that are written between two looks: each is a few milliseconds for what came since."""
 
 

@@ -26,7 +26,7 @@ from .periodic import next_times, told
 from .present import described
 from .reconcile import stops_first
 from .records import App, Placed, Version, instance_id
-from .scheduler.place import place
+from .scheduler.place import lacking, place
 from .scheduler.values import Placing
 from .state import Draft
 from .system import SystemPlan, busy_nodes, plan_nodes, spots
@@ -51,9 +51,9 @@ class Planner:
         if spec.kind == "job":
             return [*found, *self._fits(spec)]
         staying = sum(not app.tries(item) for item in self._staying(app)) if app else 0
-        placing = self._placing(spec, max(0, spec.instances - staying))
-        if placing.missing:
-            found.append(f"{placing.missing} of {spec.instances} instances cannot be placed now: {placing.reason}")
+        missing, why = lacking(spec, max(0, spec.instances - staying), self.decider.ground(spec.path, spec))
+        if missing:
+            found.append(f"{missing} of {spec.instances} instances cannot be placed now: {why}")
         return found
 
     def plan(self, spec: AppSpec, together: Set) -> api_pb2.AppPlan:

@@ -43,6 +43,17 @@ def place(spec: AppSpec, count: int, nodes: Nodes) -> Placing:
     return Placing(tuple(choices), missing, found, told(found) if missing else "")
 
 
+def lacking(spec: AppSpec, count: int, nodes: Nodes) -> tuple[int, str]:
+    """Return how many of `count` instances have no place, and why: as `place` does, but nothing is chosen where there is plenty of room."""
+    if count > 1 and isinstance(nodes, Ground) and nodes.fleet.is_large:
+        from .reasons import has_plenty  # late: NumPy is large
+
+        if has_plenty(spec, count, nodes):
+            return 0, ""
+    placing = place(spec, count, nodes)
+    return placing.missing, placing.reason
+
+
 def _race(spec: AppSpec, count: int, nodes: tuple[Capacity, ...]) -> tuple[list[Choice], tuple[Refusal, ...]]:
     """Choose node by node: what the columns are compared with, and enough for small fleets."""
     race = _Race(spec, nodes, count)

@@ -223,6 +223,10 @@ class Race:
             fits[index] = room(self.spec, self.ground.node(columns.offers[rows[index]].id), most)
         return rows.tolist(), fits.tolist()
 
+    def has_plenty(self) -> bool:
+        """Tell whether all that are asked for have room, even if on each node one fewer fits than is reckoned."""
+        return not self.limits and sum(max(number - 1, 0) for number in self._rooms(self._count)[1]) >= self._count
+
     def run(self) -> list[Choice]:
         """Place all that can be placed."""
         if not (self.tallies or self.limits):

@@ -23,6 +23,11 @@ def race(spec: AppSpec, count: int, ground: Ground) -> tuple[list[Choice], tuple
     return chosen, _Reasons(running).refusals() if len(chosen) < count else ()
 
 
+def has_plenty(spec: AppSpec, count: int, ground: Ground) -> bool:
+    """Tell whether so many certainly have a place: nothing limits how they are distributed, and each node could do with one fewer."""
+    return Race(spec, ground, count).has_plenty()
+
+
 class _Reasons:
     """The nodes after a race. Each counts with the first of what rules it out, in the order in which `obstacles` looks at them."""
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gestalt.coordinator.reservations import Reservations
 from gestalt.coordinator.scheduler.fleet import Fleet, Ground
-from gestalt.coordinator.scheduler.place import place
+from gestalt.coordinator.scheduler.place import lacking, place
 from gestalt.coordinator.scheduler.values import Capacity, Placing
 from gestalt.spec.schema import AppSpec, Resources
 from tests.unit.coordinator.world import node, spec
@@ -116,6 +116,7 @@ class Cluster:
         """Place by columns, compare with the choice node by node, and take what was chosen into the fleet."""
         found = place(asked, count, ground)
         assert found == place(asked, count, tuple(ground))
+        assert lacking(asked, count, ground) == (found.missing, found.reason)
         for choice in found.choices:
             self.fleet.reservations.add(choice.node, asked, choice.ports)
             self.there.append((choice.node, asked, choice.ports))
