@@ -17,6 +17,7 @@ from gestalt.plugin.runtime import (
     RuntimeDriver,
 )
 
+from .plan import ISOLATED
 from .records import LOG_TAIL, Ending
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,11 @@ _SIGNALLED = 128
 
 
 def describe_ending(status: AttemptStatus | None, stopped_because: str, tail: tuple[str, ...], *, interrupted: bool = False) -> Ending:
-    """Return how an attempt ended. `stopped_because`: why we stopped it, empty when we did not. `interrupted`: the machine went down."""
+    """Return how an attempt ended.
+
+    `stopped_because`: why we stopped it, empty when we did not; that this node was cut off is no more its own fault than that the machine
+    went down, `interrupted`.
+    """
     if interrupted:
         code = status.exit_code if status else None
         return Ending("ended when the machine was restarted", True, exit_code=code, log_tail=tail, interrupted=True)
@@ -36,7 +41,8 @@ def describe_ending(status: AttemptStatus | None, stopped_because: str, tail: tu
         return Ending(stopped_because or "it vanished: someone else removed it", failed=True, log_tail=tail)
     code, killed = status.exit_code, status.oom_killed
     if stopped_because:
-        return Ending(f"was restarted: {stopped_because}", True, exit_code=code, oom_killed=killed, log_tail=tail)
+        is_cut_off = stopped_because == ISOLATED
+        return Ending(f"was restarted: {stopped_because}", True, exit_code=code, oom_killed=killed, log_tail=tail, interrupted=is_cut_off)
     if killed:
         reason = "was killed because it used more memory than it may"
     elif status.error:

@@ -63,7 +63,7 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> str:
     """Put what was decided into the draft; return why wanted instances could not be placed, empty when all are."""
     kept, added, unplaced = put_instances(draft, case, decision, nodes)
     put_grant(draft, case, kept, added, nodes)
-    held = _held(case, decision, sum(not item.stop for item in kept if not case.app.tries(item)) + len(added), nodes)
+    held = _held(case, decision, kept, added, nodes)
     app = replace(case.app, next_serial=case.app.next_serial + len(added), held=held)
     if decision.replacing and added:
         app = _fail_over(draft, app, case, decision)
@@ -96,24 +96,26 @@ def _place(case: Case, decision: Decision, nodes: Nodes) -> Placing:
     return place(case.spec.model_copy(update={"instances": case.app.wanted}), decision.start, nodes)
 
 
-def _held(case: Case, decision: Decision, there: int, nodes: Nodes) -> tuple[str, ...]:
+def _held(case: Case, decision: Decision, kept: tuple[Placed, ...], added: tuple[Placed, ...], nodes: Nodes) -> tuple[str, ...]:
     """Return the nodes on which room is kept for what stops before it can move, until its replacement is placed.
 
     Args:
         case: the app.
         decision: about it.
-        there: how many of its instances are there, or on their way up, with this decision.
-        nodes: all of them, if anything starts, or stops first.
+        kept: its instances that stay in the records.
+        added: those that are new with this decision.
+        nodes: all of them, as they are without these, if anything starts, or stops first.
     """
-    missing = case.app.wanted - there
+    missing = case.app.wanted - sum(not item.stop for item in kept if not case.app.tries(item)) - len(added)
     if missing <= 0 or not stops_first(case.spec) or case.spec.kind == "system":
         return ()
     moving = any(view.moving and not view.placed.stop and view.placed.serial in decision.stop for view in case.views)
     useless = any(node is not None and not node.ready for node in (node_of(nodes, held) for held in case.app.held))
     if not moving and not useless:
-        return case.app.held[:missing]
-    placing = place(case.spec.model_copy(update={"instances": case.app.wanted}), missing, nodes)
-    return tuple(choice.node for choice in placing.choices)
+        taken = {item.node for item in added}
+        return tuple(node for node in case.app.held if node not in taken)[:missing]
+    placing = place(case.spec.model_copy(update={"instances": case.app.wanted}), len(added) + missing, nodes)
+    return tuple(choice.node for choice in placing.choices[len(added) :])
 
 
 def waits_for(case: Case, decision: Decision, held: str) -> str:
@@ -231,8 +233,8 @@ def _succeed(draft: Draft, app: App, case: Case, task: Task, lacking: str) -> Ap
 
 
 def _rested(app: App) -> App:
-    """Return the app with no task under way; what is paused stays so for its canary."""
-    return replace(app.settled(), task="", paused=app.paused if app.canary else "")
+    """Return the app with no task under way; what is paused stays so for its canary, while that is tried."""
+    return replace(app.settled(), task="", paused=app.paused if app.canary_task else "")
 
 
 def _give_up(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:

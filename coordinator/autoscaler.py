@@ -105,6 +105,8 @@ class Autoscaler:
         track = self._track(app, policy, now)
         if held := self._held(app):
             track.said = advise(policy, Situation(app.count, 0.0, held=held)).why
+            track.since = now  # what follows is measured for a whole window first
+            track.samples.clear()
             return
         if track.samples and now - track.samples[-1][0] < policy.window / SAMPLES:
             return
@@ -137,8 +139,6 @@ class Autoscaler:
         task = self._ledger.state.tasks.get(app.task)
         if task is not None:
             return f"its {task.kind} is under way"
-        if app.paused:
-            return f"its update is paused {app.paused}"
         return self._decider.brakes.why_not(self._ledger.state.switches.paused)
 
     def _loads(self, app: App, policy: Autoscale, track: _Track, silent: int) -> dict[str, Load]:

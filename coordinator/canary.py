@@ -151,13 +151,18 @@ def promoted(draft: Draft, app: App, by: str, at: str, new_task: str) -> Task:
     return task
 
 
+AGAIN = 5.0
+"""Seconds until a promotion is tried again that another app stands in the way of."""
+
+
 def _promote_in_time(draft: Draft, case: Case, decision: Decision) -> tuple[str, float]:
     """Promote a canary that was healthy for long enough, if that is to happen by itself.
 
     Return why it is not although it was, and seconds until it may be.
     """
     app, update = draft.app(case.app.path), case.spec.update
-    if app is None or app.paused or update.promote != "auto" or decision.outcome is not Outcome.DONE or not decision.is_proven:
+    is_due = app is not None and app.canary_task and not app.paused  # one that was given up stays to be looked at
+    if app is None or not is_due or update.promote != "auto" or decision.outcome is not Outcome.DONE or not decision.is_proven:
         return "", NONE
     left = update.promote_after - well_for(case)
     if left > 0:
@@ -166,7 +171,7 @@ def _promote_in_time(draft: Draft, case: Case, decision: Decision) -> tuple[str,
     if running is not None and running.state is TaskState.RUNNING:
         return f"the canary is promoted after the {running.kind} that is under way", NONE
     if taken := conflicts(draft, app.path, case.spec):
-        return f"the canary cannot be promoted: {taken[0].problem}", NONE
+        return f"the canary cannot be promoted: {taken[0].problem}", AGAIN
     promoted(draft, app, LEADER, case.at, case.task)
     return "", NONE
 
@@ -213,7 +218,7 @@ def sentence(app: App, case: Case, why: str = "") -> str:
     if why:
         return f"{since}; {why}"
     update = case.spec.update
-    if update.promote == "auto":
+    if update.promote == "auto" and app.canary_task:
         return f"{since}, is promoted after {show_duration(update.promote_after)}, or by `gestaltctl promote {app.path}`"
     return f"{since}, waits for `gestaltctl promote {app.path}`"
 

@@ -61,7 +61,9 @@ class Survey:
         if goal is None:
             return Ground(self._fleet, avoided=avoided)
         instances = state.placed(path).instances
-        same_app = Counter(placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed))
+        here = [placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed)]
+        gone = self._given_up(set(here), spec)
+        same_app = Counter(node for node in here if node not in gone)
         moved = {placed.node for placed in instances if placed.serial in goal.moving} if goal.moving else set[str]()
         left = frozenset(moved | {goal.source}) - {""}
         ground = Ground(self._fleet, same_app, goal.target, left, avoided=avoided)
@@ -69,6 +71,11 @@ class Survey:
             kept = state.version(path, goal.version).spec
             ground = ground.without(node, fixed_ports(kept), kept.resources)
         return ground
+
+    def _given_up(self, nodes: Iterable[str], spec: AppSpec | None) -> set[str]:
+        """Return those of these nodes whose instances do not count any more: nothing of them is in anybody's way."""
+        after = spec.placement.failover_after if spec is not None else math.inf
+        return {node for node in nodes if (away := self._tracker.standing(node).away) is not None and away >= after}
 
     async def warm_up(self) -> None:
         """Look at all nodes, a few at a time, so that the first decision of a leader need not look at all of them at once."""
@@ -100,7 +107,9 @@ class Survey:
         for id_ in nodes:
             if (node := self._state.nodes.get(id_)) is None:
                 self._fleet.remove(id_)
+                self._told.pop(id_, None)
             else:
+                self._told.pop(id_, None)
                 self._fleet.put(_offer(node, self._tracker))
 
     def _why_not(self, offer: Capacity) -> str:
@@ -125,7 +134,7 @@ def _avoided(state: State, path: str, apart_from: tuple[str, ...]) -> dict[str, 
 
 
 def _stays(state: State, goal: App, placed: Placed) -> bool:
-    return not (placed.stop or placed.ended or placed.ended or placed.serial in goal.moving or is_emptied(state.nodes.get(placed.node)))
+    return not (placed.stop or placed.ended or placed.serial in goal.moving or is_emptied(state.nodes.get(placed.node)))
 
 
 def _offer(node: Node, tracker: Tracker) -> Capacity:

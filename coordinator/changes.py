@@ -127,6 +127,8 @@ def _rescale(draft: Draft, before: App, app: App, warnings: Sequence[str], asked
 
 def canary_beside(app: App, spec: AppSpec) -> int:
     """Return the version beside which a new description is tried first; 0: it is wanted at once, as there is nothing to protect."""
+    if app.awaiting == app.version:
+        return 0  # what is to start first waits for what it depends on
     return app.stable if spec.update.strategy == "canary" and not app.stopped and app.count and spec.instances else 0
 
 

@@ -297,6 +297,8 @@ class Decider:
             self.wake(paths)
             self.wake(list(self.unplaced))  # what went has left room
             self.wake(self._turns.next())
+        if any(kind == "node" for kind, _ in draft.records):
+            self.wake_unplaced()  # a label or an operator's word may be what they wait for
 
     def _track(self, path: str) -> None:
         """Watch the instances of an app, count reports that a stopping one is gone only from now on, forget those that went."""

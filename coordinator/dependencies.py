@@ -41,7 +41,7 @@ class Needed:
 
     @property
     def is_changing(self) -> bool:
-        return self.app is not None and bool(self.app.task)
+        return self.app is not None and bool(self.app.task or self.app.canary_task)
 
     @property
     def is_ready(self) -> bool:
@@ -148,7 +148,7 @@ def ordered(draft: Draft, app: App, kind: Verb) -> App:
 def needed_together(draft: Draft, spec: AppSpec) -> tuple[tuple[str, int], ...]:
     """Return what a description depends on and the same request changes, with the versions that are asked for."""
     changed = ((path, draft.app(path)) for path in spec.depends_on if ("app", path) in draft.records)
-    return tuple((path, other.goal) for path, other in changed if other is not None)
+    return tuple((path, other.canary or other.goal) for path, other in changed if other is not None)
 
 
 def _is_to_run(app: App, spec: AppSpec) -> bool:

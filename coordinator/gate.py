@@ -41,7 +41,8 @@ class Gate:
         found = self._needed(path, 0)
         if found.app is None:
             return ()
-        return found.healthy, found.proven, found.app.version, found.app.wanted, found.app.stopped, found.app.deleting, found.app.task
+        app = found.app
+        return found.healthy, found.proven, app.version, app.wanted, app.stopped, app.deleting, app.task, app.canary_task
 
     def _needed(self, path: str, version: int) -> Needed:
         app = self._state.apps.get(path)

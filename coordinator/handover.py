@@ -58,7 +58,7 @@ def _without(nodes: Nodes, gone: Iterable[Placed], asked: Callable[[Placed], Res
 
 
 def unprepared(case: Case, decision: Decision, missing: Mapping[str, str], found: Ways, refused: str) -> Decision:
-    """Return the decision without the stops whose successors are not prepared for.
+    """Return the decision without the stops whose successors are not prepared for, or have no place.
 
     Args:
         case: the app.
@@ -67,7 +67,7 @@ def unprepared(case: Case, decision: Decision, missing: Mapping[str, str], found
         found: who stops, for whom.
         refused: why one of them never will be; empty = none has said so.
     """
-    kept = frozenset(serial for serial, nodes in found.items() if nodes & missing.keys())
+    kept = frozenset(serial for serial, nodes in found.items() if not nodes or nodes & missing.keys())
     decision = replace(decision, stop=tuple(serial for serial in decision.stop if serial not in kept))
     is_update = any(view.placed.serial in kept and not is_current(case.app, view.placed) for view in case.views)
     if refused and is_update and decision.outcome is Outcome.GOING_ON:

@@ -91,7 +91,7 @@ def decide_run(case: RunView, moment: Moment, stopped: str = "") -> RunDecision:
     held = [item.view for item in found if item not in over and item not in lost]
     live = [view for view in held if not view.placed.stop and not view.is_misplaced(case.spec)]
     stop = unfinished + [view for view in held if view.is_misplaced(case.spec)]
-    forget |= {view.placed.serial for view in case.views if view.placed.stop and view.is_over}
+    forget |= {view.placed.serial for view in case.views if view.placed.stop and (view.is_over or is_given_up(view, case.spec))}
     run = _ended(run, case, moment.at, stopped)
     if run.state is not RunState.RUNNING:
         stop += live
@@ -127,7 +127,7 @@ class _Found:
         if not self.view.heard or seen is None:
             return self._late(case, "the agent has not started it")
         if seen.ended and seen.interrupted:
-            return "lost", f"the machine of node {self._node} went down"
+            return "lost", f"the machine of node {self._node} went down, or was cut off"
         if seen.ended:
             self.is_ended = True
             return ("succeeded" if _is_well(seen) else "failed"), "" if _is_well(seen) else seen.reason.partition("; its restart policy")[0]
@@ -207,7 +207,9 @@ def _waits(run: Run, live: list[View], moment: Moment, pause: float) -> str:
 def _wake_in(case: RunView, live: list[View], pause: float) -> float:
     times = [pause, case.job.deadline - case.elapsed, given_up_in(case.views, case.spec)]
     times += [
-        case.spec.update.health_deadline - view.waiting for view in live if view.observed is None or view.observed.phase < Phase.RUNNING
+        case.spec.update.health_deadline - view.waiting
+        for view in live
+        if view.observed is None or not (view.observed.ended or view.observed.phase in (Phase.RUNNING, Phase.STOPPING))
     ]
     return min((time for time in times if time > 0), default=math.inf)
 

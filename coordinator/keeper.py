@@ -192,7 +192,6 @@ class NodeKeeper:
                 self._watcher.watch(node)
             for node in self._watcher.nodes - nodes.keys():
                 self._watcher.forget(node)
-            self._decider.wake_unplaced()  # a label or an operator's word may be what they wait for
         if "switches" in kinds:
             if self._brakes.doubt.committed(bool(self._ledger.state.switches.doubted), ours=self._noting_doubt):
                 self._brakes.doubt.confirm(self._members())

@@ -46,7 +46,9 @@ class Wish:
 
 
 def begin(draft: Draft, node: Node, life: str, asked: Asked, wish: Wish) -> Task:
-    """Have a node in maintenance: at once if nothing is to leave it or it is lost, else once it is drained. Returns the task to follow.
+    """Have a node in maintenance: at once if nothing is to leave it, else once it is drained. Returns the task to follow.
+
+    One that is lost is drained by what replaces its instances; should it come back before that, they leave it all the same.
 
     Raises:
         GestaltError: what `drain.begin` raises; INVALID: see `Wish`.
@@ -59,12 +61,14 @@ def begin(draft: Draft, node: Node, life: str, asked: Asked, wish: Wish) -> Task
             draining = draft.node(node.id) or node
             draft.put_node(replace(draining, maintenance=why, maintenance_for=wish.lasts))
             return running
-    given_up = drain.given_up(draft, node, replace(node, admin=Life.MAINTENANCE), "maintenance", asked.at)
-    after = drain.in_maintenance(replace(given_up, maintenance=why, maintenance_for=wish.lasts), asked.at)
-    draft.put_node(after)
+    is_left = not wish.keep and life == Life.LOST and bool(draft.base.placed_on(node.id))
+    after = replace(node, admin=Life.DRAINING if is_left else Life.MAINTENANCE, maintenance=why, maintenance_for=wish.lasts)
+    if is_left:
+        draft.put_node(after)
+        return _done(draft, node, asked, f"{node.name} is lost, and in maintenance once what ran there is replaced")
+    draft.put_node(drain.in_maintenance(drain.given_up(draft, node, after, "maintenance", asked.at), asked.at))
     draft.tell("node.maintenance", node.name, f"node {node.name} is in maintenance {why}")
-    gone = "; it is lost: what ran there was given up and is replaced" if life == Life.LOST else ""
-    return _done(draft, node, asked, f"{node.name} is in maintenance{gone}")
+    return _done(draft, node, asked, f"{node.name} is in maintenance")
 
 
 def end(draft: Draft, node: Node, asked: Asked) -> Task | None:

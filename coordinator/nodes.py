@@ -257,10 +257,24 @@ def _counts_afresh(before: Observed | None, item: Observed) -> bool:
     return before is not None and item.attempt < before.attempt
 
 
-def take_facts(tracker: Tracker, view: NodeView, facts: model_pb2.Facts) -> None:
-    """Take in what the agent of a node says of its machine."""
+def take_facts(tracker: Tracker, view: NodeView, facts: model_pb2.Facts) -> bool:
+    """Take in what the agent of a node says of its machine; return whether more than how busy it is has changed."""
+    before = _lasting(view.facts)
     view.facts.CopyFrom(facts)
+    if _lasting(facts) == before:
+        return False
     tracker.touched.add(view.id)
+    return True
+
+
+def _lasting(facts: model_pb2.Facts) -> model_pb2.Facts:
+    """Return the facts without what changes all the time, and no instance is placed by."""
+    lasting = model_pb2.Facts()
+    lasting.CopyFrom(facts)
+    lasting.ClearField("load")
+    lasting.ClearField("memory_available")
+    lasting.ClearField("disk_free")
+    return lasting
 
 
 def _decisive(item: Observed) -> Observed:

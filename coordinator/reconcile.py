@@ -367,11 +367,11 @@ def _last_words(observed: Observed | None) -> str:
 
 
 def _wake_in(case: _Case, outcome: Outcome) -> float:
-    if outcome is not Outcome.GOING_ON:
+    if outcome is Outcome.DONE:
         return math.inf
     update = case.spec.update
     times = [rest_needed(case.spec) - view.ready_for for view in case.current if view.ready]
-    if case.app.task and not case.app.paused:
+    if outcome is Outcome.GOING_ON and case.app.task and not case.app.paused:
         times += [update.health_deadline - view.waiting for view in case.current if not view.ready]
         times.append(update.progress_deadline - case.stalled)
     return min((time for time in times if time > 0), default=math.inf)

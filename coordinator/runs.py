@@ -15,7 +15,7 @@ from .changes import MAX_INSTANCES, Asked
 from .jobs import Ended, Kept, Moment, RunDecision, RunView, decide_run, job_of, keep_ended, marked
 from .periodic import due, run_id
 from .reconcile import View, is_given_up
-from .records import App, Placed, Placements, Run, RunState, Step, Task, TaskState, Verb
+from .records import App, Placed, Placements, Run, RunState, Step, Task, TaskState, Verb, Version
 from .scheduler.fleet import Nodes
 from .scheduler.place import place
 from .state import Draft, State, run_key, runs_in
@@ -196,7 +196,7 @@ class Jobs:
         is_done = not (app.deleting and left) and not (app.stopped and any(not item.ended for item in left))
         if task is not None and task.state is TaskState.RUNNING and is_done:
             _end_task(draft, replace(task, state=TaskState.SUCCEEDED, message=_summary(app, task), ended_at=case.at))
-            app = replace(app, task="")
+            app = replace(app, task="", paused="")
         if app.deleting and not left:
             self.forget(app.path)
             erase(draft, app)
@@ -209,8 +209,10 @@ def _is_lost(case: Case, view: View) -> bool:
 
 
 def _lonely(draft: Draft, case: Case) -> frozenset[int]:
-    """Return the versions with instances of which only one may exist."""
+    """Return the versions with instances that are in the way of one of which only one may exist."""
     numbers = {view.placed.version for view in case.views}
+    if case.spec.placement.exclusive:
+        return frozenset(numbers)
     found = ((number, draft.version(case.app.path, number)) for number in numbers)
     return frozenset(number for number, version in found if version is not None and version.spec.placement.exclusive)
 
@@ -274,26 +276,40 @@ def step_of(run: Run, spec: AppSpec, running: int) -> Step:
 
 
 def _start(draft: Draft, case: Case, decided: list[RunDecision], settled: Placements, nodes: Callable[[], Nodes]) -> tuple[App, str]:
-    """Start instances of the oldest run that is to have some; the others' turn comes with the next look. Return why not all are placed."""
-    app = _stable(case.app, decided)
-    first = next((decision for decision in decided if decision.start), None)
+    """Start instances of the oldest run that is to have some, and finds a place; the others' turn comes with the next look.
+
+    Return why not all are placed.
+    """
+    app, waits = _stable(case.app, decided), ""
+    own = case
     added: tuple[Placed, ...] = ()
-    waits = ""
     found: Nodes = ()
-    version = draft.version(app.path, first.run.version) if first is not None else None
-    own = replace(case, spec=version.spec) if version is not None else case
-    if first is not None and version is not None and not own.is_taken:
-        found = nodes()
-        room = MAX_INSTANCES - len(settled.instances)
-        placing = place(version.spec.model_copy(update={"instances": first.start}), min(first.start, room), found)
-        waits = placing.reason or (f"{MAX_INSTANCES} instances are as many as one app may have" if room < first.start else "")
-        chosen = enumerate(placing.choices, app.next_serial)
-        added = tuple(Placed(serial, version.number, choice.node, choice.ports, run=first.run.id) for serial, choice in chosen)
+    for decision in decided:
+        version = draft.version(app.path, decision.run.version) if decision.start else None
+        if version is None:
+            continue
+        own = replace(case, spec=version.spec)
+        if own.is_taken:
+            break
+        found = found or nodes()
+        added, why = _placed(app, decision, version, found, MAX_INSTANCES - len(settled.instances))
+        waits = waits or why
+        if added:
+            break  # what has no place lets younger ones have theirs
     after = (*settled.instances, *added)
     if after != draft.placed(app.path).instances:
         draft.put_placements(Placements(app.path, after))
     put_grant(draft, own, settled.instances, added, found)
     return replace(app, next_serial=app.next_serial + len(added)), waits
+
+
+def _placed(app: App, decision: RunDecision, version: Version, nodes: Nodes, room: int) -> tuple[tuple[Placed, ...], str]:
+    """Choose nodes for instances of a run; return these, and why there are not more."""
+    placing = place(version.spec.model_copy(update={"instances": decision.start}), min(decision.start, room), nodes)
+    chosen = enumerate(placing.choices, app.next_serial)
+    full = f"{MAX_INSTANCES} instances are as many as one app may have" if room < decision.start else ""
+    added = (Placed(serial, version.number, choice.node, choice.ports, run=decision.run.id) for serial, choice in chosen)
+    return tuple(added), placing.reason or full
 
 
 def _stable(app: App, decided: list[RunDecision]) -> App:

@@ -62,7 +62,7 @@ def resume(draft: Draft, path: str, asked: Asked) -> Task | None:
         return None
     draft.tell("app.resumed", path, f"{asked.by} resumed the change of {path}", path)
     draft.put_app(replace(app, paused="", at_pause=0, canaries_at_pause=0))
-    return _under_way(draft, app)
+    return next(iter(_running(draft, app)), None)
 
 
 def cancel(draft: Draft, path: str, asked: Asked) -> Task:
@@ -74,6 +74,9 @@ def cancel(draft: Draft, path: str, asked: Asked) -> Task:
     app = existing(draft, path, asked)
     if app.canary:
         draft.tell("app.cancelled", path, f"{asked.by} cancelled version {app.canary} of {path}, which was tried", path)
+        beside = draft.task(app.task) if app.task else None
+        if beside is not None and beside.state is TaskState.RUNNING and beside.kind is Verb.RESTART:
+            app = _before(draft, app, beside)  # its task ends by this
         return begin(draft, app, Verb.CANCEL, asked)
     task = _under_way(draft, app)
     goal = _before(draft, app, task)
@@ -83,12 +86,17 @@ def cancel(draft: Draft, path: str, asked: Asked) -> Task:
 
 def _under_way(draft: Draft, app: App) -> Task:
     """Return the task of the change of an app; that of a canary if nothing else is being changed."""
-    tasks = (draft.task(task) for task in (app.task, app.canary_task) if task)
-    running = [task for task in tasks if task is not None and task.state is TaskState.RUNNING]
+    running = _running(draft, app)
     if not running:
         hint = f"see what was done: gestaltctl tasks --app {app.path}"
         raise GestaltError(Kind.REFUSED, f"no change of {app.path} is under way", hint=hint)
     return next((task for task in running if task.kind is not Verb.FAILOVER), running[0])
+
+
+def _running(draft: Draft, app: App) -> list[Task]:
+    """Return the tasks of an app that are under way: its own, and that of its canary."""
+    tasks = (draft.task(task) for task in (app.task, app.canary_task) if task)
+    return [task for task in tasks if task is not None and task.state is TaskState.RUNNING]
 
 
 def _before(draft: Draft, app: App, task: Task) -> App:

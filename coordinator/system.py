@@ -121,13 +121,15 @@ def look(state: State, app: App, views: tuple[View, ...], nodes: Iterable[Capaci
     seen = spots(spec, nodes, replaced(app, views, asked), busy_nodes(state))
     app = counted(app, spec, views, seen)
     decision = reconcile_system(app, spec, views, seen, stalled)
-    return app, _paused(decision, app.paused) if app.paused else decision
+    return app, _paused(decision, app.paused, views) if app.paused else decision
 
 
-def _paused(decision: Decision, paused: str) -> Decision:
-    """Return the decision about an app whose change is paused: nothing is started or stopped, and no deadline ends it."""
+def _paused(decision: Decision, paused: str, views: Iterable[View]) -> Decision:
+    """Return the decision about an app whose change is paused: nothing is started, no deadline ends it, and only what is forced stops."""
+    forced = {view.placed.serial for view in views if view.forced}
+    stop = tuple(serial for serial in decision.stop if serial in forced)
     outcome = Outcome.DONE if decision.outcome is Outcome.DONE else Outcome.GOING_ON
-    return replace(decision, start=0, on=(), stop=(), outcome=outcome, reason="", lacking=f"paused {paused}")
+    return replace(decision, start=0, on=(), stop=stop, outcome=outcome, reason="", lacking=f"paused {paused}")
 
 
 def reconcile_system(app: App, spec: AppSpec, views: tuple[View, ...], seen: Iterable[Spot], stalled: float) -> Decision:
@@ -256,7 +258,7 @@ class _Case:
     def wake_in(self, outcome: Outcome, stalled: float) -> float:
         times = [LOOK_AGAIN] if any(spot.is_drained for spot in self._seen.values() if spot.node in self._live) else []
         update, current = self._spec.update, [view for spot in self.able if (view := self._current(spot.node)) is not None]
-        if outcome is Outcome.GOING_ON:
+        if outcome is not Outcome.DONE:
             times += [rest_needed(self._spec) - view.ready_for for view in current if view.ready]
         if outcome is Outcome.GOING_ON and self._app.task:
             times += [update.health_deadline - view.waiting for view in current if not view.ready]

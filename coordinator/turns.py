@@ -26,8 +26,9 @@ def on_the_move(state: State, path: str, node: str, there: int) -> int:
     """
     app, instances = state.apps.get(path), state.placed(path).instances
     stopping = sum(item.stop and item.node == node for item in instances)
-    is_job = app is not None and state.version(path, app.version).spec.kind == "job"
-    beyond = sum(app is None or not app.tries(item) for item in instances) - (app.wanted if app is not None else 0) if not is_job else 0
+    if app is not None and (app.paused or state.version(path, app.version).spec.kind != "service"):
+        return min(there, stopping)  # what is more than wanted takes nobody's place, or stays as it is
+    beyond = sum(app is None or not app.tries(item) for item in instances) - (app.wanted if app is not None else 0)
     return min(there, max(stopping, beyond))
 
 

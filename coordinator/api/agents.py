@@ -240,8 +240,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             case "observed":
                 self._observed(message.observed, view)
             case "facts":
-                take_facts(self.tracker, view, message.facts)
-                self.decider.wake_unplaced()
+                if take_facts(self.tracker, view, message.facts):
+                    self.decider.wake_unplaced()
             case "refusing":
                 view.refusing = dict(islice(message.refusing.nodes.items(), len(self.ledger.state.nodes)))
                 self.reported(view)

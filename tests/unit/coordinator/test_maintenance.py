@@ -98,11 +98,11 @@ def test_what_is_kept_stays_and_is_replaced_when_the_node_is_lost() -> None:
     assert maintenance.is_expected(fleet.state.nodes["n1"])
 
 
-def test_a_lost_node_is_in_maintenance_at_once() -> None:
+def test_a_lost_node_is_in_maintenance_once_what_ran_there_is_replaced() -> None:
     fleet = settled(2, 2)
     fleet.lose("n1")
     task = begin(fleet, "n1")
-    assert task.message == "n1 is in maintenance; it is lost: what ran there was given up and is replaced"
+    assert task.message == "n1 is lost, and in maintenance once what ran there is replaced"
     fleet.settle()
     assert homes(fleet) == {"n2": 2}
 
