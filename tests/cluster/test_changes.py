@@ -24,7 +24,7 @@ pytestmark = [
 PARADE = "/lab/main/prod/parade"
 HOST = "parade"
 MANY = 20
-CHECK = {"kind": "http", "path": "/index.html", "interval": "1s", "timeout": "2s", "failures": 5, "grace": "2s"}
+CHECK = {"kind": "http", "path": "/index.html", "interval": "1s", "timeout": "1s", "failures": 5, "grace": "2s"}
 _PATIENT = 200.0
 
 
