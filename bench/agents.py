@@ -61,15 +61,17 @@ _CHANGE_LIMIT = 120.0
 
 @dataclass
 class Fleets:
-    """The processes of simulated agents, and the last line that each said."""
+    """The processes of simulated agents, and the last line that each said. `module`: what they run."""
 
+    module: str = "bench.fleet"
     processes: list[asyncio.subprocess.Process] = field(default_factory=list)
     said: dict[int, dict[str, Any]] = field(default_factory=dict)
     readers: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self, settings: Path) -> None:
         process = await asyncio.create_subprocess_exec(
-            *("nice", f"--adjustment={NICE}", sys.executable, "-m", "bench.fleet", str(settings)),
+            *("nice", f"--adjustment={NICE}", sys.executable, "-m", self.module, str(settings)),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "GRPC_VERBOSITY": "NONE"},
         )

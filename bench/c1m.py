@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from bench.agents import Fleets
 from bench.harness import machine_facts, options
 from bench.plot import Line, plot
 from bench.sheet import Sheet
@@ -45,7 +44,6 @@ PROCESSES = 2
 RACKS = 50
 HEARTBEAT = 30.0
 """Seconds. What heartbeats cost is measured by `bench.agents`."""
-NICE = 10
 IN_FLIGHT = 8
 """Launches that are asked for at a time."""
 _LIMIT = 1800.0
@@ -53,42 +51,14 @@ _PAUSE = 0.02
 _SETTLED = 1.0
 
 
-@dataclass
-class Shadows:
-    """The processes of nodes that only listen, and the last line that each said."""
-
-    processes: list[asyncio.subprocess.Process] = field(default_factory=list)
-    said: dict[int, dict[str, Any]] = field(default_factory=dict)
-    readers: list[asyncio.Task[None]] = field(default_factory=list)
-
-    async def start(self, settings: Path) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *("nice", f"--adjustment={NICE}", sys.executable, "-m", "bench.shadows", str(settings)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "GRPC_VERBOSITY": "NONE"},
-        )
-        self.processes.append(process)
-        self.readers.append(asyncio.create_task(self._read(process)))
-
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        while line := await process.stdout.readline():
-            self.said[process.pid] = json.loads(line)
-
-    def sum(self, what: str) -> int:
-        return sum(said[what] for said in self.said.values())
+class Shadows(Fleets):
+    """The processes of nodes that only listen."""
 
     async def vanish(self, numbers: list[int]) -> None:
         """Have nodes vanish, all at once."""
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write(json.dumps(numbers).encode() + b"\n")
-
-    async def end(self) -> None:
-        for process in self.processes:
-            process.kill()
-        await asyncio.gather(*(process.wait() for process in self.processes), *self.readers, return_exceptions=True)
 
 
 class Placed:
@@ -167,7 +137,7 @@ async def world(size: Size, folder: Path) -> AsyncIterator[World]:
     with running() as ensemble:
         settings = {"heartbeat": HEARTBEAT, "unreachable_after": 2 * HEARTBEAT, "replacements_per_second": 0, "log_level": "warning"}
         rig = Coordinators(folder, ensemble, count=1, settings=settings, session=20.0)
-        made = World(rig, Shadows(), size)
+        made = World(rig, Shadows("bench.shadows"), size)
         try:
             await enlist(made)
             await rig.up()
