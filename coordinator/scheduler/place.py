@@ -16,7 +16,7 @@ from gestalt.spec.schema import AppSpec
 from .fleet import Ground, Nodes
 from .obstacles import host_ports, refusals, room, room_obstacle, standing_obstacle, told
 from .score import OWN_POINTS, WEIGHT_POINTS, affinity, fit, free_shares, own, total
-from .tally import Cluster, GroupBy, Limit, Tally, limit_of, roomiest
+from .tally import GroupBy, Limit, Tally, limit_of, settle
 from .values import Capacity, Choice, Obstacle, Placing, Refusal, demands, with_more
 
 Values = tuple[str, ...]
@@ -92,7 +92,8 @@ class _Race:
         self._groups: dict[Values, list[tuple[float, str, str]]] = {}
         for node in able:
             self._enter(node)
-        self._settle_clusters(able, max(count, spec.instances))  # the others will want to be there, too
+        most = max(count, spec.instances)  # the others will want to be there, too
+        settle(self._limits, ((node.attributes, room(spec, node, most)) for node in able), most)
         self._may_return = any(isinstance(limit, GroupBy) for limit in self._limits)
         self._parked: list[Values] = []
         self._order: list[_Entry] = []
@@ -106,16 +107,6 @@ class _Race:
             if node.same_app and (value := node.attributes.get(attribute)) is not None:
                 counts[value] += node.same_app
         return counts
-
-    def _settle_clusters(self, able: list[Capacity], count: int) -> None:
-        """Choose where the first of those goes that are all to be in one place: where most of them fit."""
-        for limit in self._limits:
-            if isinstance(limit, Cluster) and limit.is_open:
-                fitting: Counter[str] = Counter()
-                for node in able:
-                    fitting[node.attributes[limit.attribute]] += room(self._spec, node, count)
-                if fitting:
-                    limit.settle(roomiest(fitting, count))
 
     def _enter(self, node: Capacity) -> None:
         """Put a node into its group, if it has room."""

@@ -20,7 +20,7 @@ from .fleet import Ground
 from .groups import Head, groups_of, in_order
 from .obstacles import SLACK, free_ports, room
 from .score import GRID, OWN_POINTS, WEIGHT_POINTS
-from .tally import Cluster, Limit, Tally, limit_of, roomiest
+from .tally import Cluster, Limit, Tally, limit_of, settle
 from .values import Choice, demands, with_more
 
 
@@ -193,14 +193,9 @@ class Race:
 
     def _settle_clusters(self) -> None:
         """Choose where the first of those goes that are all to be in one place: where most of them fit."""
-        count = max(self._count, self.spec.instances)
-        for limit in self.limits:
-            if isinstance(limit, Cluster) and limit.is_open:
-                fitting: Counter[str] = Counter()
-                for row, number in zip(*self._rooms(count), strict=True):
-                    fitting[self.columns.offers[row].attributes[limit.attribute]] += number
-                if fitting:
-                    limit.settle(roomiest(fitting, count))
+        if any(isinstance(limit, Cluster) and limit.is_open for limit in self.limits):
+            count, offers = max(self._count, self.spec.instances), self.columns.offers
+            settle(self.limits, ((offers[row].attributes, number) for row, number in zip(*self._rooms(count), strict=True)), count)
 
     def _rooms(self, most: int) -> tuple[list[int], list[int]]:
         """Return how many instances fit on each node that may take some, counted up to `most`: rows and numbers."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from gestalt.spec.schema import Constraint, Spread
 
 from .score import WEIGHT_POINTS, boost
+from .values import PLENTY
 
 
 class Tally:
@@ -46,6 +47,10 @@ class Limit(ABC):
     def refuses(self, value: str) -> str:
         """Return why no instance may be added where the attribute has this value; empty when one may. In words that follow a node."""
 
+    def most(self, value: str) -> int:
+        """Return how many instances may be added with this value at most, as far as that is certain."""
+        return PLENTY
+
 
 class MaxPer(Limit):
     """At most so many instances for each value."""
@@ -57,6 +62,9 @@ class MaxPer(Limit):
     def refuses(self, value: str) -> str:
         there = self._counts[value]
         return f"is in {self.attribute} {value}, which has {there} of at most {self._most}" if there >= self._most else ""
+
+    def most(self, value: str) -> int:
+        return max(self._most - self._counts[value], 0)
 
 
 class GroupBy(Limit):
@@ -86,19 +94,21 @@ class Cluster(Limit):
 
     def __init__(self, constraint: Constraint, counts: Counter[str]) -> None:
         super().__init__(constraint, counts)
-        self._settled = ""
+        self._settled: str | None = None
 
     @property
     def is_open(self) -> bool:
         """No instance is there yet, and nothing is settled."""
-        return not (self._settled or any(self._counts.values()))
+        return self._settled is None and not any(self._counts.values())
 
     def settle(self, value: str) -> None:
         """Have the first one go where the attribute has this value."""
         self._settled = value
 
     def refuses(self, value: str) -> str:
-        others = [name for name, count in self._counts.items() if count] or [self._settled]
+        if self.is_open:
+            return ""
+        others = [name for name, count in self._counts.items() if count] or [self._settled or ""]
         return f"is in {self.attribute} {value}, the others are in {others[0]}" if value not in others else ""
 
 
@@ -114,6 +124,35 @@ def limit_of(constraint: Constraint, counts: Counter[str], values: Collection[st
     return None
 
 
-def roomiest(fitting: Mapping[str, int], count: int) -> str:
-    """Return the value whose nodes take most of so many instances; of equal ones the first by name."""
-    return min(fitting, key=lambda value: (-min(fitting[value], count), value))
+def settle(limits: Sequence[Limit], rooms: Iterable[tuple[Mapping[str, str], int]], count: int) -> None:
+    """Choose where the first of those goes that are all to be in one place: at the values, found together, where most of them fit.
+
+    Args:
+        limits: all of them; those that are open are settled.
+        rooms: the attributes of each node that may take one, and how many fit there.
+        count: how many are to fit.
+    """
+    bound = [limit for limit in limits if isinstance(limit, Cluster)]
+    free = [limit for limit in bound if limit.is_open]
+    if not free:
+        return
+    bound = [limit for limit in bound if not limit.is_open]
+    found: dict[tuple[str, ...], list[tuple[Mapping[str, str], int]]] = {}
+    for attributes, number in rooms:
+        if not any(limit.refuses(attributes[limit.attribute]) for limit in bound):
+            found.setdefault(tuple(attributes[limit.attribute] for limit in free), []).append((attributes, number))
+    if found:
+        best = min(found, key=lambda values: (-min(_fitting(limits, found[values]), count), values))
+        for limit, value in zip(free, best, strict=True):
+            limit.settle(value)
+
+
+def _fitting(limits: Sequence[Limit], rooms: list[tuple[Mapping[str, str], int]]) -> int:
+    """Return how many instances fit on some nodes."""
+    fits = sum(number for _, number in rooms)
+    for limit in limits:
+        by_value: Counter[str] = Counter()
+        for attributes, number in rooms:
+            by_value[attributes[limit.attribute]] += number
+        fits = min(fits, sum(min(number, limit.most(value)) for value, number in by_value.items()))
+    return fits
