@@ -19,7 +19,10 @@ CRON_ALLOWED = 'minute, hour, day, month and weekday, like "0 3 * * *" (every da
 TIMEZONE_ALLOWED = "a time zone like Europe/Berlin, or UTC"
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _ITEM = re.compile(r"(\*|[0-7]|[a-z]{3})(?:-([0-7]|[a-z]{3}))?(?:/([1-7]))?")
+_EVERY_HOUR = re.compile(r"(\*|0-23)(/1)?")
 _STEP = timedelta(microseconds=1)
+_NO_TIME = timedelta(0)
+_DAY = timedelta(days=1)
 _LOOK_BACK = tuple(timedelta(minutes=minutes) for minutes in (5, 60, 6 * 60, 24 * 60, 7 * 24 * 60, 31 * 24 * 60, 366 * 24 * 60))
 
 
@@ -30,27 +33,47 @@ class Unreadable(ValueError):
 class Calendar:
     """The times of one schedule. All times that go in and come out are in UTC.
 
-    A time that the clocks leave out comes as much later as they are put forward. One that comes twice counts once, the first time; but what
-    comes at each hour (`*` or `*/N` as the hour) does so in both.
+    What comes in every hour follows the clocks: it comes as often as they show its time, twice or never where they are changed. All else
+    comes once: a time that the clocks leave out as much later as they are put forward, one that they show twice the first time.
     """
 
     def __init__(self, cron: str, timezone: str) -> None:
-        self._trigger = _trigger(cron, timezone)
+        self._trigger = _trigger(cron)
         self._zone = zone_of(timezone)
-        self._is_hourly = cron.split()[1].startswith("*")
+        self._follows = _EVERY_HOUR.fullmatch(cron.split()[1]) is not None
 
     def next(self, after: datetime) -> datetime | None:
         """Return the first time after a moment; None when there is none."""
-        while (found := self._next(after)) is not None and self._is_repeated(found):
-            after = found
+        here = after.astimezone(self._zone)
+        first = min(self._offsets(here))
+        found: datetime | None = None
+        for shown in self._shown(after.astimezone(UTC).replace(tzinfo=None) + first):
+            offsets = self._offsets(shown.replace(tzinfo=self._zone))
+            if found is not None and (shown - max(offsets)).replace(tzinfo=UTC) >= found:
+                return found
+            coming = [time for time in self._times(shown) if time > after and (found is None or time < found)]
+            found = min(coming, default=found)
+            if found is not None and len(offsets) == 1:  # from here on what is shown later comes later
+                return found
         return found
 
-    def _next(self, after: datetime) -> datetime | None:
-        found = cast("datetime | None", self._trigger.get_next_fire_time(None, (after + _STEP).astimezone(self._zone)))
-        return found.astimezone(UTC) if found is not None else None
+    def _shown(self, since: datetime) -> Iterator[datetime]:
+        """Yield what clocks show when a time of the schedule comes, as if they were never changed."""
+        found = cast("datetime | None", self._trigger.get_next_fire_time(None, since.replace(tzinfo=UTC)))
+        while found is not None:
+            yield found.replace(tzinfo=None)
+            found = cast("datetime | None", self._trigger.get_next_fire_time(None, found + _STEP))
 
-    def _is_repeated(self, time: datetime) -> bool:
-        return not self._is_hourly and time.astimezone(self._zone).fold == 1
+    def _times(self, shown: datetime) -> list[datetime]:
+        """Return when the schedule has a time come that clocks show, or would have shown."""
+        first, second = (shown.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        if not self._follows:
+            return [first]
+        return [time for time in sorted({first, second}) if time.astimezone(self._zone).replace(tzinfo=None, fold=0) == shown]
+
+    def _offsets(self, time: datetime) -> set[timedelta]:
+        """Return how far the clocks of the zone are from UTC around a time: no change of theirs reaches farther than a day."""
+        return {cast("timedelta", (time + days).utcoffset()) for days in (-_DAY, _NO_TIME, _DAY)}
 
     def last(self, after: datetime, until: datetime) -> datetime | None:
         """Return the last time after one moment and not after another; None when there is none."""
@@ -94,7 +117,8 @@ def zone_of(name: str) -> ZoneInfo:
 
 
 @cache
-def _trigger(cron: str, timezone: str) -> CronTrigger:
+def _trigger(cron: str) -> CronTrigger:
+    """Return what reckons with the days and hours of a schedule as if there were no zones: what clocks do is reckoned with here."""
     from apscheduler.triggers.cron import CronTrigger  # late: few descriptions have a schedule, and it is large
 
     fields = cron.lower().split()
@@ -104,7 +128,7 @@ def _trigger(cron: str, timezone: str) -> CronTrigger:
     if "*" not in (day[:1], weekday[:1]):
         raise Unreadable("it names days of the month and weekdays: some take that as both, others as either")
     try:
-        return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=_weekdays(weekday), timezone=zone_of(timezone))
+        return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=_weekdays(weekday), timezone=UTC)
     except ValueError as error:
         raise Unreadable(str(error)) from None
 
