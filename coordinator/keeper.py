@@ -16,7 +16,7 @@ from gestalt.errors import GestaltError
 from gestalt.zk.client import Zk
 from gestalt.zk.paths import Paths
 
-from . import drain, maintenance
+from . import deadlines, maintenance
 from .brakes import cut_off
 from .decider import Decider
 from .dispatch import Dispatcher
@@ -29,8 +29,6 @@ from .state import Draft
 
 log = logging.getLogger(__name__)
 
-TICK = 0.5
-"""Seconds between looks at what time alone changes."""
 FIRST_VALUES = 10.0
 """Seconds that ZooKeeper has to tell of all memberships before a leader begins."""
 FRESH = 1.25
@@ -104,7 +102,7 @@ class NodeKeeper:
             except GestaltError as error:
                 log.error("what became of the nodes is not written yet: %s", error)
             try:
-                async with asyncio.timeout(TICK):
+                async with asyncio.timeout(deadlines.TICK):
                     await self._wake.wait()
             except TimeoutError:
                 continue
@@ -214,15 +212,7 @@ class NodeKeeper:
             async with self._ledger.draft("leader", "membership") as draft:
                 for node in self._ledger.state.nodes.values():
                     self._note_node(draft, node)
-        if drain.overdue(self._ledger.state, clock.wall()):
-            async with self._ledger.draft("leader", "drain-deadline") as draft:
-                drain.force(draft, drain.overdue(self._ledger.state, clock.wall()))
-        if maintenance.over(self._ledger.state, clock.wall()):
-            async with self._ledger.draft("leader", "maintenance-over") as draft:
-                maintenance.conclude(draft, maintenance.over(self._ledger.state, clock.wall()), clock.wall().isoformat())
-        if drain.done(self._ledger.state):
-            async with self._ledger.draft("leader", "drained") as draft:
-                drain.conclude(draft, drain.done(self._ledger.state), clock.wall().isoformat())
+        await deadlines.note(self._ledger)
 
     def _doubted(self) -> tuple[str, ...]:
         return tuple(sorted(self._brakes.doubt.base))

@@ -14,6 +14,7 @@ from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2, api_pb2_grpc
 from gestalt.zk.client import Zk
 from gestalt.zk.paths import Paths
 
+from . import deadlines
 from .api.agents import AgentsServicer
 from .api.apps import AppsServicer, change_reply
 from .api.changes import ChangesServicer
@@ -145,6 +146,8 @@ class Leader:
         if self._keeper is not None:
             self._spawn(self._keeper.run(), "nodes")
             self._spawn(self.storage_fence.run(), "storage fence")
+        else:
+            self._spawn(deadlines.run(self.ledger), "deadlines")
         if self._grants is not None:
             self._grants.on_change(self.decider.learned)
             self._spawn(self._grants.run(), "grants")
