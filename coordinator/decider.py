@@ -31,7 +31,8 @@ from .nodes import Tracker
 from .preparations import Preparations
 from .progress import Progress
 from .reconcile import Decision, Outcome, Terms, is_given_up, reconcile, stays, stops_first
-from .records import App, Grant, NodeNames, Run, Step, Task, Verb, instance_id
+from .records import App, Grant, NodeNames, Run, Step, Task, Verb
+from .rolls import Rolls
 from .scheduler.fleet import Ground
 from .scheduler.place import place
 from .state import Draft, State
@@ -67,9 +68,9 @@ class Decider:
         self._survey = Survey(ledger.state, tracker, clock.monotonic)
         self._dirty: set[str] = set()
         self._due: dict[str, float] = {}
+        self._rolls = Rolls(ledger.state, tracker, lambda app, item: self.grants.terms(app, item).stop)
         self._progress = Progress()
         self.trials = Trials()
-        self._watched: dict[str, set[str]] = {}
         self._wake = asyncio.Event()
         self.gate = Gate(ledger.state, tracker)
         self.preparations = Preparations(ledger.state, tracker, dispatcher.tell_soon, lambda: ledger.epoch)
@@ -99,7 +100,7 @@ class Decider:
     async def run(self) -> None:
         """Decide for ever. One app at a time, so that a long pass never holds the loop."""
         for path in self._ledger.state.apps:
-            self._track(path)
+            self._rolls.take(path)
         self.wake(self._ledger.state.apps)
         await self._survey.warm_up()
         while True:
@@ -289,9 +290,12 @@ class Decider:
     def _committed(self, draft: Draft) -> None:
         """A commit is durable: tell the nodes, and look again at every app that it touched."""
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
-        paths |= {record.app for record in draft.records.values() if isinstance(record, Grant | Run)}
-        for path in paths:
-            self._track(path)
+        for moves in draft.moves:
+            self._rolls.follow(moves)
+        for record in draft.records.values():
+            if isinstance(record, Grant | Run):
+                self._rolls.take(record.app)
+                paths.add(record.app)
         self._dispatcher.committed(draft, paths)
         if paths:
             self.wake(paths)
@@ -299,17 +303,6 @@ class Decider:
             self.wake(self._turns.next())
         if any(kind == "node" for kind, _ in draft.records):
             self.wake_unplaced()  # a label or an operator's word may be what they wait for
-
-    def _track(self, path: str) -> None:
-        """Watch the instances of an app, count reports that a stopping one is gone only from now on, forget those that went."""
-        app = self._ledger.state.apps.get(path)
-        placed = {instance_id(app, item.serial): item for item in self._ledger.state.placed(path).instances} if app is not None else {}
-        for instance in self._watched.pop(path, set()) - placed.keys():
-            self._tracker.forget(instance)
-        for instance, item in placed.items():
-            self._tracker.watch(instance, stopping=item.stop or (app is not None and self.grants.terms(app, item).stop))
-        if placed:
-            self._watched[path] = set(placed)
 
 
 def _hindered(case: Case, decision: Decision, stuck: str, state: State, tracker: Tracker) -> str:

@@ -242,7 +242,8 @@ class Dispatcher:
         if any(kind in ("node", "switches") for kind, _ in draft.records):
             self.tell_all()
         self.refresh_routes(paths)
-        self.tell_soon(draft.touched)
+        for moves in draft.moves:
+            self.tell_soon(moves.nodes)
         self.tell_soon(self._state.nodes_of(record.app for record in draft.records.values() if isinstance(record, Grant)))
 
     def learned(self, paths: Collection[str]) -> None:

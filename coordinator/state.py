@@ -55,7 +55,22 @@ KINDS: dict[str, type[Any]] = {
     "grant": Grant,
     "run": Run,
 }
-_Items = list[tuple[App, Placed]]
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What a commit does to instances: which go, which come, which are changed. One that ended goes and comes, under the same id."""
+
+    gone: list[tuple[App, Placed]]
+    come: list[tuple[App, Placed]]
+    changed: list[tuple[App, Placed]]
+
+    @property
+    def nodes(self) -> set[str]:
+        """The nodes of all of them."""
+        return {placed.node for _, placed in (*self.gone, *self.come, *self.changed)}
+
+
 _NAMES = {kind: name for name, kind in KINDS.items()}
 _TABLES = {"placements": "placements", "switches": "switches_by_key"}
 SWITCHES = "cluster"
@@ -195,15 +210,14 @@ class State:
             self.reservations.remove(placed.node, self.version(app.path, placed.version).spec, placed.ports)
 
     def apply(self, draft: Draft) -> None:
-        """Make a committed draft true, and note in it which nodes it touches."""
+        """Make a committed draft true, and note in it what it does to instances."""
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
-        moves = [self._moves(draft, path) for path in paths]
+        draft.moves = [self._moves(draft, path) for path in paths]
         self._keep_room(paths, self.reservations.remove)
-        for gone, come, changed in moves:
-            draft.touched.update(placed.node for _, placed in (*gone, *come, *changed))
-            for app, placed in gone:
+        for moves in draft.moves:
+            for app, placed in moves.gone:
                 self._unsettle(app, placed)
-            for app, placed in changed:
+            for app, placed in moves.changed:
                 self.residents[placed.node][instance_id(app, placed.serial)] = placed
         for (kind, key), record in draft.records.items():
             if kind == "node":
@@ -216,8 +230,8 @@ class State:
                 self._index(key, record)
         self._keep_room(paths, self.reservations.add)
         self._note_apart(paths)
-        for _, come, _ in moves:
-            for app, placed in come:
+        for moves in draft.moves:
+            for app, placed in moves.come:
                 self._settle(app, placed)
 
     def _keep_room(self, paths: Iterable[str], note: Callable[[str, AppSpec, tuple[int, ...]], None]) -> None:
@@ -238,16 +252,20 @@ class State:
             if not there:
                 del self.runs_by_app[path]
 
-    def _moves(self, draft: Draft, path: str) -> tuple[_Items, _Items, _Items]:
-        """Return which instances of an app a draft takes away, which it adds, and which it changes. Where one is, it is for ever.
-
-        One that ended goes and comes: nothing is reserved for it from then on.
-        """
+    def _moves(self, draft: Draft, path: str) -> Moves:
+        """Return what a draft does to the instances of an app. Where one is, it is for ever."""
         before, after = self.apps.get(path), draft.app(path)
-        old = {(before.uid, placed.serial, placed.ended): (before, placed) for placed in self.placed(path).instances} if before else {}
-        new = {(after.uid, placed.serial, placed.ended): (after, placed) for placed in draft.placed(path).instances} if after else {}
-        changed = [new[key] for key, (_, placed) in old.items() if key in new and new[key][1] is not placed]
-        return [item for key, item in old.items() if key not in new], [item for key, item in new.items() if key not in old], changed
+        then, now = self.placed(path).instances if before else (), draft.placed(path).instances if after else ()
+        if before is not None and after is not None and before.uid == after.uid:
+            same = set(map(id, then)) & set(map(id, now))  # most stay as they are
+            then, now = tuple(item for item in then if id(item) not in same), tuple(item for item in now if id(item) not in same)
+        old = {(before.uid, placed.serial, placed.ended): (before, placed) for placed in then} if before else {}
+        new = {(after.uid, placed.serial, placed.ended): (after, placed) for placed in now} if after else {}
+        return Moves(
+            [item for key, item in old.items() if key not in new],
+            [item for key, item in new.items() if key not in old],
+            [new[key] for key in old if key in new],
+        )
 
     def version(self, path: str, number: int) -> Version:
         return self.versions[version_key(path, number)]
@@ -300,13 +318,13 @@ class State:
 class Draft:
     """Changes on top of a state: reads see them at once, nobody else does until they are committed and applied.
 
-    `touched`: once it is applied, the nodes on which instances came, went or changed.
+    `moves`: once it is applied, what it did to instances, app by app.
     """
 
     base: State
     records: dict[tuple[str, str], Record | None] = field(default_factory=dict)
     events: list[Callable[[int, int, str], Event]] = field(default_factory=list)
-    touched: set[str] = field(default_factory=set)
+    moves: list[Moves] = field(default_factory=list)
 
     def _get(self, kind: str, key: str) -> Any:
         if (kind, key) in self.records:
