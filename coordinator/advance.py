@@ -29,7 +29,7 @@ class Case:
 
     `names`: of nodes. `task`: the id for a task that begins now. `strange`: why a copy that no view is of may be at work, else empty;
     `last_generation`: of the grant of such a copy, under the name of this app's. `strategy`: as in the terms of `reconcile`.
-    `canaries`: its instances that are tried beside the others, and not among `views`.
+    `canaries`: its instances that are tried beside the others, and not among `views`. `settled`: how many more it has, as in the terms.
     """
 
     app: App
@@ -42,6 +42,7 @@ class Case:
     last_generation: int = 0
     strategy: str = ""
     canaries: tuple[View, ...] = ()
+    settled: int = 0
 
     @property
     def given_up(self) -> tuple[View, ...]:
@@ -78,7 +79,9 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> str:
 def put_instances(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> tuple[tuple[Placed, ...], tuple[Placed, ...], str]:
     """Put the placements that were decided. Return those that there were, those that are new, and why there are not more of these."""
     placements = draft.placed(case.app.path)
-    kept = tuple(_marked(item, decision) for item in placements.instances if item.serial not in decision.forget)
+    kept = placements.instances
+    if decision.stop or decision.forget:
+        kept = tuple(_marked(item, decision) for item in kept if item.serial not in decision.forget)
     placing = _place(case, decision, nodes) if decision.start and not case.is_taken else None
     added = tuple(
         Placed(case.app.next_serial + index, case.app.version, choice.node, choice.ports)
@@ -106,8 +109,10 @@ def _held(case: Case, decision: Decision, kept: tuple[Placed, ...], added: tuple
         added: those that are new with this decision.
         nodes: all of them, as they are without these, if anything starts, or stops first.
     """
+    if not stops_first(case.spec) or case.spec.kind == "system":
+        return ()
     missing = case.app.wanted - sum(not item.stop for item in kept if not case.app.tries(item)) - len(added)
-    if missing <= 0 or not stops_first(case.spec) or case.spec.kind == "system":
+    if missing <= 0:
         return ()
     moving = any(view.moving and not view.placed.stop and view.placed.serial in decision.stop for view in case.views)
     useless = any(node is not None and not node.ready for node in (node_of(nodes, held) for held in case.app.held))
@@ -304,17 +309,17 @@ def steps(case: Case, task: Task, unplaced: str = "", wait: Wait = Wait()) -> tu
         return (_step("dependencies", wait.ready, wait.total, task, wait.why), *rest)
     alive = [view for view in case.views if not is_given_up(view, case.spec)]
     current = [view for view in alive if not view.placed.stop and stays(case.app, view)]
-    leaving = len(alive) - len(current)
-    started = sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in current)
+    leaving, number = len(alive) - len(current), len(current) + case.settled
+    started = sum(view.observed is not None and view.observed.phase is Phase.RUNNING for view in current) + case.settled
     result = []
     if case.app.paused and task.state is TaskState.RUNNING:
         result.append(Step("paused", "running", 0, 0, paused(case.app)))
     if task.rolling_back:
         result.append(Step("roll back", "running" if task.state is TaskState.RUNNING else "done", 0, 0, task.rolling_back))
     if wanted:
-        result.append(_step("place", len(current), wanted, task, unplaced))
+        result.append(_step("place", number, wanted, task, unplaced))
         result.append(_step("start", started, wanted, task))
-        result.append(_step("healthy", sum(view.ready for view in current), wanted, task))
+        result.append(_step("healthy", sum(view.ready for view in current) + case.settled, wanted, task))
     state = "done" if not leaving else "failed" if task.state is TaskState.FAILED else "running"
     result.append(Step("stop others" if wanted else "stop", state, 0, leaving, f"{leaving} left" if leaving else ""))
     return tuple(result)

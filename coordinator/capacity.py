@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
+from operator import attrgetter
 
 from gestalt.proto.v1 import model_pb2
 from gestalt.spec.schema import AppSpec
 
 from .membership import Life, is_emptied
 from .nodes import Tracker
+from .notices import taken
 from .reconcile import is_current
 from .records import App, Node, Placed, fixed_ports
 from .reservations import Reservations
@@ -24,6 +26,7 @@ from .state import State
 NOT_CONNECTED = "is not connected"
 """Why a node that is ready as far as its membership goes takes nothing at this moment."""
 
+_NODE = attrgetter("node")
 _AT_ONCE = 200
 _MOMENT = 1.0
 """Seconds for which it is known why a node is not ready."""
@@ -32,13 +35,26 @@ _MOMENT = 1.0
 class Survey:
     """Keeps a fleet in step with what is decided and with what agents report: what changed is looked at, not what is there.
 
-    One for each state and tracker: it takes notice of the changes that they note.
+    Args:
+        state: what is decided.
+        tracker: what is known of the nodes.
+        now: the monotonic clock.
+        special: tells which instances of an app are not simply there and at work: the others need not be looked at, None = it is not known.
     """
 
-    def __init__(self, state: State, tracker: Tracker, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        state: State,
+        tracker: Tracker,
+        now: Callable[[], float],
+        special: Callable[[App], Collection[Placed] | None] = lambda app: None,
+    ) -> None:
+        self._special = special
         self._now = now
         self._state = state
         self._tracker = tracker
+        self._readers = state.touched.reader(), tracker.touched.reader()
+        self._readers[0].update(state.nodes)
         self._fleet = Fleet(Reservations())
         self._told: dict[str, str] = {}
         self._told_at = -math.inf
@@ -61,9 +77,7 @@ class Survey:
         if goal is None:
             return Ground(self._fleet, avoided=avoided)
         instances = state.placed(path).instances
-        here = [placed.node for placed in instances if is_current(goal, placed) and _stays(state, goal, placed)]
-        gone = self._given_up(set(here), spec)
-        same_app = Counter(node for node in here if node not in gone)
+        same_app = self._here(path, goal, spec)
         moved = {placed.node for placed in instances if placed.serial in goal.moving} if goal.moving else set[str]()
         left = frozenset(moved | {goal.source}) - {""}
         ground = Ground(self._fleet, same_app, goal.target, left, avoided=avoided)
@@ -71,6 +85,19 @@ class Survey:
             kept = state.version(path, goal.version).spec
             ground = ground.without(node, fixed_ports(kept), kept.resources)
         return ground
+
+    def _here(self, path: str, goal: App, spec: AppSpec | None) -> Counter[str]:
+        """Return how many instances of an app that stay there are on each node."""
+        state, instances = self._state, self._state.placed(path).instances
+        special = self._special(goal) if goal is state.apps.get(path) else None
+        looked_at = instances if special is None else special
+        here = Counter(placed.node for placed in looked_at if is_current(goal, placed) and _stays(state, goal, placed))
+        for node in self._given_up(here, spec):
+            del here[node]
+        if special is not None:
+            here.update(map(_NODE, instances))
+            here.subtract(map(_NODE, special))
+        return +here
 
     def _given_up(self, nodes: Iterable[str], spec: AppSpec | None) -> set[str]:
         """Return those of these nodes whose instances do not count any more: nothing of them is in anybody's way."""
@@ -89,9 +116,7 @@ class Survey:
 
     def _changed(self) -> set[str]:
         """Return the nodes of which anything changed since the last call."""
-        state, tracker = self._state, self._tracker
-        changed, state.touched = state.touched | tracker.touched, set()
-        tracker.touched.clear()
+        state, changed = self._state, set[str]().union(*map(taken, self._readers))
         if self._fleet.reservations is not state.reservations:  # everything was read anew
             self._fleet = Fleet(state.reservations)
             self._fleet.why_not = self._why_not

@@ -65,10 +65,10 @@ class Decider:
         self._ledger = ledger
         self._tracker = tracker
         self._dispatcher = dispatcher
-        self._survey = Survey(ledger.state, tracker, clock.monotonic)
         self._dirty: set[str] = set()
         self._due: dict[str, float] = {}
         self._rolls = Rolls(ledger.state, tracker, lambda app, item: self.grants.terms(app, item).stop)
+        self._survey = Survey(ledger.state, tracker, clock.monotonic, self._rolls.special)
         self._progress = Progress()
         self.trials = Trials()
         self._wake = asyncio.Event()
@@ -161,7 +161,7 @@ class Decider:
             draft.tell("app.begins", path, f"{path}: what it depends on is healthy, version {app.awaiting} begins", path)
             return
         now, halted = clock.monotonic(), self._held()
-        case = self.case(app, clock.wall().isoformat())
+        case = self.case(app, clock.wall().isoformat(), brief=True)
         if case.spec.kind == "job":
             bounds = runs.Terms(now, 0 if halted else self.brakes.allowance.left(now), partial(self.ground, path), halted)
             told = self._jobs.decide(draft, case, bounds)
@@ -170,9 +170,9 @@ class Decider:
             self._due |= {path: now + told.wake_in} if told.wake_in < math.inf else {}
             return
         stuck = self._stuck(case)
-        stalled = self._progress.stalled(app, case.spec, case.views, now)
+        stalled = self._progress.stalled(app, case.spec, case.views, now, settled=case.settled)
         case = replace(case, views=self._progress.since_resumed(path, case.views, now))
-        terms = Terms(0 if halted else self.brakes.allowance.left(now), bool(stuck), case.strategy)
+        terms = Terms(0 if halted else self.brakes.allowance.left(now), bool(stuck), case.strategy, case.settled)
         if case.spec.kind == "system":
             self._everywhere.add(path)
             app, decision = system.look(self._ledger.state, app, case.views, tuple(self.ground(path)), stalled)
@@ -208,6 +208,7 @@ class Decider:
         self._everywhere.discard(path)
         self._progress.forget(path)
         self._turns.forget(path)
+        self._rolls.forget(path)
         self.preparations.drop(path)
         self.trials.forget(path)
 
@@ -247,15 +248,16 @@ class Decider:
         else:
             self.unplaced.pop(path, None)
 
-    def case(self, app: App, at: str) -> Case:
-        """Return an app with everything that is known of it now."""
+    def case(self, app: App, at: str, *, brief: bool = False) -> Case:
+        """Return an app with everything that is known of it now. `brief`: its settled instances may be no more than a number."""
         state = self._ledger.state
-        views, canaries = apart(app, self._turns.take(app, self._tracker.views(app, state.placed(app.path))))
         spec, strange = state.version(app.path, app.version).spec, self.grants.strange
-        taken, last = strange.why_taken(app.path), strange.generation(grant_name(app))
-        newest = state.version(app.path, max(app.version, *(view.placed.version for view in views), 0))
+        known, settled = self._rolls.views(app) if brief else (self._tracker.views(app, state.placed(app.path)), 0)
+        newest = state.version(app.path, max(app.version, *(view.placed.version for view in known), 0))
         names, strategy = NodeNames(state.nodes), newest.spec.update.strategy
-        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last, strategy, canaries)
+        views, canaries = apart(app, self._turns.take(app, known))
+        taken, last = strange.why_taken(app.path), strange.generation(grant_name(app))
+        return Case(app, spec, views, at, names, uuid.uuid4().hex[:12], taken, last, strategy, canaries, settled)
 
     def ground(self, path: str = "", spec: AppSpec | None = None) -> Ground:
         """Return all nodes with what is reserved on them, as `place` needs them for the app of this path, if it is to be so."""

@@ -11,6 +11,7 @@ from gestalt.proto.v1 import model_pb2
 
 from .grants import Verdict
 from .membership import Life, Member, Signs, Standing, is_emptied, standing
+from .notices import Notices
 from .reconcile import View
 from .records import App, Node, Placed, Placements, instance_id
 from .usage import Usages
@@ -99,8 +100,10 @@ class Tracker:
         self.judge: Callable[[App, Placed], Verdict | None] = lambda app, placed: None
         """Says what is to become of the right of an instance, of those that need one."""
         self.nodes: dict[str, NodeView] = {}
-        self.touched: set[str] = set()
-        """The nodes of which anything changed that placing asks about, since somebody took notice."""
+        self.touched = Notices()
+        """The nodes of which anything changed that placing asks about, or that tells how they stand."""
+        self.stirred = Notices()
+        """The instances that became ready, or are not any more, or of which anything else was learnt that decisions rest on."""
         self.sightings: dict[str, Sighting] = {}
         self.usages = Usages(now)
 
@@ -194,6 +197,7 @@ class Tracker:
     def _lose(self, instance: str) -> None:
         """Nothing of it is left: should it come back, the time in which it may become ready begins now."""
         sighting = self.sighting(instance)
+        self.stirred.add(instance)
         sighting.gone, sighting.observed = True, None
         if sighting.ready_since is not None:
             sighting.ready_since, sighting.unready_since = None, self._now()
@@ -208,7 +212,10 @@ class Tracker:
             sighting.ready_since = now
         elif not item.ready and sighting.ready_since is not None:
             sighting.ready_since, sighting.unready_since = None, now
-        return before is None or _decisive(before) != _decisive(item)
+        if before is not None and _decisive(before) == _decisive(item):
+            return False
+        self.stirred.add(item.instance)
+        return True
 
     def views(self, app: App, placements: Placements) -> tuple[View, ...]:
         """Return all instances of an app as `reconcile` needs them."""

@@ -10,6 +10,9 @@ from gestalt.spec.schema import AppSpec
 from .reconcile import View, is_given_up, stays
 from .records import App
 
+RIGHT = 3
+"""What an instance counts that is as it should be, and ready."""
+
 
 @dataclass(slots=True)
 class _Mark:
@@ -31,12 +34,12 @@ class Progress:
         self._marks: dict[str, _Mark] = {}
         self._resumed: dict[str, float] = {}
 
-    def stalled(self, app: App, spec: AppSpec, views: tuple[View, ...], now: float) -> float:
-        """Return for how many seconds the change of an app has not got on."""
+    def stalled(self, app: App, spec: AppSpec, views: tuple[View, ...], now: float, *, settled: int = 0) -> float:
+        """Return for how many seconds the change of an app has not got on. `settled`: how many instances more are as they should be."""
         alive = tuple(view for view in views if not is_given_up(view, spec))
         lost = frozenset(view.placed.serial for view in views) - {view.placed.serial for view in alive}
         goal = app.task, app.version, lost, frozenset(view.placed.serial for view in alive if view.moving), bool(app.paused)
-        best, heard = score(app, alive), all(view.heard for view in alive)
+        best, heard = score(app, alive) + RIGHT * settled, all(view.heard for view in alive)
         mark = self._marks.get(app.path)
         if app.paused or (mark is not None and mark.goal[-1]):
             self._resumed[app.path] = now
@@ -60,4 +63,4 @@ def score(app: App, views: tuple[View, ...]) -> int:
     right = [view for view in views if not view.placed.stop and stays(app, view)]
     others = len(views) - len(right)
     stopping = sum(view.placed.stop for view in views)
-    return 2 * sum(view.ready for view in right) + len(right) - 2 * others - (others - stopping)
+    return (RIGHT - 1) * sum(view.ready for view in right) + len(right) - 2 * others - (others - stopping)

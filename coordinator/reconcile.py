@@ -101,12 +101,14 @@ class Terms:
 
     `replaceable`: how many instances may be started now in the place of lost ones. `is_stuck`: there is no room for what would take the
     place of an instance that stops first. `strategy`: of the newest version that is there or wanted, so that the way back is that of the
-    way there; empty = that of the description.
+    way there; empty = that of the description. `settled`: how many more instances there are than the views, each of them
+    `is_settled`; to be 0 unless that `is_enough`.
     """
 
     replaceable: int = UNLIMITED
     is_stuck: bool = False
     strategy: str = ""
+    settled: int = 0
 
 
 FREE = Terms()
@@ -174,12 +176,17 @@ class _Case:
         return max(surge, 1), 0  # what only moves is as good as its replacement: nothing is gained by having fewer
 
     @property
+    def number(self) -> int:
+        """How many are as wanted."""
+        return len(self.current) + self.terms.settled
+
+    @property
     def steady(self) -> int:
-        return sum(is_steady(view, self.spec) for view in self.current)
+        return sum(is_steady(view, self.spec) for view in self.current) + self.terms.settled
 
     @property
     def is_proven(self) -> bool:
-        return 0 < self.app.wanted == len(self.current) == self.steady
+        return 0 < self.app.wanted == self.number == self.steady
 
 
 def _case(app: App, spec: AppSpec, views: tuple[View, ...], stalled: float, terms: Terms) -> _Case:
@@ -251,14 +258,27 @@ def is_steady(view: View, spec: AppSpec) -> bool:
     return view.ready and view.ready_for >= rest_needed(spec)
 
 
+def is_settled(app: App, view: View, spec: AppSpec) -> bool:
+    """Tell whether an instance is as wanted, where it may be, at work for so long that a change may count on it, and nothing is about to
+    change that: it counts, and nothing more has to be known of it."""
+    if not is_steady(view, spec) or view.placed.stop or view.gone or view.forced or view.is_misplaced(spec):
+        return False
+    return view.verdict is None and view.away is None and stays(app, view)
+
+
+def is_enough(app: App, strategy: str, views: Iterable[View], settled: int) -> bool:
+    """Tell whether beside these views a number of settled instances is enough to decide by: none of them is chosen out, or makes room."""
+    return strategy != "recreate" and settled + sum(not view.placed.stop and stays(app, view) for view in views) <= app.wanted
+
+
 def _to_start(case: _Case, replaceable: int) -> tuple[int, int, int]:
     """Return how many to start, how many of them in the place of lost ones, and how many more such there would be."""
     lost = [view for view in case.lost if not view.placed.stop]
-    occupying = len(case.current) + len(case.old) + (len(case.leaving) if stops_first(case.spec) else 0)
-    free = _room(case, len(case.current), occupying)
-    unbraked = _room(case, len(case.current) + sum(is_current(case.app, view.placed) for view in lost), occupying + len(lost))
+    occupying = case.number + len(case.old) + (len(case.leaving) if stops_first(case.spec) else 0)
+    free = _room(case, case.number, occupying)
+    unbraked = _room(case, case.number + sum(is_current(case.app, view.placed) for view in lost), occupying + len(lost))
     if case.app.paused:
-        free = min(free, max(0, case.app.at_pause - len(case.current) - len(case.old)))  # as many as there were, and no more
+        free = min(free, max(0, case.app.at_pause - case.number - len(case.old)))  # as many as there were, and no more
         unbraked = min(unbraked, max(0, free - len(lost)))
     replacing = max(0, min(replaceable, free - unbraked))
     return unbraked + replacing, replacing, free - unbraked - replacing
@@ -326,13 +346,14 @@ def unheard(app: App, views: Iterable[View]) -> list[View]:
 def _neither_blue_nor_green(case: _Case) -> list[View]:
     """Return those of an update that gave way, or is undone: they get no requests while the stable version serves, and room is needed."""
     blue = any(view.placed.version == case.app.stable and view.ready for view in (*case.current, *case.old))
+    blue = blue or (case.terms.settled > 0 and case.app.version == case.app.stable)
     return [view for view in case.old if view.placed.version != case.app.stable and (blue or view.known_bad)]
 
 
 def _judge(case: _Case) -> tuple[Outcome, str]:
     if case.app.paused and case.app.awaiting:
         return Outcome.GOING_ON, ""  # nothing of it began
-    if len(case.current) == case.app.wanted == case.steady and not case.old and not case.leaving:
+    if case.number == case.app.wanted == case.steady and not case.old and not case.leaving:
         return Outcome.DONE, ""
     if case.app.paused:
         return Outcome.GOING_ON, ""
@@ -340,7 +361,7 @@ def _judge(case: _Case) -> tuple[Outcome, str]:
         if reason := hopeless(view, case.spec):
             return Outcome.FAILED, reason
     waits = bool(case.lost) or any(view.moving and view.placed.serial not in case.app.moving for view in case.old)
-    short_of_nodes = waits and len(case.current) < case.app.wanted  # what waits for a node is no fault of the change
+    short_of_nodes = waits and case.number < case.app.wanted  # what waits for a node is no fault of the change
     everyone = (*case.current, *case.old, *case.leaving)
     if case.stalled >= case.spec.update.progress_deadline and all(view.heard for view in everyone) and not short_of_nodes:
         return Outcome.FAILED, f"there was no progress for {case.spec.update.progress_deadline:g} s"

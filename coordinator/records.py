@@ -384,6 +384,11 @@ def instance_id(app: App, serial: int) -> str:
     return f"{app.name}-{app.uid}-{serial}"
 
 
+def serial_of(instance: str) -> int:
+    """Return the serial in the id of an instance."""
+    return int(instance.rpartition("-")[2])
+
+
 def fixed_ports(spec: AppSpec) -> tuple[int, ...]:
     """Return the host ports that each instance of a description asks for by number."""
     return tuple(port.host_port for port in spec.ports if port.host_port)

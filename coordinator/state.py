@@ -16,6 +16,7 @@ from gestalt.errors import GestaltError, Kind
 from gestalt.spec.part import STORED
 from gestalt.spec.schema import AppSpec
 
+from .notices import Notices
 from .packing import from_columns, to_columns
 from .records import (
     Answer,
@@ -152,8 +153,8 @@ class State:
     """What that asks for, also derived."""
     apart: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The apps that share no node with some others, which are named; also derived."""
-    touched: set[str] = field(default_factory=set, compare=False)
-    """The nodes whose records changed since somebody took notice."""
+    touched: Notices = field(default_factory=Notices, compare=False)
+    """The nodes whose records changed."""
     runs_by_app: dict[str, dict[str, Run]] = field(default_factory=dict)
     """The runs of each job by id, oldest first, also derived."""
 

@@ -50,7 +50,7 @@ class Trials:
             return Attended()
         path, stalled = trial.app.path, self._progress.stalled(trial.app, trial.spec, trial.views, now)
         trial = replace(trial, views=self._progress.since_resumed(path, trial.views, now))
-        decision = reconcile(trial.app, trial.spec, trial.views, stalled, replace(terms, is_stuck=False, strategy=""))
+        decision = reconcile(trial.app, trial.spec, trial.views, stalled, replace(terms, is_stuck=False, strategy="", settled=0))
         wait = Wait() if trial.views else needs(replace(trial.app, awaiting=trial.app.version))
         if wait.why:
             decision = held(decision, wait, replace(trial.app, awaiting=trial.app.version), stalled, trial.spec.update.progress_deadline)
@@ -68,7 +68,9 @@ class Trials:
         if app is None or version is None:
             return None
         views = tuple(view for view in case.canaries if app.tries(view.placed))
-        return replace(case, app=as_goal(app, version.spec), spec=version.spec, views=views, canaries=(), strange="", strategy="")
+        return replace(
+            case, app=as_goal(app, version.spec), spec=version.spec, views=views, canaries=(), strange="", strategy="", settled=0
+        )
 
     def steps(self, app: App, trial: Case, task: Task) -> tuple[Step, ...]:
         return canary_steps(app, trial, task, self._why.get(app.path, ""))

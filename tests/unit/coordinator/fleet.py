@@ -48,15 +48,13 @@ class Fleet(World):
         """A new leader: it knows what is durable, and learns of memberships before it decides; then agents connect."""
         self.tracker = Tracker(lambda: self.now, self.state.nodes, unreachable_after=UNREACHABLE_AFTER, fenced=True)
         self.progress, self.trials = Progress(), Trials()
+        self.enrol()
         for name, machine in self.machines.items():
             self.tracker.node(name, name)
             self._tell_member(name)
             machine.linked, linked = False, machine.linked
             if linked:
                 self.connect(name)
-        if PATH in self.state.apps:
-            for item in self.placed:
-                self.tracker.watch(instance_id(self.app, item.serial), stopping=item.stop)
 
     def restart_coordinator(self) -> None:
         self.take_office()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from gestalt.coordinator import changes
-from gestalt.coordinator.advance import Case, advance
+from gestalt.coordinator.advance import Case, advance, steps
 from gestalt.coordinator.brakes import UNLIMITED
 from gestalt.coordinator.canary import apart
 from gestalt.coordinator.nodes import Tracker
 from gestalt.coordinator.progress import Progress
 from gestalt.coordinator.reconcile import Decision, Terms, reconcile
 from gestalt.coordinator.records import App, Node, Placed, Task, instance_id
+from gestalt.coordinator.rolls import Rolls
 from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.coordinator.state import Draft, State, encode
 from gestalt.coordinator.store.base import Document
@@ -55,6 +56,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.tracker = Tracker(lambda: self.now)
+        self.enrol()
         self.view = self.tracker.node("n1", "n1")
         self.tracker.connected(self.view)
         self.tracker.inventory(self.view, (), ())
@@ -74,10 +76,13 @@ class World:
 
     def _apply(self, draft: Draft) -> None:
         self.state.apply(draft)
-        app = self.state.apps.get(PATH)
-        for placed in self.placed:
-            assert app is not None
-            self.tracker.watch(instance_id(app, placed.serial), stopping=placed.stop)
+        for moves in draft.moves:
+            self.rolls.follow(moves)
+
+    def enrol(self) -> None:
+        """Watch what is there with a tracker that is new."""
+        self.rolls, self.brief_progress = Rolls(self.state, self.tracker, lambda app, item: False), Progress()
+        self.rolls.take(PATH)
 
     @property
     def app(self) -> App:
@@ -115,11 +120,24 @@ class World:
             app, decision = look(self.state, app, views, self._nodes(), stalled)
             case = replace(case, app=app)
         else:
-            decision = held_open(reconcile(app, template, views, stalled, terms), case)
+            decision = reconcile(app, template, views, stalled, terms)
+            self._decide_in_brief(case, decision, terms)
+            decision = held_open(decision, case)
         waits = advance(draft, case, decision, self._nodes())
         self.trials.look(draft, case, nodes=lambda goal: self._nodes(), terms=terms, now=self.now, waits=waits)
         self._apply(draft)
         return decision
+
+    def _decide_in_brief(self, case: Case, decision: Decision, terms: Terms) -> None:
+        """Assert that who looks only at what is not settled decides the same, and tells the same."""
+        known, settled = self.rolls.views(case.app)
+        views, canaries = apart(case.app, in_turn(self.state, case.app, known))
+        stalled = self.brief_progress.stalled(case.app, case.spec, views, self.now, settled=settled)
+        views = self.brief_progress.since_resumed(PATH, views, self.now)
+        assert canaries == case.canaries
+        assert reconcile(case.app, case.spec, views, stalled, replace(terms, settled=settled)) == decision
+        for task in self.state.tasks.values():
+            assert steps(replace(case, views=views, settled=settled), task) == steps(case, task)
 
     def trial(self) -> Case:
         """Return the canary as it is known now."""
@@ -181,11 +199,10 @@ class World:
         self.state = State()
         self.state.load(tuple(documents))
         self.tracker = Tracker(lambda: self.now)
+        self.enrol()
         self.view = self.tracker.node("n1", "n1")
         self.progress, self.trials = Progress(), Trials()
         if PATH in self.state.apps:
-            for item in self.placed:
-                self.tracker.watch(instance_id(self.app, item.serial), stopping=item.stop)
             self.tracker.connected(self.view)
             ids = [instance_id(self.app, item.serial) for item in self.placed]
             self.tracker.inventory(self.view, ids, [self.running[identity] for identity in ids if identity in self.running])
