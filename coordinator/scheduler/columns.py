@@ -28,8 +28,8 @@ Rows = npt.NDArray[np.intp]
 NOWHERE = -np.inf
 """The points of a node that cannot take an instance."""
 
-_KEPT = 128
-"""So many answers of each kind are kept: descriptions ask for much the same."""
+KEPT = 128
+"""So many answers of each kind are kept, and columns of each kind that somebody asked for: descriptions ask for much the same."""
 _FEW = 24
 """Up to so many nodes that changed are worked out one by one."""
 _MANY = 0.5
@@ -41,21 +41,27 @@ class Coded:
 
     def __init__(self, of: Callable[[Capacity], Any], offers: Sequence[Capacity]) -> None:
         self._of = of
+        self._begin(offers)
+
+    def _begin(self, offers: Sequence[Capacity]) -> None:
         self._numbers: dict[Any, int] = {}
         self._answers: dict[Any, list[bool]] = {}
-        self.codes = np.array([self._number(of(item)) for item in offers], dtype=np.int32)
+        self.codes = np.array([self._number(self._of(item)) for item in offers], dtype=np.int32)
 
     @property
     def values(self) -> list[Any]:
         """What the numbers stand for."""
         return list(self._numbers)
 
-    def change(self, row: int, offer: Capacity) -> None:
-        self.codes[row] = self._number(self._of(offer))
+    def change(self, row: int, offers: Sequence[Capacity]) -> None:
+        """Take over what a node is now. Values that no node has any more are forgotten when they are many."""
+        self.codes[row] = self._number(self._of(offers[row]))
+        if len(self._numbers) > 2 * len(offers) + KEPT:
+            self._begin(offers)
 
     def where(self, key: Any, holds_for: Callable[[Any], bool]) -> Mask:
         """Return the nodes of whose value something holds. `key`: the same for the same question."""
-        if len(self._answers) > _KEPT:
+        if len(self._answers) > KEPT:
             self._answers.clear()
         answers = self._answers.setdefault(key, [])
         if len(answers) < len(self._numbers):
@@ -128,8 +134,10 @@ class Columns:
         self.cpu_reserved, self.memory_reserved = np.zeros_like(self.cpu), np.zeros_like(self.memory)
         self.ports_used = np.zeros_like(self.ports)
         self._supplies: dict[str, tuple[Counts, Counts]] = {}
+        self._taken: dict[int, Mask] = {}
         self._changed: list[int] = []
         self._coded: dict[str, Coded] = {}
+        self._runtimes = Coded(lambda offer: offer.runtimes, self.offers)
         self._reservations = reservations
         self._able: dict[Any, tuple[Mask, Floats]] = {}
         self._liked: dict[Any, Floats] = {}
@@ -151,6 +159,8 @@ class Columns:
                 self._changed.append(row)
                 for name, (_, reserved) in self._supplies.items():
                     reserved[row] = use.supply.get(name, 0)
+                for port, taken in self._taken.items():
+                    taken[row] = port in use.ports
 
     def change(self, offer: Capacity) -> None:
         """Take over what a node is now; its id and its name are as before."""
@@ -161,33 +171,41 @@ class Columns:
         self._changed.append(row)
         for name, (supply, _) in self._supplies.items():
             supply[row] = offer.supply_of(name)
-        for coded in self._coded.values():
-            coded.change(row, offer)
+        for coded in (self._runtimes, *self._coded.values()):
+            coded.change(row, self.offers)
         self._able.clear()
         self._liked.clear()
 
     def supply(self, name: str) -> tuple[Counts, Counts]:
         """Return how much each node has of what `demands` names so, and how much of it is reserved; not to be changed."""
-        if name not in self._supplies:
+        if (found := self._supplies.pop(name, None)) is None:
             reserved = [self._reservations.on(item.id).supply.get(name, 0) for item in self.offers]
             supply = [item.supply_of(name) for item in self.offers]
-            self._supplies[name] = np.array(supply, dtype=np.int64), np.array(reserved, dtype=np.int64)
-        return self._supplies[name]
+            found = np.array(supply, dtype=np.int64), np.array(reserved, dtype=np.int64)
+        _keep(self._supplies, name, found)
+        return found
+
+    def taken(self, port: int) -> Mask:
+        """Return the nodes on which a host port is in use; not to be changed."""
+        if (found := self._taken.pop(port, None)) is None:
+            found = np.zeros(len(self.offers), dtype=np.bool_)
+            found[[self.rows[node] for node, use in self._reservations.nodes.items() if port in use.ports and node in self.rows]] = True
+        _keep(self._taken, port, found)
+        return found
 
     def coded(self, attribute: str) -> Coded:
         """Return an attribute; the value None = a node has none."""
-        if attribute not in self._coded:
-            self._coded[attribute] = Coded(lambda offer: offer.attributes.get(attribute), self.offers)
-        return self._coded[attribute]
+        if (found := self._coded.pop(attribute, None)) is None:
+            found = Coded(lambda offer: offer.attributes.get(attribute), self.offers)
+        _keep(self._coded, attribute, found)
+        return found
 
     def in_pool(self, pool: str) -> Mask:
         return self.coded("pool").where(("in pool", pool), lambda value: (value or DEFAULT_POOL) == (pool or DEFAULT_POOL))
 
     def running(self, runtime: str) -> Mask:
         """Return the nodes on which a runtime works."""
-        if "" not in self._coded:  # no attribute has this name
-            self._coded[""] = Coded(lambda offer: offer.runtimes, self.offers)
-        return self._coded[""].where(runtime, lambda value: runtime in value)
+        return self._runtimes.where(runtime, lambda value: runtime in value)
 
     def holding(self, condition: Constraint | Affinity) -> Mask:
         """Return the nodes that fulfil a condition."""
@@ -265,6 +283,7 @@ def _powers(shares: Floats) -> Floats:
 
 
 def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
-    if len(kept) >= _KEPT:
+    """Keep something, instead of the oldest if there are many."""
+    while len(kept) >= KEPT:
         del kept[next(iter(kept))]
     kept[key] = value

@@ -164,6 +164,8 @@ class Race:
         for name, asked in self.demands.items():
             supply, reserved = self.columns.supply(name)
             points[asked > np.maximum(supply - reserved, 0)] = NOWHERE
+        for port in filter(None, self.asked):
+            points[self.columns.taken(port)] = NOWHERE
         for row in self._doubtful():
             points[row] = NOWHERE if (worth := Runner(self, row).points()) is None else worth
         return points
@@ -173,9 +175,7 @@ class Race:
         if not (self.asked or self.ground.instead):
             return iter(())
         rows = {self.columns.rows[node] for node in self.ground.instead if node in self.columns.rows}
-        if self.has_fixed:
-            rows.update(np.flatnonzero(self.able).tolist())
-        elif self.asked:
+        if not all(self.asked):
             rows.update(np.flatnonzero(self.able & (self.columns.ports - self.columns.ports_used < len(self.asked))).tolist())
         return (row for row in rows if self.able[row])
 

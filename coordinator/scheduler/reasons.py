@@ -119,6 +119,14 @@ class _Reasons:
 
     def _in_use(self) -> None:
         """What is left of the nodes has no port, or a limit on how the instances are distributed rules it out."""
+        for port in filter(None, self._race.asked):
+            taken = self._columns.taken(port).copy()
+            for id_, node in self._ground.instead.items():
+                if id_ in self._columns.rows:
+                    taken[self._columns.rows[id_]] = port in node.ports
+            for row, runner in self._race.left.items():
+                taken[row] = port in runner.taken
+            self._count(taken)
         self._count_by_kind(self._crowded())
 
     def _crowded(self) -> Iterator[tuple[int, str]]:
@@ -126,7 +134,7 @@ class _Reasons:
         for row in np.flatnonzero(self._rest).tolist():
             runner = race.left.get(row) or (Runner(race, row) if race.asked else None)
             if runner is not None and runner.has_no_port:
-                yield row, next((f"port {port}" for port in race.asked if port and port in runner.taken), "")
+                yield row, ""
             else:
                 yield row, self._limit(columns.offers[row]).kind
 

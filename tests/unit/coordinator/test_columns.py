@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gestalt.coordinator.reservations import Reservations
+from gestalt.coordinator.scheduler import columns
 from gestalt.coordinator.scheduler.fleet import Fleet, Ground
 from gestalt.coordinator.scheduler.place import lacking, place
 from gestalt.coordinator.scheduler.values import Capacity, Placing
@@ -134,9 +136,13 @@ class Cluster:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, 2**32))
-def test_columns_choose_what_is_chosen_node_by_node(seed: int) -> None:
-    dice, cluster = Dice(seed), Cluster()
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, columns.KEPT]))
+def test_columns_choose_what_is_chosen_node_by_node(seed: int, kept: int) -> None:
+    with patch.object(columns, "KEPT", kept):
+        _compare(Dice(seed), Cluster())
+
+
+def _compare(dice: Dice, cluster: Cluster) -> None:
     for number in dice.sample(range(NODES), dice.randint(0, NODES)):
         cluster.fleet.put(dice.offer(number))
     apps = [dice.app() for _ in range(3)]
