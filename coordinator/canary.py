@@ -15,9 +15,10 @@ from gestalt.units import show_duration
 
 from .advance import LEADER, Case, end, put_instances, steps
 from .claims import conflicts
-from .reconcile import Decision, Outcome, View, is_given_up, is_steady, share
+from .reconcile import Decision, Outcome, View, is_given_up, is_steady, reconcile, share
 from .records import App, Step, Task, TaskState, Verb
 from .scheduler.fleet import Nodes
+from .scheduler.place import place
 from .state import Draft
 
 NONE = math.inf
@@ -81,7 +82,7 @@ def attend(draft: Draft, case: Case, decision: Decision, nodes: Nodes, waits: st
         return Attended()
     task = draft.task(app.canary_task) if app.canary_task else None
     if decision.outcome is Outcome.FAILED and task is not None and task.state is TaskState.RUNNING:
-        _give_up(draft, app, case, task, waits or decision.reason)
+        _give_up(draft, app, case, task, waits or _reason(case, decision, nodes))
         return Attended()
     is_filled_up = app.next_serial != draft.base.apps.get(app.path, app).next_serial  # in this draft: the commit has us look again
     if decision.start and (waits or is_filled_up):
@@ -95,6 +96,44 @@ def attend(draft: Draft, case: Case, decision: Decision, nodes: Nodes, waits: st
         draft.put_app(replace(app, next_serial=app.next_serial + len(added)))
     why, wake_in = _promote_in_time(draft, case, decision)
     return Attended(waits or unplaced, why, min(decision.replacing, len(added)), decision.held_back, min(decision.wake_in, wake_in))
+
+
+def _reason(case: Case, decision: Decision, nodes: Nodes) -> str:
+    """Return why a canary failed, with what keeps it from being placed."""
+    if not decision.start:
+        return decision.reason
+    placing = place(case.spec.model_copy(update={"instances": case.app.wanted}), decision.start, nodes)
+    return f"{decision.reason}: {placing.reason}" if placing.missing else decision.reason
+
+
+def moves(case: Case) -> bool:
+    """Tell whether a migration has canaries left to move. `case`: the canary's."""
+    return any(view.placed.serial in case.app.moving and not view.placed.stop for view in case.views)
+
+
+def stay(draft: Draft, case: Case, trial: Case, decision: Decision, nodes: Nodes) -> None:
+    """End a migration that cannot move a canary: where an instance is says nothing against a version, so the canary goes on where it is.
+
+    Args:
+        draft: with the wanted version's part in it already.
+        case: of the wanted version.
+        trial: the canary's.
+        decision: about it, which is that it failed.
+        nodes: to place on, if anything was to be started.
+    """
+    app = draft.app(case.app.path)
+    if app is None:
+        return
+    task = draft.task(app.task) if app.task else None
+    if task is not None and task.kind is Verb.MIGRATE and task.state is TaskState.RUNNING:
+        why = _reason(trial, decision, nodes)
+        message = f"the canary of version {app.canary} could not be moved: {why}; what has not moved stays where it is"
+        end(draft, replace(case, app=app), task, TaskState.FAILED, message)
+        app = replace(app, task="")
+    draft.put_app(app.settled())
+    views = tuple(replace(view, moving=view.moving and view.placed.serial not in trial.app.moving) for view in trial.views)
+    rest = reconcile(trial.app.settled(), trial.spec, views, 0.0)  # what took their places goes, before it is held against the version
+    put_instances(draft, trial, Decision(0, rest.stop, (), rest.outcome), ())
 
 
 def _give_up(draft: Draft, app: App, case: Case, task: Task, reason: str) -> None:
@@ -186,10 +225,14 @@ def _current(case: Case) -> list[View]:
     return [view for view in case.views if not view.placed.stop and not is_given_up(view, case.spec)]
 
 
+def _healthy(case: Case) -> int:
+    """Return how many canaries count as healthy: while one moves, it and its replacement are one."""
+    return min(sum(is_steady(view, case.spec) for view in _current(case)), case.app.wanted)
+
+
 def unready(case: Case) -> str:
-    """Return why a canary cannot be promoted yet; empty when it can."""
-    healthy = sum(is_steady(view, case.spec) for view in _current(case) if not view.moving)
-    wanted = case.app.wanted
+    """Return why a canary cannot be promoted yet; empty when it can. That its node is to be left says nothing against a version."""
+    healthy, wanted = _healthy(case), case.app.wanted
     if not wanted:
         return "no instance is wanted, so none is tried"
     return "" if healthy >= wanted else f"{healthy} of {_count(wanted)} {'are' if wanted > 1 else 'is'} healthy"
@@ -205,8 +248,7 @@ def sentence(app: App, case: Case, why: str = "") -> str:
     """
     if not case.app.wanted:
         return "canary: none, for no instance is wanted"
-    current = _current(case)
-    healthy = sum(is_steady(view, case.spec) for view in current)
+    current, healthy = _current(case), _healthy(case)
     head = f"canary: {healthy} of {case.app.wanted} healthy"
     if healthy < case.app.wanted:
         trouble = why or next((view.observed.reason for view in current if view.observed and not view.ready and view.observed.reason), "")
@@ -215,9 +257,15 @@ def sentence(app: App, case: Case, why: str = "") -> str:
     since = f"{head} for {show_duration(math.floor(well_for(case)))}"
     if app.paused:
         return f"{since}, paused {app.paused}: `gestaltctl resume {app.path}`"
-    if why:
+    is_leaving, update = any(view.moving for view in current), case.spec.update
+    if is_leaving:
+        since += ", waits for another node" + (f" ({why})" if why else "")
+    elif why:
         return f"{since}; {why}"
-    update = case.spec.update
+    if is_leaving and not (update.promote == "auto" and app.canary_task):
+        return f"{since} and for `gestaltctl promote {app.path}`"
+    if is_leaving:
+        return f"{since}, then is promoted after {show_duration(update.promote_after)}, or at once by `gestaltctl promote {app.path}`"
     if update.promote == "auto" and app.canary_task:
         return f"{since}, is promoted after {show_duration(update.promote_after)}, or by `gestaltctl promote {app.path}`"
     return f"{since}, waits for `gestaltctl promote {app.path}`"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from .advance import Case
-from .canary import Attended, as_goal, attend, canary_steps, sentence, unready
+from .canary import Attended, as_goal, attend, canary_steps, moves, sentence, stay, unready
 from .dependencies import Wait, held
 from .progress import Progress
 from .reconcile import Decision, Outcome, Terms, reconcile
@@ -56,6 +56,10 @@ class Trials:
             decision = held(decision, wait, replace(trial.app, awaiting=trial.app.version), stalled, trial.spec.update.progress_deadline)
         if wait.is_changing or decision.outcome is Outcome.DONE:
             self._progress.forget(path)  # nothing is expected to get on
+        if decision.outcome is Outcome.FAILED and moves(trial):
+            self._progress.forget(path)
+            stay(draft, case, trial, decision, nodes(trial.app) if decision.start else ())
+            return Attended()
         found = attend(draft, trial, decision, nodes(trial.app) if decision.start else (), "" if wait.why else waits)
         self._why[path] = wait.why or found.unplaced or found.waits
         return found
