@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import uuid
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,15 +22,19 @@ from .ledger import Ledger
 from .nodes import Tracker
 from .rebalance import BUDGET, BUDGET_MAX, MIN_GAIN, Search, Subject, obstacle
 from .reconcile import is_current, stops_first
-from .records import App, Move
+from .records import App, Move, Node, Task, Verb
+from .scheduler.values import Capacity
 from .state import Draft, State
 
 log = logging.getLogger(__name__)
 
 SEARCH_LIMIT = 10.0
 """Seconds after which a search makes do with what it has looked at."""
+AT_ONCE = 200
+"""So many nodes are looked at without letting others have their turn."""
 TICK = 1.0
 """Seconds between looks at whether there is room by now for what is to move."""
+_OURS = (Verb.REBALANCE, Verb.MIGRATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +75,40 @@ class Balancer:
     def __init__(self, ledger: Ledger, tracker: Tracker, decider: Decider) -> None:
         self._ledger, self._tracker, self._decider = ledger, tracker, decider
         self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
         ledger.on_commit(self._committed)
 
     async def search(self, wish: Wish) -> Search:
-        """Return a search that has ended, for what is so now."""
-        found = subjects(self._ledger.state, self._tracker, stop_first=wish.stop_first)
-        search = Search(found, self._decider.ground(), wish.budget, wish.min_gain)
-        began = clock.monotonic()
-        for _ in search.run():
+        """Return a search that has ended, for what is so now. Searches go one after the other, beside the loop."""
+        async with self._turn:
+            found = await self._subjects(stop_first=wish.stop_first)
+            others = _elsewhere(self._ledger.state, found)
+            nodes = await self._nodes()
+            is_unwanted = threading.Event()
+            try:
+                search = partial(Search, found, nodes, wish.budget, wish.min_gain, others)
+                return await asyncio.to_thread(_searched, search, is_unwanted)
+            finally:
+                is_unwanted.set()
+
+    async def _subjects(self, *, stop_first: bool) -> list[Subject]:
+        """Return the apps that are at rest: all of their instances there, of one version, ready, and no change under way."""
+        state, found = self._ledger.state, list[Subject]()
+        rivals = _rivals(state)
+        for app in list(state.apps.values()):
+            if state.apps.get(app.path) is app and _is_at_rest(state, self._tracker, app):
+                found.append(_subject(state, app, rivals.get(app.path, frozenset()), stop_first=stop_first))
             await asyncio.sleep(0)
-            search.is_late = clock.monotonic() - began > SEARCH_LIMIT
-        return search
+        return found
+
+    async def _nodes(self) -> list[Capacity]:
+        ground, found = self._decider.ground(), list[Capacity]()
+        for number, node in enumerate(ground.fleet.ids()):
+            if node in ground.fleet:  # it may have gone meanwhile
+                found.append(ground.node(node))
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return found
 
     async def run(self) -> None:
         """Let rebalances go on, for ever."""
@@ -110,18 +139,47 @@ class Balancer:
         return obstacle(spec, placed, self._decider.ground(app.path), move.target)
 
     def _committed(self, draft: Draft) -> None:
-        if any(kind in ("task", "node") for kind, _ in draft.records):
+        """Look again when something is known of a rebalance or of one of its moves, and when a node is another one."""
+        if any(isinstance(item, Node) or (isinstance(item, Task) and item.kind in _OURS) for item in draft.records.values()):
             self._wake.set()
 
 
-def subjects(state: State, tracker: Tracker, *, stop_first: bool = False) -> list[Subject]:
-    """Return the apps that are at rest: all of their instances there, of one version, ready, and no change under way."""
-    return [_subject(state, app, stop_first=stop_first) for app in state.apps.values() if _is_at_rest(state, tracker, app)]
+def _searched(make: Callable[[], Search], is_unwanted: threading.Event) -> Search:
+    """Have a search come to its end, or to that of its time. What it looks at never changes, so it may be done in any thread."""
+    began, search = clock.monotonic(), make()
+    for _ in search.run():
+        search.is_late = is_unwanted.is_set() or clock.monotonic() - began > SEARCH_LIMIT
+    return search
 
 
-def _subject(state: State, app: App, *, stop_first: bool) -> Subject:
+def cut_off(search: Search) -> str:
+    """Say that a search has not looked at everything; empty when it has."""
+    if not search.is_late:
+        return ""
+    share = f"{search.looked_at} of {search.places} places where instances are were looked at"
+    return f"the search was cut off after {SEARCH_LIMIT:g} s: {share}, so there may be more to gain, or more than by these moves"
+
+
+def _rivals(state: State) -> dict[str, frozenset[str]]:
+    """Return the apps that share no node with others, and with which, whoever of them says so."""
+    found: dict[str, set[str]] = {}
+    for path, named in state.apart.items():
+        for other in set(named) - {path}:
+            found.setdefault(path, set()).add(other)
+            found.setdefault(other, set()).add(path)
+    return {path: frozenset(others) for path, others in found.items()}
+
+
+def _elsewhere(state: State, found: Iterable[Subject]) -> dict[str, frozenset[str]]:
+    """Return where the instances are of apps that are not at rest, and from which others are kept apart: nodes by app."""
+    found = tuple(found)
+    paths = {other for subject in found for other in subject.apart} - {subject.path for subject in found}
+    return {path: frozenset(placed.node for placed in state.placed(path).instances if not placed.ended) for path in paths}
+
+
+def _subject(state: State, app: App, apart: frozenset[str], *, stop_first: bool) -> Subject:
     spec = state.version(app.path, app.version).spec.model_copy(update={"instances": app.wanted})
-    return Subject(app.path, spec, state.placed(app.path).instances, may_move=stop_first or not stops_first(spec))
+    return Subject(app.path, spec, state.placed(app.path).instances, stop_first or not stops_first(spec), apart)
 
 
 def _is_at_rest(state: State, tracker: Tracker, app: App) -> bool:

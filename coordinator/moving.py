@@ -18,6 +18,8 @@ PARALLEL = 2
 """So many moves are under way at once if nobody says otherwise."""
 NAMED = 3
 """So many moves are named at most."""
+ASKED = 20
+"""At so many moves for which there is no room one look ends: those behind them have their turn when these went, or were left out."""
 
 _STEP = "move"
 
@@ -25,15 +27,23 @@ Fits = Callable[[Move], str]
 """Says why the instance of a move cannot go to its node now; empty = it can."""
 
 
-def begin(draft: Draft, moves: Sequence[Move], parallel: int, asked: Asked) -> Task | None:
-    """Have moves made. One that is under way gives way. None: there are none to make."""
-    if not moves:
+def begin(draft: Draft, moves: Sequence[Move], parallel: int, asked: Asked, cut_off: str = "") -> Task | None:
+    """Have moves made. One that is under way gives way. None: there are none to make.
+
+    `cut_off`: that not everything was looked at, empty = it was.
+    """
+    if not moves and not cut_off:
         return None
+    task = Task(asked.task, Verb.REBALANCE, "", asked.by, asked.at, warnings=(cut_off,) if cut_off else ())
+    if not moves:
+        task = replace(task, state=TaskState.SUCCEEDED, message="nothing was found to move", ended_at=asked.at)
+        draft.put_task(task)
+        return task
     for running in under_way(draft.base):
         message = f"superseded by rebalance (task {asked.task})"
         draft.put_task(replace(running, state=TaskState.SUPERSEDED, message=message, ended_at=asked.at))
         draft.tell("task.superseded", running.id, f"rebalance: {message}")
-    task = Task(asked.task, Verb.REBALANCE, "", asked.by, asked.at, moves=tuple(moves), parallel=parallel)
+    task = replace(task, moves=tuple(moves), parallel=parallel)
     task = replace(task, steps=(_step(draft.base, task),))
     draft.put_task(task)
     draft.tell("cluster.rebalance", "cluster", f"{asked.by} rebalances the cluster: {len(moves)} instances move, {parallel} at once")
@@ -89,7 +99,9 @@ def _begin_next(draft: Draft, moves: list[Move], parallel: int, fits: Fits, aske
     result = [_left_out(move, why) if move.state == "pending" and (why := _hindered(draft, move, ours)) else move for move in moves]
     no_room: dict[int, str] = {}
     for index, move in enumerate(result):
-        if move.state != "pending" or _is_busy(result, move) or sum(item.state == "running" for item in result) >= parallel:
+        if len(no_room) >= ASKED or sum(item.state == "running" for item in result) >= parallel:
+            break
+        if move.state != "pending" or _is_busy(result, move):
             continue
         if why := fits(move):
             no_room[index] = why

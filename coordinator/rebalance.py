@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from gestalt.spec.schema import AppSpec
 
 from .records import Move, Placed
-from .scheduler.fleet import released
+from .scheduler.fleet import ELSEWHERE, Ground, released
 from .scheduler.obstacles import standing_obstacle
 from .scheduler.place import place, points_of, reserve
 from .scheduler.score import OWN_POINTS, WEIGHT_POINTS, affinity, fit, free_shares, own
@@ -36,13 +37,15 @@ _SHOWN = 0.005
 class Subject:
     """An app whose instances count: at rest, all of them of one version. `spec`: with as many instances as are wanted.
 
-    `may_move`: its instances may be moved; others just see what moves around them.
+    `may_move`: its instances may be moved; others just see what moves around them. `apart`: the apps with which it shares no node, because
+    it or they say so.
     """
 
     path: str
     spec: AppSpec
     placed: tuple[Placed, ...]
     may_move: bool = True
+    apart: frozenset[str] = frozenset()
 
 
 def plan(subjects: Iterable[Subject], nodes: Iterable[Capacity], budget: int = BUDGET, min_gain: float = MIN_GAIN) -> tuple[Move, ...]:
@@ -56,13 +59,30 @@ def plan(subjects: Iterable[Subject], nodes: Iterable[Capacity], budget: int = B
 class Search:
     """A search that can be interrupted: `run` yields before each app and node that it looks at. The most gain comes first.
 
-    `is_late`: may be set from outside: what was looked at by then has to do.
+    `is_late`: may be set from outside: what was looked at by then has to do. `looked_at`: so many of `places`, which are an app on a node
+    each, it has looked at.
+
+    Args:
+        subjects: the apps at rest.
+        nodes: all of them, with what is reserved there.
+        budget: so many moves at most.
+        min_gain: what each is worth at least.
+        others: where the instances are of other apps from which some are kept apart: nodes by app.
     """
 
-    def __init__(self, subjects: Iterable[Subject], nodes: Iterable[Capacity], budget: int, min_gain: float) -> None:
-        self._board = _Board(subjects, nodes)
+    def __init__(
+        self,
+        subjects: Iterable[Subject],
+        nodes: Iterable[Capacity],
+        budget: int,
+        min_gain: float,
+        others: Mapping[str, Set[str]] = MappingProxyType({}),
+    ) -> None:
+        self._board = _Board(subjects, nodes, others)
         self._budget, self._min_gain = budget, min_gain
         self.is_late = False
+        self.looked_at = 0
+        self.places = len(self._board.stands())
         self._found: dict[tuple[str, int], tuple[Move, Mapping[str, float]]] = {}
 
     @property
@@ -93,6 +113,7 @@ class Search:
                 yield
                 if self.is_late:
                     break
+                self.looked_at = min(self.looked_at + 1, self.places)
                 if (offer := self._board.best(path, node, self._min_gain)) is not None:
                     heapq.heappush(heap, (-offer.gain, path, node))
             while heap and not self.is_full:
@@ -125,21 +146,21 @@ def told(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {before.get(name, 0.0):.2f} -> {after.get(name, 0.0):.2f}" for name in names)
 
 
-def obstacle(spec: AppSpec, placed: Placed, nodes: Iterable[Capacity], target: str) -> str:
+def obstacle(spec: AppSpec, placed: Placed, ground: Ground, target: str) -> str:
     """Return why an instance cannot move to a node now; empty when it can.
 
     Args:
         spec: of the instance.
         placed: where it is.
-        nodes: all nodes, as `place` needs them for its app.
+        ground: all nodes, as `place` needs them for its app.
         target: where it is to go.
     """
-    only = (_without(node, spec, placed) if node.id == placed.node else node for node in nodes)
-    closed = tuple(node if node.id == target or not node.ready else replace(node, ready=False, why_not="is not meant") for node in only)
-    placing = place(spec, 1, closed)
+    same_app = {**ground.same_app, placed.node: max(0, ground.same_app.get(placed.node, 0) - 1)}
+    left = ground.without(placed.node, placed.ports, spec.resources)
+    placing = place(spec, 1, replace(left, same_app=same_app, target=target))
     if not placing.missing:
         return ""
-    return next((refusal.text for refusal in placing.refusals if refusal.kind != "is not meant"), placing.reason)
+    return next((refusal.text for refusal in placing.refusals if refusal.kind != ELSEWHERE), placing.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +179,8 @@ class _Offer:
 class _Board:
     """The nodes with all that is placed, while instances move."""
 
-    def __init__(self, subjects: Iterable[Subject], nodes: Iterable[Capacity]) -> None:
+    def __init__(self, subjects: Iterable[Subject], nodes: Iterable[Capacity], others: Mapping[str, Set[str]]) -> None:
+        self._others = others
         self._nodes = {node.id: replace(node, same_app=0) for node in nodes}
         self._subjects = {subject.path: subject for subject in subjects}
         self._on: dict[str, dict[str, list[Placed]]] = {path: {} for path in self._subjects}
@@ -187,6 +209,8 @@ class _Board:
         others = Counter({node: len(items) for node, items in self._on[path].items() if items})
         others[source] -= 1
         seen = {node: self._seen(path, node, others[node], placed) for node in self._nodes}
+        for node in self._avoided(subject) - {source}:  # where it is it may stay
+            seen[node] = replace(seen[node], ready=False, why_not="has an instance of another app, from which it is kept apart")
         placing = place(spec, 1, tuple(seen.values()))
         if not placing.choices or placing.choices[0].node == source:
             return None
@@ -197,6 +221,14 @@ class _Board:
         offer = _Offer(path, source, choice.node, choice, 0.0, before, after)
         gain = self._gain(offer)
         return replace(offer, gain=gain) if gain >= min_gain else None
+
+    def _avoided(self, subject: Subject) -> set[str]:
+        """Return the nodes that have instances of apps with which one shares no node."""
+        found: set[str] = set()
+        for other in subject.apart:
+            found.update(node for node, items in self._on.get(other, {}).items() if items)
+            found.update(self._others.get(other, ()))
+        return found & self._nodes.keys()
 
     def _seen(self, path: str, node: str, same_app: int, placed: Placed) -> Capacity:
         """Return a node without an instance, which may be on another one."""

@@ -12,7 +12,7 @@ from gestalt.identity import Role
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, api_pb2
 
 from .. import drain, maintenance, moving
-from ..balancer import Balancer, Wish
+from ..balancer import Balancer, Wish, cut_off
 from ..changes import Asked
 from ..enrolment import Enrolment
 from ..ledger import Ledger
@@ -77,13 +77,19 @@ class MembersServicer(NodesServicer):
     async def PlanRebalance(self, request: api_pb2.RebalanceRequest, context: Context) -> api_pb2.RebalancePlan:
         caller(context, self.cluster_id, Role.USER)
         search = await self.balancer.search(Wish.of(request))
-        return api_pb2.RebalancePlan(moves=[move_message(self.ledger.state, move) for move in search.moves], may_be_more=search.may_be_more)
+        return api_pb2.RebalancePlan(
+            moves=[move_message(self.ledger.state, move) for move in search.moves], may_be_more=search.may_be_more, cut_off=cut_off(search)
+        )
 
     @unary
     async def Rebalance(self, request: api_pb2.RebalanceRequest, context: Context) -> api_pb2.ChangeReply:
         call, wish = self._call("rebalance", request, context), Wish.of(request)
-        moves = (await self.balancer.search(wish)).moves
-        return await self.requests.change(call, {"the cluster": lambda draft, asked: moving.begin(draft, moves, wish.parallel, asked)})
+        search = await self.balancer.search(wish)
+
+        def work(draft: Draft, asked: Asked) -> Task | None:
+            return moving.begin(draft, search.moves, wish.parallel, asked, cut_off(search))
+
+        return await self.requests.change(call, {"the cluster": work})
 
     @unary
     async def Label(self, request: api_pb2.LabelRequest, context: Context) -> api_pb2.NodeReply:

@@ -14,6 +14,9 @@ from .values import Capacity, demands, with_more
 if TYPE_CHECKING:  # a small fleet does without
     from .columns import Columns
 
+ELSEWHERE = "is not where the migration goes"
+"""Why a node takes nothing of an app whose instances are to go to another one."""
+
 LARGE = 100
 """From so many nodes on they are looked at as columns: below, that is not worth the memory of NumPy."""
 
@@ -135,7 +138,7 @@ class Ground:
             return found
         if self.target in ("", node) and node not in self.left:
             return replace(found, ready=False, why_not=self.avoided[node]) if node in self.avoided else found
-        return replace(found, ready=False, why_not="is left by the migration" if node in self.left else "is not where the migration goes")
+        return replace(found, ready=False, why_not="is left by the migration" if node in self.left else ELSEWHERE)
 
     def without(self, node: str, ports: Sequence[int], asked: Resources) -> Ground:
         """Return the ground as it would be without an instance."""

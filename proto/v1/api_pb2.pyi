@@ -742,8 +742,11 @@ class RebalancePlan(google.protobuf.message.Message):
 
     MOVES_FIELD_NUMBER: builtins.int
     MAY_BE_MORE_FIELD_NUMBER: builtins.int
+    CUT_OFF_FIELD_NUMBER: builtins.int
     may_be_more: builtins.bool
     """the budget was used up, or the time to look"""
+    cut_off: builtins.str
+    """that the time to look was over before everything was looked at; empty: it was not"""
     @property
     def moves(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.Move]:
         """in their order"""
@@ -753,8 +756,9 @@ class RebalancePlan(google.protobuf.message.Message):
         *,
         moves: collections.abc.Iterable[gestalt.proto.v1.model_pb2.Move] | None = ...,
         may_be_more: builtins.bool = ...,
+        cut_off: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["may_be_more", b"may_be_more", "moves", b"moves"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cut_off", b"cut_off", "may_be_more", b"may_be_more", "moves", b"moves"]) -> None: ...
 
 global___RebalancePlan = RebalancePlan
 

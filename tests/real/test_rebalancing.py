@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gestalt.errors import Kind
-from gestalt.proto.v1 import api_pb2, api_pb2_grpc
+from gestalt.proto.v1 import api_pb2, api_pb2_grpc, spec_pb2
 from gestalt.wire import spec_to_wire
 from tests.real.coordinator_rig import refused
 from tests.real.members_rig import Members
@@ -104,6 +104,37 @@ async def test_what_would_stop_first_is_moved_only_when_asked(uneven: Members) -
     reply = await nodes_of(uneven).Rebalance(api_pb2.RebalanceRequest(stop_first=True), timeout=20)
     assert (await uneven.outcome(reply)).message == "1 of 1 instances moved"
     assert sorted(spread(uneven).values()) == [0, 1, 1]
+
+
+async def test_whom_it_is_kept_apart_from_it_is_not_moved_to(uneven: Members) -> None:
+    def other(name: str, image: str, **placement: object) -> spec_pb2.AppSpec:
+        return spec_to_wire(spec(image, 1, path=f"/org/ws/env/{name}", ports=[], checks=[], placement=placement))
+
+    there = [{"attribute": "node.name", "value": "b"}], [{"attribute": "node.name", "value": "c"}]
+    uneven.by_name["c"].broken = frozenset({"never:1"})
+    rivals = [other("rival", "db:1", constraints=there[0], apart_from=[PATH]), other("ill", "never:1", constraints=there[1])]
+    await uneven.apps().Launch(api_pb2.LaunchRequest(apps=rivals), timeout=10)
+    await uneven.until(lambda: uneven.runs("b", "c") == 2, "both are there")
+    await uneven.until(lambda: uneven.leader and not uneven.leader.ledger.state.apps["/org/ws/env/rival"].task, "one is at rest")
+    assert {move.to_node for move in (await plan(uneven)).moves} == {"c"}
+    await uneven.apps().Delete(api_pb2.AppRequest(app="/org/ws/env/ill"), timeout=10)
+    await uneven.until(lambda: uneven.leader and "/org/ws/env/ill" not in uneven.leader.ledger.state.apps, "it is gone")
+    ill = other("ill", "never:1", constraints=there[1], apart_from=[PATH])
+    await uneven.apps().Launch(api_pb2.LaunchRequest(apps=[ill]), timeout=10)
+    await uneven.until(lambda: uneven.runs("b", "c") == 2, "it is there again")
+    assert not (await plan(uneven)).moves, "not to one that is not at rest, either"
+
+
+async def test_a_search_that_is_cut_off_says_so(uneven: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gestalt.coordinator.balancer.SEARCH_LIMIT", -1.0)
+    shown = await plan(uneven)
+    told = "the search was cut off after -1 s: 0 of 1 places where instances are were looked at, so there may be more to gain"
+    assert (list(shown.moves), shown.may_be_more) == ([], True)
+    assert shown.cut_off.startswith(told)
+    reply = await nodes_of(uneven).Rebalance(api_pb2.RebalanceRequest(), timeout=20)
+    assert [(task.state, task.message, list(task.warnings)) for task in reply.tasks] == [
+        ("succeeded", "nothing was found to move", [shown.cut_off])
+    ]
 
 
 async def test_what_cannot_be_is_refused(uneven: Members) -> None:

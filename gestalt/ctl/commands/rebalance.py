@@ -66,7 +66,9 @@ def _print(found: api_pb2.RebalancePlan, output: str) -> None:
     def people(wide: bool) -> None:
         rows = [(move.instance, move.app, move.from_node, move.to_node, f"{move.gain:.2f}", move.why) for move in found.moves]
         print_table(_COLUMNS, rows, wide=wide, empty="nothing would gain by moving")
-        if found.may_be_more:
-            notice("there may be more: this is what the budget, or the time to look, allowed")
+        if found.cut_off:
+            notice(found.cut_off)
+        elif found.may_be_more:
+            notice("there may be more: this is what the budget allowed")
 
     emit(output, shape, lambda: [move.instance for move in found.moves], people)

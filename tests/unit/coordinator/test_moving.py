@@ -154,6 +154,37 @@ def test_what_finds_no_room_waits_for_others_and_is_left_out_in_the_end() -> Non
     assert ended.state is TaskState.SUCCEEDED
 
 
+def test_what_was_not_looked_at_is_told_also_when_nothing_is_moved() -> None:
+    fleet = settled(3, 3)
+    draft = Draft(fleet.state)
+    told = "the search was cut off after 10 s: …"
+    task = moving.begin(draft, [], 1, Asked("tester", AT, 0, "balance1", ""), told)
+    fleet.state.apply(draft)
+    assert task is not None
+    assert (task.state, task.message, task.warnings) == (TaskState.SUCCEEDED, "nothing was found to move", (told,))
+    assert not moving.under_way(fleet.state)
+    draft = Draft(fleet.state)
+    begun = moving.begin(draft, moves_of(fleet, "n3"), 1, Asked("tester", AT, 0, "balance2", ""), told)
+    assert begun is not None
+    assert begun.warnings == (told,)
+
+
+def test_a_look_asks_for_a_bounded_number_of_moves_and_all_have_their_turn() -> None:
+    fleet = settled(3, 60)
+    moves = [replace(move, target="n1" if move.source != "n1" else "n2") for move in moves_of(fleet, *["n1"] * 60)]
+    task, asked = begin(fleet, moves), Counter[int]()
+    looks = 0
+    while moving.under_way(fleet.state):
+        looks += 1
+        before = sum(asked.values())
+        go_on(fleet, lambda move: asked.update([move.serial]) or "has no room")
+        assert sum(asked.values()) - before <= moving.ASKED
+        assert looks < 10
+    assert set(asked.values()) == {1}
+    assert len(asked) == 60
+    assert fleet.state.tasks[task.id].message.startswith("0 of 60 instances moved; ")
+
+
 def test_the_newer_of_two_rebalances_goes_on() -> None:
     fleet = settled(3, 3)
     first = begin(fleet, moves_of(fleet, "n3"))

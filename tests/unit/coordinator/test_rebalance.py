@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from gestalt.coordinator.rebalance import Search, Subject, obstacle, plan, told
 from gestalt.coordinator.records import Move, Placed
+from gestalt.coordinator.reservations import Reservations
 from gestalt.coordinator.scheduler.attributes import holds
+from gestalt.coordinator.scheduler.fleet import Fleet, Ground
 from gestalt.coordinator.scheduler.place import place
 from gestalt.coordinator.scheduler.values import Capacity
 from gestalt.spec.schema import AppSpec
@@ -36,6 +38,14 @@ def cluster(subjects: list[Subject], names: str = "abc", cpu: float = 8.0, **rac
         node(name, cpu=cpu, memory=0, cpu_reserved=float(used[name]), attributes={"rack": racks[name]} if name in racks else {})
         for name in names
     ]
+
+
+def ground(nodes: list[Capacity], large: int = 100) -> Ground:
+    """The nodes as one app finds them."""
+    fleet = Fleet(Reservations(), large=large)
+    for item in nodes:
+        fleet.put(item)
+    return Ground(fleet, {item.id: item.same_app for item in nodes if item.same_app}, instead={item.id: item for item in nodes})
 
 
 def made(subjects: list[Subject], moves: tuple[Move, ...]) -> list[Subject]:
@@ -119,7 +129,7 @@ def test_nothing_moves_where_it_may_not_be(change: dict[str, object], words: str
     subjects = [subject("web", "aa")]
     nodes = [replace(item, **change) if item.id != "a" else item for item in cluster(subjects)]  # type: ignore[arg-type]
     assert plan(subjects, nodes) == ()
-    assert obstacle(subjects[0].spec, subjects[0].placed[0], nodes, "b") == words
+    assert obstacle(subjects[0].spec, subjects[0].placed[0], ground(nodes), "b") == words
 
 
 def test_nothing_moves_away_from_a_node_that_is_not_ready() -> None:
@@ -128,11 +138,31 @@ def test_nothing_moves_away_from_a_node_that_is_not_ready() -> None:
     assert plan(subjects, nodes) == ()
 
 
+def test_nothing_moves_to_those_from_whom_it_is_kept_apart() -> None:
+    web, db, cache = subject("web", "aaa"), subject("db", "b"), subject("cache", "c", may_move=False)
+    apart = [replace(web, apart=frozenset({db.path, "/o/w/e/elsewhere"})), replace(db, apart=frozenset({web.path})), cache]
+    nodes = cluster(apart, "abcd")
+    elsewhere = {"/o/w/e/elsewhere": frozenset({"d", "gone"})}
+    search = Search(apart, nodes, 10, 0.1, elsewhere)
+    for _ in search.run():
+        pass
+    assert {(move.app, move.target) for move in search.moves} == {("/o/w/e/web", "c")}
+
+
+def test_what_stood_together_already_stays_unless_it_stands_better_elsewhere() -> None:
+    web, db = subject("web", "a"), subject("db", "a")
+    together = [replace(web, apart=frozenset({db.path})), replace(db, apart=frozenset({web.path}))]
+    assert plan(together, cluster(together, "a")) == ()
+    (move,) = plan(together, cluster(together, "ab"))
+    assert move.target == "b"
+
+
 def test_an_instance_is_not_in_its_own_way() -> None:
     alone = subject("web", "ab", constraints=[{"operator": "unique"}])
     seen = [named(replace(item, same_app=int(item.id in "ab"))) for item in cluster([alone])]
-    assert obstacle(alone.spec, alone.placed[0], seen, "c") == ""
-    assert "is in node.name b" in obstacle(alone.spec, alone.placed[0], seen, "b")
+    for large in (0, 100):
+        assert obstacle(alone.spec, alone.placed[0], ground(seen, large), "c") == ""
+        assert "is in node.name b" in obstacle(alone.spec, alone.placed[0], ground(seen, large), "b")
 
 
 def named(item: Capacity) -> Capacity:
@@ -154,6 +184,7 @@ _PLACEMENT = st.sampled_from([
     {"constraints": [{"attribute": "rack", "operator": "group-by"}]},
 ])  # fmt: skip
 _APPS = st.lists(st.tuples(_HOMES, _PLACEMENT, st.sampled_from([0.5, 1.0, 2.0, 3.0]), st.booleans()), min_size=1, max_size=6)
+_PAIRS = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=3)
 _RACKS = {"a": "r1", "b": "r1", "c": "r2", "d": "r2"}
 
 
@@ -172,12 +203,33 @@ def breaches(item: Subject) -> int:
     return broken
 
 
+def kept_apart(subjects: list[Subject], pairs: set[tuple[int, int]]) -> list[Subject]:
+    """The apps, some of which share no node."""
+    paths = [item.path for item in subjects]
+    named = [(paths[one % len(paths)], paths[other % len(paths)]) for one, other in pairs]
+    both = {(one, other) for pair in named for one, other in (pair, pair[::-1]) if one != other}
+    return [replace(item, apart=frozenset(other for one, other in both if one == item.path)) for item in subjects]
+
+
+def neighbours(subjects: list[Subject]) -> set[tuple[str, int, str, str]]:
+    """Which instances stand on a node with an app from which theirs is kept apart."""
+    on = {item.path: {placed.node for placed in item.placed} for item in subjects}
+    return {
+        (item.path, placed.serial, placed.node, other)
+        for item in subjects
+        for placed in item.placed
+        for other in item.apart
+        if placed.node in on.get(other, ())
+    }
+
+
 @settings(max_examples=150, deadline=None)
-@given(_APPS, st.sampled_from([0.02, 0.1, 0.5]))
+@given(_APPS, st.sampled_from([0.02, 0.1, 0.5]), _PAIRS)
 def test_it_ends_makes_nothing_worse_and_the_second_time_nothing_moves(
-    apps: list[tuple[str, dict[str, object], float, bool]], least: float
+    apps: list[tuple[str, dict[str, object], float, bool]], least: float, pairs: set[tuple[int, int]]
 ) -> None:
-    subjects = [subject(f"app{number}", homes, may, cpu, **placement) for number, (homes, placement, cpu, may) in enumerate(apps)]
+    drawn = [subject(f"app{number}", homes, may, cpu, **placement) for number, (homes, placement, cpu, may) in enumerate(apps)]
+    subjects = kept_apart(drawn, pairs)
     nodes = cluster(subjects, "abcd", **_RACKS)
     nodes = [named(replace(item, cpu=max(item.cpu, item.cpu_reserved))) for item in nodes]
     search = Search(subjects, nodes, 1000, least)
@@ -189,15 +241,19 @@ def test_it_ends_makes_nothing_worse_and_the_second_time_nothing_moves(
     for item, was in zip(after, subjects, strict=True):
         assert breaches(item) <= breaches(was)
         assert item == was or was.may_move
+    assert neighbours(after) <= neighbours(subjects), "whom it may not stand with it did not join"
     full = [replace(item, cpu_reserved=new.cpu_reserved) for item, new in zip(nodes, cluster(after, "abcd", **_RACKS), strict=True)]
     assert all(item.cpu_reserved <= item.cpu + 1e-6 for item in full)
     assert plan(after, full, 1000, least) == ()
 
 
 @settings(max_examples=60, deadline=None)
-@given(_APPS, st.integers(1, 4))
-def test_in_its_order_each_move_finds_room(apps: list[tuple[str, dict[str, object], float, bool]], budget: int) -> None:
-    subjects = [subject(f"app{number}", homes, may, cpu, **placement) for number, (homes, placement, cpu, may) in enumerate(apps)]
+@given(_APPS, st.integers(1, 4), _PAIRS)
+def test_in_its_order_each_move_finds_room(
+    apps: list[tuple[str, dict[str, object], float, bool]], budget: int, pairs: set[tuple[int, int]]
+) -> None:
+    drawn = [subject(f"app{number}", homes, may, cpu, **placement) for number, (homes, placement, cpu, may) in enumerate(apps)]
+    subjects = kept_apart(drawn, pairs)
     sized = {item.id: max(item.cpu, item.cpu_reserved) for item in cluster(subjects, "abcd")}
     described: dict[str, AppSpec] = {item.path: item.spec for item in subjects}
     for move in plan(subjects, [replace(item, cpu=sized[item.id]) for item in cluster(subjects, "abcd", **_RACKS)], budget):
@@ -211,4 +267,6 @@ def test_in_its_order_each_move_finds_room(apps: list[tuple[str, dict[str, objec
         ]
         only = tuple(replace(item, same_app=there[item.id], ready=item.id == move.target) for item in freed)
         assert not place(described[move.app], 1, only).missing
+        (apart,) = (item.apart for item in subjects if item.path == move.app)
+        assert not any(placed.node == move.target for item in subjects if item.path in apart for placed in item.placed)
         subjects = made(subjects, (move,))
