@@ -234,12 +234,12 @@ def _succeed(draft: Draft, app: App, case: Case, task: Task, lacking: str) -> Ap
     else:
         message = _summary(app, task)
         end(draft, case, task, TaskState.SUCCEEDED, f"{message}; {lacking}" if lacking else message)
-    return _rested(app)
+    return _rested(app, case)
 
 
-def _rested(app: App) -> App:
-    """Return the app with no task under way; what is paused stays so for its canary, while that is tried."""
-    return replace(app.settled(), task="", paused=app.paused if app.canary_task else "")
+def _rested(app: App, case: Case) -> App:
+    """Return the app with no task under way any more; what is paused stays so for its canary, while that is tried."""
+    return replace(app.settled(), task="", paused=app.paused if app.canary_task else "", changed_at=case.at)
 
 
 def _give_up(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
@@ -248,7 +248,7 @@ def _give_up(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App
     end(draft, case, task, TaskState.FAILED, f"{reason}; version {app.version} goes on" if goes_on else reason)
     if goes_on:
         app = replace(app, awaiting=0, after=())
-    return _rested(app)
+    return _rested(app, case)
 
 
 def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
@@ -268,7 +268,7 @@ def _fail(draft: Draft, app: App, case: Case, task: Task, reason: str) -> App:
     before = f"{task.rolling_back}; the rollback failed, too: " if task.rolling_back else replaced
     message = before + reason
     end(draft, case, task, TaskState.FAILED, message)
-    return _rested(app)
+    return _rested(app, case)
 
 
 def end(draft: Draft, case: Case, task: Task, state: TaskState, message: str) -> None:

@@ -20,6 +20,9 @@ from .reconcile import share
 TOLERANCE = 0.1
 """So far from its target, as a part of it, nothing is changed: kube-controller-manager's --horizontal-pod-autoscaler-tolerance."""
 
+NAMED = 3
+"""So many silent nodes are named at most."""
+
 _ROUNDING = 1e-9
 """What sums of floats may be off by."""
 
@@ -78,8 +81,9 @@ def mean(loads: Sequence[Load]) -> Load:
 class Situation:
     """An app at one moment. `loads`: the means over the window, by kind of metric.
 
-    `settled`: seconds since its last change was done, or the leader took office, from which on it is measured. `held`: why nothing may be
-    changed now. `crowded`: why even those that are wanted do not all have a place. Both empty = nothing hinders.
+    `settled`: seconds since its last change was done; `measured`: for so many it has been measured since. `held`: why nothing may be
+    changed now. `crowded`: why even those that are wanted do not all have a place. Both empty = nothing hinders. `silent`: the names of
+    nodes of which it is unknown what their load balancers do.
     """
 
     count: int
@@ -87,6 +91,8 @@ class Situation:
     loads: Mapping[str, Load] = field(default_factory=dict)
     held: str = ""
     crowded: str = ""
+    measured: float = math.inf
+    silent: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +110,10 @@ def advise(policy: Autoscale, situation: Situation) -> Advice:
         return Advice(count, f"nothing is changed: {situation.held}")
     if bounded := _bounded(policy, count):
         return bounded
-    if situation.settled < policy.window:
-        left = show_duration(max(1.0, policy.window - situation.settled))
+    if situation.measured < policy.window:
+        left = show_duration(max(1.0, policy.window - situation.measured))
         return Advice(count, f"measures for {left} more before it decides")
-    asks = [_ask(metric, situation.loads.get(metric.kind), count) for metric in policy.metrics]
+    asks = [_ask(metric, situation.loads.get(metric.kind), count, situation.silent) for metric in policy.metrics]
     wanted = max(number for number, _ in asks)
     said = next(sentence for number, sentence in asks if number == wanted)
     return _braked(policy, situation, wanted, said)
@@ -122,7 +128,7 @@ def _bounded(policy: Autoscale, count: int) -> Advice | None:
     return None
 
 
-def _ask(metric: Metric, load: Load | None, count: int) -> tuple[int, str]:
+def _ask(metric: Metric, load: Load | None, count: int, silent: Sequence[str]) -> tuple[int, str]:
     """Return how many instances one metric asks for, and how it stands."""
     if load is None:
         return count, f"{metric.kind} is not measured"
@@ -131,15 +137,24 @@ def _ask(metric: Metric, load: Load | None, count: int) -> tuple[int, str]:
         wanted = math.ceil(load.low - _ROUNDING)
     elif load.high < count * (1 - TOLERANCE) - _ROUNDING:
         wanted = math.ceil(load.high - _ROUNDING)
-    return wanted, _standing(metric, load, count)
+    is_kept = load.high == math.inf and wanted == count and load.low < count * (1 - TOLERANCE)
+    return wanted, _standing(metric, load, count, _unknown(load, silent, is_kept=is_kept))
 
 
-def _standing(metric: Metric, load: Load, count: int) -> str:
+def _unknown(load: Load, silent: Sequence[str], *, is_kept: bool) -> str:
+    """Say what was not measured, and that this is why the number stays as it is, if it is."""
+    if not is_kept:
+        return f" ({load.unknown} not measured)" if load.unknown else ""
+    named = ", ".join(silent[:NAMED]) + (f" and {len(silent) - NAMED} more" if len(silent) > NAMED else "")
+    which = f"the load balancer of {named} is unknown" if silent else "a load balancer was unknown within the window"
+    return f" (nothing is taken away: {which})"
+
+
+def _standing(metric: Metric, load: Load, count: int, unknown: str) -> str:
     """Say what is measured, of what is to be: "cpu 91 % of 70 %"."""
     if metric.kind in ("cpu", "memory") and load.unknown >= count:
         return f"{metric.kind} is not measured"
     measured = load.low * metric.target / count
-    unknown = f" ({load.unknown} not measured)" if load.unknown else ""
     match metric.kind:
         case "cpu" | "memory":
             return f"{metric.kind} {measured:.0f} % of {metric.target:g} %{unknown}"

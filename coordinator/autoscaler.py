@@ -6,7 +6,9 @@ import asyncio
 import logging
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from gestalt import clock
 from gestalt.errors import GestaltError
@@ -18,9 +20,10 @@ from .autoscale import Advice, Load, Reading, Situation, advise, load_of_balance
 from .changes import Asked
 from .decider import Decider
 from .ledger import Ledger
+from .membership import Life
 from .nodes import Tracker
 from .reconcile import View, is_given_up
-from .records import App, instance_id
+from .records import App, Node, instance_id
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +36,22 @@ EVERY = 2.0
 SAMPLES = 20
 """So many samples of a window are enough; after each one it is decided anew."""
 
+SILENT = 300.0
+"""Seconds after which a node that is not heard from counts no more: what its load balancer does is not waited for."""
+
 _OF_BALANCERS = ("requests", "queue")
 
 
 @dataclass(slots=True)
 class _Track:
-    """What is known of one app since its last change was done. `last`: what each instance had when it was measured last."""
+    """What is known of one app since its last change was done, at `settled`; it is measured since `since`.
+
+    `last`: what each instance had when it was measured last.
+    """
 
     key: object
     since: float
+    settled: float
     samples: deque[tuple[float, dict[str, Load]]] = field(default_factory=deque)
     last: dict[tuple[str, str], float] = field(default_factory=dict)
     said: str = ""
@@ -50,7 +60,10 @@ class _Track:
 
 
 class Autoscaler:
-    """Looks at every app with `autoscale`. A new leader begins to measure anew: it decides nothing before a window is full."""
+    """Looks at every app with `autoscale`. A new leader begins to measure anew: it decides nothing before a window is full.
+
+    When an app was changed last is durable: what is left of a cool-down is left whoever leads.
+    """
 
     def __init__(self, ledger: Ledger, tracker: Tracker, decider: Decider) -> None:
         self._ledger = ledger
@@ -75,23 +88,30 @@ class Autoscaler:
         """Look at every app once, others having their turns in between."""
         found = [path for path, app in self._ledger.state.apps.items() if app.autoscale is not None]
         self._tracks = {path: self._tracks[path] for path in found if path in self._tracks}
-        silent = await self._silent_balancers(found)
+        silent = await self._silent_balancers(found, now)
         for path in found:
             app = self._ledger.state.apps.get(path)
             if app is not None and app.autoscale is not None:
                 await self._try_to_look(app, app.autoscale, now, silent)
             await asyncio.sleep(0)
 
-    async def _silent_balancers(self, paths: list[str]) -> int:
-        """Return of how many nodes it is unknown what their load balancers do, if any of these apps depends on that."""
+    async def _silent_balancers(self, paths: list[str], now: float) -> list[str]:
+        """Return the names of the nodes of which it is unknown what their load balancers do, if any of these apps depends on that."""
         policies = [app.autoscale for path in paths if (app := self._ledger.state.apps.get(path)) is not None]
         if not any(metric.kind in _OF_BALANCERS for policy in policies if policy is not None for metric in policy.metrics):
-            return 0
+            return []
         await self._tracker.usages.gather()
-        present = (node for node in self._ledger.state.nodes if not self._tracker.standing(node).is_gone)
-        return sum(not self._tracker.usages.balanced(node) for node in present)
+        usages = self._tracker.usages
+        return sorted(node.name for node in self._ledger.state.nodes.values() if not usages.balanced(node.id) and self._counts(node, now))
 
-    async def _try_to_look(self, app: App, policy: Autoscale, now: float, silent: int) -> None:
+    def _counts(self, node: Node, now: float) -> bool:
+        """Tell whether a node that tells nothing may pass requests on: one that is lost, or silent for long, is left out."""
+        if self._tracker.standing(node.id).life in (Life.LOST, Life.LEFT):
+            return False
+        view = self._tracker.node(node.id, node.name)
+        return view.heard or now - view.disconnected_at < SILENT
+
+    async def _try_to_look(self, app: App, policy: Autoscale, now: float, silent: Sequence[str]) -> None:
         try:
             await self._look(app, policy, now, silent)
         except GestaltError as error:
@@ -101,7 +121,7 @@ class Autoscaler:
         except Exception:  # one app that cannot be looked at must not take autoscaling from all others
             log.exception("%s: autoscaling failed", app.path)
 
-    async def _look(self, app: App, policy: Autoscale, now: float, silent: int) -> None:
+    async def _look(self, app: App, policy: Autoscale, now: float, silent: Sequence[str]) -> None:
         track = self._track(app, policy, now)
         if held := self._held(app):
             track.said = advise(policy, Situation(app.count, 0.0, held=held)).why
@@ -110,12 +130,12 @@ class Autoscaler:
             return
         if track.samples and now - track.samples[-1][0] < policy.window / SAMPLES:
             return
-        track.samples.append((now, self._loads(app, policy, track, silent)))
+        track.samples.append((now, self._loads(app, policy, track, len(silent))))
         while track.samples[0][0] < now - policy.window:
             track.samples.popleft()
         loads = mean_by_kind((loads for _, loads in track.samples), [metric.kind for metric in policy.metrics])
-        situation = Situation(app.count, now - track.since, loads, crowded=self._decider.lacks(app.path))
-        advice = advise(policy, situation)
+        lacks, measured = self._decider.lacks(app.path), now - track.since
+        advice = advise(policy, Situation(app.count, now - track.settled, loads, crowded=lacks, measured=measured, silent=silent))
         track.said = advice.why
         if policy.dry_run:
             self._tell(app, track, advice)
@@ -127,7 +147,8 @@ class Autoscaler:
         key = (app.uid, app.version, app.count, app.wanted, policy)
         track = self._tracks.get(app.path)
         if track is None or track.key != key or app.task:
-            track = self._tracks[app.path] = _Track(key, now)
+            settled = now - (_rest(app, clock.wall()) if track is None and not app.task else 0.0)
+            track = self._tracks[app.path] = _Track(key, now, settled)
         return track
 
     def _held(self, app: App) -> str:
@@ -182,6 +203,11 @@ class Autoscaler:
             if draft.app(app.path) == app:
                 asked = Asked(ACTOR, clock.wall().isoformat(), app.revision, random[:12], random[12:18])
                 changes.scale(draft, app.path, advice.count, asked, why=advice.why)
+
+
+def _rest(app: App, now: datetime) -> float:
+    """Return for how many seconds an app has been left as it is, by the wall clock: as if it had just been changed if that is not known."""
+    return max(0.0, (now - datetime.fromisoformat(app.changed_at)).total_seconds()) if app.changed_at else 0.0
 
 
 def _asked(spec: AppSpec, kind: str) -> float:

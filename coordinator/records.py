@@ -48,7 +48,7 @@ class App:
     `moving` by some on other nodes than `source`: on the node `target`, if that is not empty. `awaiting`: the version to go to, or to start
     with, when what it depends on is healthy, 0 = nothing waits; `after`: the lowest versions of other apps that will do, by path. `held`:
     the nodes on which room for one of the wanted version each is kept, for what stops before its replacement can be placed. `fired`: of a
-    job, up to when its schedule has been gone through.
+    job, up to when its schedule has been gone through. `changed_at`: when its last change was done, by the wall clock; empty = none was.
 
     `canary`: a version that is tried beside the wanted one, 0 = none, and `canary_task` its task, empty once that ended. `paused`: who had
     the change paused, empty = it is not; `at_pause` instances were there then, and `canaries_at_pause` canaries.
@@ -80,6 +80,7 @@ class App:
     at_pause: int = 0
     canaries_at_pause: int = 0
     fired: str = ""
+    changed_at: str = ""
 
     @property
     def name(self) -> str:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gestalt.coordinator import autoscaler
 from gestalt.coordinator.autoscaler import EVERY
 from gestalt.coordinator.changes import MAX_INSTANCES
+from gestalt.coordinator.records import App
+from gestalt.coordinator.state import decode, encode
+from gestalt.coordinator.store.base import Put
+from gestalt.coordinator.store.sqlite import SqliteStore
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 from gestalt.wire import spec_to_wire
 from tests.real.coordinator_rig import Rig, refused
@@ -145,21 +152,36 @@ async def test_who_hears_nothing_changes_nothing(rig: Rig) -> None:
     assert (app.count, app.autoscaling) == (3, "cpu is not measured: 3 are right")
 
 
-async def test_requests_are_those_of_all_load_balancers(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, members=("node-1", "node-2"), settings={"heartbeat": 0.5})
-    await rig.up()
-    try:
-        agents = [await rig.agent(node_id=name, name=name) for name in rig.members]
-        agents[0].requests = 25.0
-        await rig.outcome(await rig.launch(2, autoscale=scaling(REQUESTS)))
-        app = await app_until(rig, "three", lambda app: app.count == 3 and not app.task)
-        agents[0].requests = 1.0
-        app = await app_until(rig, "less", lambda app: app.autoscaling.startswith("0."))
-        assert (app.count, app.autoscaling) == (3, "0.333 requests a second of 10 (1 not measured): 3 are right")
-        agents[1].requests = 14.0
-        await app_until(rig, "two", lambda app: app.count == 2 and not app.task)
-    finally:
-        await rig.down()
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Rig]:
+    """Two nodes, and an app of three instances because of what the load balancer of the first did; now that is little."""
+    started = Rig(tmp_path, members=("node-1", "node-2"), settings={"heartbeat": 0.5})
+    await started.up()
+    first, _ = [await started.agent(node_id=name, name=name) for name in started.members]
+    first.requests = 25.0
+    await started.outcome(await started.launch(2, autoscale=scaling(REQUESTS)))
+    await app_until(started, "three", lambda app: app.count == 3 and not app.task)
+    first.requests = 1.0
+    yield started
+    await started.down()
+
+
+UNKNOWN = "0.333 requests a second of 10 (nothing is taken away: the load balancer of node-2 is unknown): 3 are right"
+
+
+async def test_requests_are_those_of_all_load_balancers(pair: Rig) -> None:
+    app = await app_until(pair, "less", lambda app: app.autoscaling == UNKNOWN)
+    assert app.count == 3
+    pair.agents[1].requests = 14.0
+    await app_until(pair, "two", lambda app: app.count == 2 and not app.task)
+
+
+async def test_a_node_that_is_not_heard_for_long_counts_no_more(pair: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await pair.agents[1].stop()
+    app = await app_until(pair, "less", lambda app: app.autoscaling == UNKNOWN)
+    assert app.count == 3, "it may pass on many requests"
+    monkeypatch.setattr(autoscaler, "SILENT", 0.0)
+    await app_until(pair, "one", lambda app: app.count == 1)
 
 
 async def test_nothing_is_changed_during_a_change(rig: Rig) -> None:
@@ -181,6 +203,37 @@ async def test_a_new_leader_measures_for_a_whole_window_first(rig: Rig) -> None:
     assert app.count == 1
     assert app.autoscaling.endswith(" more before it decides")
     assert app.spec.autoscale.window == 60, "what was asked for is durable"
+
+
+async def test_a_cool_down_goes_on_with_the_next_leader(rig: Rig) -> None:
+    agent = await rig.agent(cores=1.2)
+    await rig.outcome(await rig.launch(2, resources=ASKED, autoscale=scaling(cool_down_down="1h")))
+    await app_until(rig, "three", lambda app: app.count == 3 and not app.task)
+    agent.cores = 0.0
+    app = await app_until(rig, "the cool-down", lambda app: "earliest" in app.autoscaling)
+    assert "3 → 1 in 59m" in app.autoscaling
+    await rig.down()
+    await changed_before(rig, timedelta(minutes=30))
+    await rig.up()
+    await rig.agent(cores=0.0)
+    app = await app_until(rig, "the cool-down", lambda app: "earliest" in app.autoscaling)
+    assert "3 → 1 in 29m" in app.autoscaling
+    await rig.down()
+    await changed_before(rig, timedelta(minutes=30))
+    await rig.up()
+    await rig.agent(cores=0.0)
+    await app_until(rig, "one", lambda app: app.count == 1)
+
+
+async def changed_before(rig: Rig, ago: timedelta) -> None:
+    """Have the last change of the app been done earlier than it was."""
+    store = SqliteStore(rig.folder / "state.db", rig.cluster_id)
+    await store.open()
+    epoch = await store.take_office()
+    (app,) = [record for document in (await store.load()).documents if isinstance(record := decode(document), App)]
+    at = datetime.fromisoformat(app.changed_at) - ago
+    await store.commit([Put("app", app.path, encode(replace(app, changed_at=at.isoformat())))], epoch)
+    await store.close()
 
 
 async def test_what_is_refused_is_told(rig: Rig) -> None:

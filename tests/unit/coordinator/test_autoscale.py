@@ -97,6 +97,10 @@ def test_an_instance_that_is_not_ready_asks_for_no_more() -> None:
 def test_a_load_balancer_that_keeps_silent_takes_nothing_away() -> None:
     assert asked({"requests": load_of_balancers(10, 1, 10)}, 5, policy(10, "requests")).count == 5
     assert asked({"requests": load_of_balancers(10, 0, 10)}, 5, policy(10, "requests")).count == 1
+    told = asked({"requests": load_of_balancers(10, 5, 10)}, 5, policy(10, "requests"), silent=[f"n{number}" for number in range(1, 6)])
+    assert told.why == (
+        "2 requests a second of 10 (nothing is taken away: the load balancer of n1, n2, n3 and 2 more is unknown): 5 are right"
+    )
     assert asked({"requests": load_of_balancers(80, 1, 10)}, 5, policy(10, "requests")).count == 8, "what is known may be too much already"
 
 
@@ -112,7 +116,13 @@ def test_the_window_counts_not_the_moment() -> None:
 
 
 def test_nothing_is_decided_before_the_window_is_full() -> None:
-    assert asked(cpu(500.0), 1, policy(window=60), settled=20.0) == Advice(1, "measures for 40s more before it decides")
+    assert asked(cpu(500.0), 1, policy(window=60), measured=20.0) == Advice(1, "measures for 40s more before it decides")
+
+
+def test_what_a_new_leader_measures_says_nothing_of_when_the_last_change_was() -> None:
+    scaling = policy(window=60, cool_down_down=300)
+    assert asked(cpu(0, 0), 2, scaling, measured=60.0, settled=400.0).count == 1
+    assert asked(cpu(0, 0), 2, scaling, measured=60.0, settled=100.0).why.endswith("2 → 1 in 3m20s at the earliest: it was changed lately")
 
 
 def test_changes_keep_apart() -> None:
