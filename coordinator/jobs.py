@@ -173,6 +173,9 @@ def _ended(run: Run, case: RunView, at: str, stopped: str) -> Run:
     job = case.job
     if run.succeeded >= job.completions:
         return replace(run, state=RunState.SUCCEEDED, message=f"{run.succeeded} of {job.completions} ended well", ended_at=at)
+    if run.cancelled_by:
+        message = f"cancelled by {run.cancelled_by}: {run.succeeded} of {job.completions} had ended well"
+        return replace(run, state=RunState.CANCELLED, message=message, ended_at=at)
     if stopped:
         return replace(run, state=RunState.STOPPED, message=f"{stopped}: {run.succeeded} of {job.completions} had ended well", ended_at=at)
     if run.failed > job.retries:

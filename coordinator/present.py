@@ -16,7 +16,7 @@ from gestalt.proto.v1 import model_pb2, spec_pb2
 from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_to_wire, to_wire
 
-from . import maintenance, periodic, runs
+from . import maintenance, periodic, run_cancel, runs
 from .advance import Case
 from .decider import Decider
 from .diff import compare
@@ -26,7 +26,7 @@ from .ledger import Ledger
 from .membership import Life, Member
 from .nodes import Sighting, Tracker
 from .reconcile import View, is_current, is_given_up
-from .records import App, Event, Move, Node, Placed, Run, RunState, Task, TaskState, Verb, Version, bindings, instance_id
+from .records import App, Event, Move, Node, Placed, Run, RunState, Step, Task, TaskState, Verb, Version, bindings, instance_id
 from .reservations import Reserved
 from .scheduler.values import DEVICE, DISK, PIDS
 from .state import Draft, State
@@ -220,6 +220,7 @@ class Presenter:
             failed=run.failed,
             lost=run.lost,
             running=runs.at_work(state, run),
+            cancelled_by=run.cancelled_by,
         )
         for item in run.results:
             at, instance = timestamp(item.at), instance_id(app, item.serial)
@@ -280,7 +281,7 @@ class Presenter:
         return clock.monotonic() - sighting.since if sighting is not None else 0.0
 
     def task(self, task: Task) -> model_pb2.Task:
-        steps = self.decider.task_steps(task) if task.state is TaskState.RUNNING else task.steps
+        steps = _steps(self.ledger.state, self.decider, task) if task.state is TaskState.RUNNING else task.steps
         end = datetime.fromisoformat(task.ended_at) if task.ended_at else clock.wall()
         message = model_pb2.Task(
             id=task.id,
@@ -349,6 +350,12 @@ class Presenter:
     def node_state(self, node: str) -> str:
         """Return the state of a node in the words of the design."""
         return self.tracker.standing(node).life
+
+
+def _steps(state: State, decider: Decider, task: Task) -> tuple[Step, ...]:
+    """Return the steps of a task that is under way."""
+    of_run = run_cancel.steps_of(state, task) if task.kind is Verb.CANCEL else ()
+    return of_run or decider.task_steps(task)
 
 
 def _allocated(use: Reserved) -> spec_pb2.Resources:

@@ -141,6 +141,7 @@ class RunState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     STOPPED = "stopped"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a job. `succeeded`, `failed` and `lost` count its instances that ended so; `results` are the newest of them."""
+    """One run of a job. `succeeded`, `failed` and `lost` count its instances that ended so; `results` are the newest of them.
+
+    `cancelled_by`: who had it end, empty = nobody; `cancel_task`: the task that ends when nothing of it is at work any more.
+    """
 
     app: str
     id: str
@@ -172,6 +176,8 @@ class Run:
     failed: int = 0
     lost: int = 0
     results: tuple[Result, ...] = ()
+    cancelled_by: str = ""
+    cancel_task: str = ""
 
 
 @dataclass(frozen=True, slots=True)

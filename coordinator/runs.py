@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from gestalt.errors import Detail, GestaltError, Kind
 from gestalt.spec.schema import AppSpec
 
+from . import run_cancel
 from .advance import Case, erase, put_grant
 from .changes import MAX_INSTANCES, Asked
 from .jobs import Ended, Kept, Moment, RunDecision, RunView, decide_run, job_of, keep_ended, marked
@@ -28,7 +29,12 @@ SCHEDULE = "schedule"
 """Who asks for the runs that a schedule starts."""
 VALUE_MAX = 32 * 1024
 
-_OUTCOME = {RunState.SUCCEEDED: TaskState.SUCCEEDED, RunState.FAILED: TaskState.FAILED, RunState.STOPPED: TaskState.SUPERSEDED}
+_OUTCOME = {
+    RunState.SUCCEEDED: TaskState.SUCCEEDED,
+    RunState.FAILED: TaskState.FAILED,
+    RunState.STOPPED: TaskState.SUPERSEDED,
+    RunState.CANCELLED: TaskState.SUPERSEDED,
+}
 
 
 def begin(draft: Draft, path: str, parameters: Mapping[str, str], asked: Asked) -> Task:
@@ -152,8 +158,9 @@ class Jobs:
         placements = _settled(draft, case, decided, kept)
         for decision in decided:
             _record(draft, case, decision)
-        self._delete(draft, case.app.path, kept.delete)
         app, waits = _start(draft, case, decided, placements, terms.nodes)
+        run_cancel.conclude(draft, app.path, case.at)
+        self._delete(draft, app.path, tuple(run for run in kept.delete if not run_cancel.is_open(draft, app.path, run)))
         self._conclude(draft, case, app)
         wake_in = min((kept.wake_in, next_due, *(decision.wake_in for decision in decided)))
         if moment.replaceable <= 0 and (lost := sum(_is_lost(case, view) for view in case.views)):

@@ -88,7 +88,13 @@ def _under_way(draft: Draft, app: App) -> Task:
     """Return the task of the change of an app; that of a canary if nothing else is being changed."""
     running = _running(draft, app)
     if not running:
-        hint = f"see what was done: gestaltctl tasks --app {app.path}"
+        version = draft.version(app.path, app.version)
+        is_job = version is not None and version.spec.kind == "job"
+        hint = (
+            f"end one of its runs: gestaltctl cancel {app.path} --run RUN"
+            if is_job
+            else f"see what was done: gestaltctl tasks --app {app.path}"
+        )
         raise GestaltError(Kind.REFUSED, f"no change of {app.path} is under way", hint=hint)
     return next((task for task in running if task.kind is not Verb.FAILOVER), running[0])
 

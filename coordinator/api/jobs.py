@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gestalt.identity import Role
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc
 
-from .. import runs
+from .. import run_cancel, runs
 from ..present import Presenter
 from ..requests import Call, Requests
 from .guard import Context, caller, unary
@@ -15,7 +15,7 @@ from .guard import Context, caller, unary
 
 @dataclass(frozen=True, slots=True)
 class JobsServicer(api_pb2_grpc.JobsServicer):
-    """Starts and shows the runs of jobs."""
+    """Starts, cancels and shows the runs of jobs."""
 
     cluster_id: str
     requests: Requests
@@ -26,6 +26,13 @@ class JobsServicer(api_pb2_grpc.JobsServicer):
         call = Call(caller(context, self.cluster_id, Role.USER).name, "run", request, request.request)
         return await self.requests.change(
             call, {request.app: lambda draft, asked: runs.begin(draft, request.app, request.parameters, asked)}
+        )
+
+    @unary
+    async def CancelRun(self, request: api_pb2.CancelRunRequest, context: Context) -> api_pb2.ChangeReply:
+        call = Call(caller(context, self.cluster_id, Role.USER).name, "cancel-run", request, request.request)
+        return await self.requests.change(
+            call, {request.app: lambda draft, asked: run_cancel.cancel(draft, request.app, request.run, asked)}
         )
 
     @unary

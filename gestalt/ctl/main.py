@@ -37,7 +37,7 @@ ENTRIES = {
     "promote": Entry(f"{_HERE}.steer", "promote", "Let a canary go on: its version becomes the wanted one.", _CHANGE),
     "pause": Entry(f"{_HERE}.steer", "pause", "Hold the change of an app where it is.", _CHANGE),
     "resume": Entry(f"{_HERE}.steer", "resume", "Let a paused change of an app go on.", _CHANGE),
-    "cancel": Entry(f"{_HERE}.steer", "cancel", "Undo the change of an app that is under way.", _CHANGE),
+    "cancel": Entry(f"{_HERE}.steer", "cancel", "Undo the change of an app that is under way, or end one run of a job.", _CHANGE),
     "delete": Entry(f"{_HERE}.control", "delete", "Stop an app and forget it, with its versions.", _CHANGE),
     "wait": Entry(f"{_HERE}.waiting", "wait", "Wait until an app is as wanted, or a task has ended.", _CHANGE),
     "status": Entry(f"{_HERE}.status", "status", "Say whether all is well, and if not why.", _LOOK),

@@ -21,6 +21,7 @@ _MIDDLE = (
     "draining",
     "maintenance",
     "superseded",
+    "cancelled",
     "back-off",
     "deleting",
     "unknown",

@@ -377,6 +377,30 @@ class RunRequest(google.protobuf.message.Message):
 global___RunRequest = RunRequest
 
 @typing.final
+class CancelRunRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    APP_FIELD_NUMBER: builtins.int
+    RUN_FIELD_NUMBER: builtins.int
+    app: builtins.str
+    run: builtins.str
+    """its whole id"""
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        app: builtins.str = ...,
+        run: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "request", b"request", "run", b"run"]) -> None: ...
+
+global___CancelRunRequest = CancelRunRequest
+
+@typing.final
 class RunsReply(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -587,6 +587,11 @@ class JobsStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.GetRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RunsReply.FromString,
                 )
+        self.CancelRun = channel.unary_unary(
+                '/gestalt.v1.Jobs/CancelRun',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
+                )
 
 
 class JobsServicer(object):
@@ -605,6 +610,13 @@ class JobsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelRun(self, request, context):
+        """the task ends when nothing of the run is at work any more
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -617,6 +629,11 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Runs,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.GetRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.RunsReply.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.CancelRunRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -659,6 +676,23 @@ class Jobs(object):
         return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Jobs/Runs',
             gestalt_dot_proto_dot_v1_dot_api__pb2.GetRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.RunsReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Jobs/CancelRun',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.CancelRunRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.ChangeReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -332,6 +332,12 @@ class JobsStub:
         gestalt.proto.v1.api_pb2.RunsReply,
     ]
 
+    CancelRun: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.CancelRunRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """the task ends when nothing of the run is at work any more"""
+
 class JobsAsyncStub:
     Run: grpc.aio.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.RunRequest,
@@ -343,6 +349,12 @@ class JobsAsyncStub:
         gestalt.proto.v1.api_pb2.GetRequest,
         gestalt.proto.v1.api_pb2.RunsReply,
     ]
+
+    CancelRun: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.CancelRunRequest,
+        gestalt.proto.v1.api_pb2.ChangeReply,
+    ]
+    """the task ends when nothing of the run is at work any more"""
 
 class JobsServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -359,6 +371,14 @@ class JobsServicer(metaclass=abc.ABCMeta):
         request: gestalt.proto.v1.api_pb2.GetRequest,
         context: _ServicerContext,
     ) -> typing.Union[gestalt.proto.v1.api_pb2.RunsReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.RunsReply]]: ...
+
+    @abc.abstractmethod
+    def CancelRun(
+        self,
+        request: gestalt.proto.v1.api_pb2.CancelRunRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.ChangeReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.ChangeReply]]:
+        """the task ends when nothing of the run is at work any more"""
 
 def add_JobsServicer_to_server(servicer: JobsServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 

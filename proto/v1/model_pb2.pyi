@@ -460,11 +460,12 @@ class Run(google.protobuf.message.Message):
     LOST_FIELD_NUMBER: builtins.int
     RUNNING_FIELD_NUMBER: builtins.int
     RESULTS_FIELD_NUMBER: builtins.int
+    CANCELLED_BY_FIELD_NUMBER: builtins.int
     id: builtins.str
     app: builtins.str
     version: builtins.int
     state: builtins.str
-    """"running", "succeeded", "failed", "stopped" """
+    """"running", "succeeded", "failed", "stopped", "cancelled" """
     message: builtins.str
     """how it ended, or what it waits for, in one sentence"""
     requested_by: builtins.str
@@ -477,6 +478,8 @@ class Run(google.protobuf.message.Message):
     """with their nodes; others ran in their place"""
     running: builtins.int
     """placed, and not ended"""
+    cancelled_by: builtins.str
+    """empty: nobody had it end"""
     @property
     def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -506,9 +509,10 @@ class Run(google.protobuf.message.Message):
         lost: builtins.int = ...,
         running: builtins.int = ...,
         results: collections.abc.Iterable[global___RunResult] | None = ...,
+        cancelled_by: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "ended_at", b"ended_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "completions", b"completions", "created_at", b"created_at", "elapsed", b"elapsed", "ended_at", b"ended_at", "failed", b"failed", "id", b"id", "lost", b"lost", "message", b"message", "parameters", b"parameters", "requested_by", b"requested_by", "results", b"results", "running", b"running", "state", b"state", "succeeded", b"succeeded", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "cancelled_by", b"cancelled_by", "completions", b"completions", "created_at", b"created_at", "elapsed", b"elapsed", "ended_at", b"ended_at", "failed", b"failed", "id", b"id", "lost", b"lost", "message", b"message", "parameters", b"parameters", "requested_by", b"requested_by", "results", b"results", "running", b"running", "state", b"state", "succeeded", b"succeeded", "version", b"version"]) -> None: ...
 
 global___Run = Run
 

@@ -76,6 +76,27 @@ def test_a_run_bears_the_death_of_both_daemons_and_counts_each_end_once(applianc
     assert appliance.ctl("logs", PATH, "--run", run["id"]).stdout.count("done") == 2
 
 
+def test_one_run_is_cancelled_and_the_other_goes_on(appliance: Appliance) -> None:
+    launched(appliance, "sleep 1000", parallelism=2, completions=2)
+    for _ in range(2):
+        appliance.ctl("run", PATH, "--detach")
+    wait_for("both are at work", lambda: [run["running"] for run in runs(appliance)[:2]] == [2, 2])
+    other, one = (run["id"] for run in runs(appliance)[:2])
+    appliance.ctl("cancel", PATH, "--run", one[:8])
+    assert len(appliance.containers()) == 2, "it is followed until nothing of the run is left"
+    first = appliance.json("runs", PATH, one)
+    assert (first["state"], first["running"]) == ("cancelled", 0)
+    assert first["message"] == f"cancelled by {first['cancelled_by']}: 0 of 2 had ended well"
+    assert appliance.json("runs", PATH, other)["state"] == "running"
+    appliance.ctl("cancel", PATH, "--run", one)
+    gone = appliance.ctl("cancel", PATH, "--run", "nothing", check=False)
+    assert (gone.returncode, "there is no run nothing" in gone.stderr) == (3, True)
+    appliance.ctl("cancel", PATH, "--run", other)
+    ended = next(run["id"] for run in runs(appliance) if run["state"] == "succeeded")
+    refused = appliance.ctl("cancel", PATH, "--run", ended, check=False)
+    assert (refused.returncode, "is over: it succeeded: " in refused.stderr) == (4, True)
+
+
 def test_deleting_the_job_ends_what_runs_and_leaves_no_container(appliance: Appliance) -> None:
     launched(appliance, "sleep 1000")
     appliance.ctl("run", PATH, "--detach")

@@ -121,6 +121,30 @@ async def test_a_run_goes_on_under_the_next_leader_and_nothing_is_counted_twice(
     assert (run.succeeded, run.failed, run.lost) == (2, 0, 0)
 
 
+async def test_a_run_is_cancelled_once_however_often_it_is_asked_for(rig: Jobs) -> None:
+    agent = await rig.agent()
+    await rig.launch_job()
+    run = (await rig.run()).tasks[0].id
+    await eventually(lambda: agent.running, "it is at work")
+
+    async def cancel(identity: str, run: str = run) -> api_pb2.ChangeReply:
+        request = api_pb2.CancelRunRequest(request=api_pb2.Request(id=identity), app=PATH, run=run)
+        reply: api_pb2.ChangeReply = await rig.stub().CancelRun(request, timeout=10)
+        return reply
+
+    reply = await cancel("once")
+    task = await rig.outcome(reply)
+    assert (task.kind, task.state, task.message) == ("cancel", "succeeded", f"nothing of run {run} is at work any more")
+    assert not agent.running
+    assert (await cancel("once")).tasks[0].id == task.id
+    again = await cancel("twice")
+    assert (list(again.tasks), list(again.unchanged)) == ([], [PATH])
+    (shown,) = await rig.runs()
+    assert (shown.state, shown.cancelled_by, shown.message) == ("cancelled", "alice", "cancelled by alice: 0 of 1 had ended well")
+    assert (await rig.get()).app.state == "idle"
+    assert (await refused(cancel("other", "nothing"))).message == f"{PATH} has no run 'nothing'"
+
+
 async def test_a_mistake_is_told_with_what_is_allowed(rig: Jobs) -> None:
     await rig.launch_job(parameters={"DAY": {"required": True}})
     error = await refused(rig.run(NIGHT="x"))

@@ -90,6 +90,15 @@ async def _ask(client: Client, app: str) -> api_pb2.RunsReply:
     return await client.call(lambda api: api.jobs.Runs, api_pb2.GetRequest(app=await find_app(client, app)))
 
 
+async def find_run(client: Client, app: str, text: str) -> model_pb2.Run:
+    """Return the run of a job that `text` begins the id of.
+
+    Raises:
+        GestaltError: NOT_FOUND, when it names none or several.
+    """
+    return _one(await _ask(client, app), text)
+
+
 def _one(reply: api_pb2.RunsReply, text: str) -> model_pb2.Run:
     found = [item for item in reply.runs if item.id.startswith(text)]
     if len(found) == 1:

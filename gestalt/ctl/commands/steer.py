@@ -70,16 +70,31 @@ def resume(app: str, **how: Any) -> None:
     _steer(lambda api: api.changes.Resume, app, Following(**how))
 
 
-@click.command(epilog=examples("gestaltctl cancel web"))
+@click.command(epilog=examples("gestaltctl cancel web", "gestaltctl cancel report --run 3f2a"))
 @app_argument
+@click.option("--run", "run_id", default="", metavar="RUN", help="End this run of a job instead: its id, or the beginning of it.")
 @change_options
-def cancel(app: str, **how: Any) -> None:
-    """Undo the change of an app that is under way.
+def cancel(app: str, run_id: str, **how: Any) -> None:
+    """Undo the change of an app that is under way, or end one run of a job.
 
     An update goes back to the version before, a scale to the number before; a canary is dropped. `gestaltctl rollback` undoes one that is
-    done.
+    done. A run starts nothing more, what it has at work is stopped, and other runs of the job go on.
     """
+    if run_id:
+        _cancel_run(app, run_id, Following(**how))
+        return
     _steer(lambda api: api.changes.Cancel, app, Following(**how))
+
+
+def _cancel_run(app: str, run_id: str, how: Following) -> None:
+    async def work(client: Client) -> None:
+        from gestalt.ctl.commands.jobs import find_run
+        from gestalt.proto.v1 import api_pb2
+
+        found = await find_run(client, app, run_id)
+        await carry_out(client, lambda api: api.jobs.CancelRun, api_pb2.CancelRunRequest(app=found.app, run=found.id), how)
+
+    converse(work, patience=60)
 
 
 def _steer(pick: Pick, app: str, how: Following) -> None:

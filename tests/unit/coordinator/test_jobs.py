@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gestalt.coordinator import changes
+from gestalt.coordinator import changes, run_cancel
 from gestalt.coordinator.dependencies import Needed, wait_for
 from gestalt.coordinator.jobs import back_off
 from gestalt.coordinator.records import Run, RunState, TaskState
@@ -350,6 +350,7 @@ HAPPENINGS = [
     "drain",
     "stop",
     "start",
+    "cancel",
 ]
 
 
@@ -370,10 +371,18 @@ def _happen(world: JobWorld, what: str, which: int) -> None:
                 world.run()
         case "drain":
             world.administer(name, "draining" if which % 2 else "ready")
-        case "stop" | "start":
-            world.ask(changes.stop if what == "stop" else changes.start, PATH)
+        case "stop" | "start" | "cancel":
+            _ask(world, what, which)
         case "decide" | "obey" | "restart_coordinator":
             getattr(world, what)()
+
+
+def _ask(world: JobWorld, what: str, which: int) -> None:
+    going = [run for run in world.state.runs_of(PATH) if run.state is RunState.RUNNING]
+    if what != "cancel":
+        world.ask(changes.stop if what == "stop" else changes.start, PATH)
+    elif going:
+        world.ask(run_cancel.cancel, PATH, going[which % len(going)].id)
 
 
 def _check(world: JobWorld, parallelism: int, completions: int) -> None:
@@ -409,7 +418,10 @@ def test_whatever_happens_each_completion_counts_once_and_every_run_ends(
     for run in world.state.runs_of(PATH):
         assert run.state is not RunState.RUNNING
         assert (run.state is RunState.SUCCEEDED) == (run.succeeded == completions)
-        assert (run.state is RunState.FAILED) == (run.failed > 2 and run.succeeded < completions)
+        is_cancelled = bool(run.cancelled_by) and run.succeeded < completions
+        assert (run.state is RunState.CANCELLED) == is_cancelled
+        assert (run.state is RunState.FAILED) == (run.failed > 2 and run.succeeded < completions and not is_cancelled)
         assert world.task_of(run).state is not TaskState.RUNNING
+    assert all(task.state is not TaskState.RUNNING for task in world.state.tasks.values())
     assert all(item.ended for item in world.placed)
     assert not world.app.task
