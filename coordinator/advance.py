@@ -95,7 +95,7 @@ def put_instances(draft: Draft, case: Case, decision: Decision, nodes: Nodes) ->
 
 def _place(case: Case, decision: Decision, nodes: Nodes) -> Placing:
     if case.spec.kind == "system":
-        return place_each(case.spec, tuple(nodes), decision.on)
+        return place_each(case.spec, nodes, decision.on)
     return place(case.spec.model_copy(update={"instances": case.app.wanted}), decision.start, nodes)
 
 

@@ -28,8 +28,9 @@ from .reconcile import stops_first
 from .records import App, Placed, Version, instance_id
 from .scheduler.place import lacking, place
 from .scheduler.values import Placing
+from .spots import There, spots
 from .state import Draft
-from .system import SystemPlan, busy_nodes, plan_nodes, spots
+from .system import SystemPlan, busy_nodes, plan_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,8 @@ class Planner:
         staying = self._staying(app) if app is not None else []
         is_same = app is not None and self._action(app, spec) == "none"
         asked = {item.node: (item, self.ledger.state.version(spec.path, item.version).spec.resources) for item in staying}
-        state = self.ledger.state
-        return plan_nodes(spots(spec, tuple(self.decider.ground(spec.path, spec)), asked, busy_nodes(state)), staying, is_same=is_same)
+        there = There(asked, busy_nodes(self.ledger.state))
+        return plan_nodes(spots(spec, self.decider.ground(spec.path, spec), there), staying, is_same=is_same)
 
     def _fits(self, spec: AppSpec) -> list[str]:
         """Return what keeps an instance of a job from being placed now."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from gestalt.spec.schema import AppSpec, Resources
 
@@ -16,65 +15,16 @@ from .capacity import NOT_CONNECTED
 from .membership import is_emptied
 from .reconcile import Decision, Outcome, View, given_up_in, hopeless, is_current, is_given_up, is_steady, rest_needed, share
 from .records import App, Placed
-from .scheduler.fleet import released
-from .scheduler.obstacles import room_obstacle, standing_obstacle
+from .scheduler.fleet import Nodes, node_of
 from .scheduler.place import place
-from .scheduler.values import Capacity, Placing
+from .scheduler.values import Placing
+from .spots import Role, Spot, There, spots
 from .state import State
 
 NAMED = 5
 """So many nodes without an instance are named at most."""
 LOOK_AGAIN = 1.0
 """Seconds until a node that is being drained is looked at again: system apps leave it last."""
-
-
-class Role(Enum):
-    """What a node is to a system app."""
-
-    WANTED = "wanted"
-    """It is to have an instance of the wanted version."""
-    KEPT = "kept"
-    """It keeps the instance that it has, and gets none."""
-    LEFT = "left"
-    """It is to have none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A node as a system app sees it. `why`: of a wanted one, why nothing can start there, empty = it can; of a kept one, why it is."""
-
-    node: str
-    name: str
-    role: Role
-    why: str = ""
-    is_drained: bool = False
-
-
-def spots(spec: AppSpec, nodes: Iterable[Capacity], there: Mapping[str, tuple[Placed, Resources]], busy: Mapping[str, bool]) -> list[Spot]:
-    """Say of each node what it is to a system app.
-
-    Args:
-        spec: the template of the wanted version.
-        nodes: all nodes with what is reserved on them.
-        there: by node, the instance that is to be replaced, which leaves its room to its successor, and what it asked for.
-        busy: the nodes that are being emptied, and whether other things than system apps are still there.
-    """
-    return [_spot(spec, node, there.get(node.id), busy.get(node.id)) for node in nodes]
-
-
-def _spot(spec: AppSpec, node: Capacity, old: tuple[Placed, Resources] | None, busy: bool | None) -> Spot:
-    if busy is not None:
-        return Spot(
-            node.id, node.name, Role.KEPT if busy else Role.LEFT, "is being drained: system apps leave it last" if busy else "", True
-        )
-    if not node.ready:
-        return Spot(node.id, node.name, Role.KEPT, node.why_not or "is not ready")
-    if spec.runtime not in node.runtimes:
-        return Spot(node.id, node.name, Role.KEPT, f"has no working {spec.runtime} runtime")
-    if standing_obstacle(spec, node) is not None:
-        return Spot(node.id, node.name, Role.LEFT)
-    obstacle = room_obstacle(spec, released(node, old[0].ports, old[1]) if old is not None else node)
-    return Spot(node.id, node.name, Role.WANTED, obstacle.text if obstacle is not None else "")
 
 
 def busy_nodes(state: State) -> dict[str, bool]:
@@ -88,16 +38,34 @@ def _is_system(state: State, path: str) -> bool:
     return app is not None and state.version(path, app.version).spec.kind == "system"
 
 
+class Live:
+    """The instances of a system app that are to go on: `views`; by node those as they are wanted, and those that are to be replaced."""
+
+    def __init__(self, app: App, spec: AppSpec, views: Iterable[View]) -> None:
+        self.views = [view for view in views if not (view.placed.stop or _is_misplaced(view, spec))]
+        self.current: dict[str, View] = {}
+        self.old: dict[str, View] = {}
+        for view in self.views:
+            (self.current if is_current(app, view.placed) else self.old).setdefault(view.placed.node, view)
+
+    def __contains__(self, node: str) -> bool:
+        return node in self.current or node in self.old
+
+
+def _is_misplaced(view: View, spec: AppSpec) -> bool:
+    return view.observed is not None and bool(view.observed.port_taken) and view.is_misplaced(spec)
+
+
 def replaced(app: App, views: Iterable[View], asked: Mapping[int, Resources]) -> dict[str, tuple[Placed, Resources]]:
     """Return the instances that are to be replaced where they are, by node. `asked`: what each version asks for."""
     old = (view.placed for view in views if not is_current(app, view.placed))
     return {placed.node: (placed, asked[placed.version]) for placed in old}
 
 
-def place_each(spec: AppSpec, nodes: Iterable[Capacity], on: Iterable[str]) -> Placing:
+def place_each(spec: AppSpec, nodes: Nodes, on: Iterable[str]) -> Placing:
     """Choose host ports for one instance on each of these nodes."""
-    chosen = set(on)
-    placings = [place(spec, 1, (node,)) for node in nodes if node.id in chosen]
+    chosen = (node for id_ in on if (node := node_of(nodes, id_)) is not None)
+    placings = [place(spec, 1, (node,)) for node in chosen]
     choices = tuple(choice for placing in placings for choice in placing.choices)
     return Placing(
         choices, sum(placing.missing for placing in placings), reason=next((item.reason for item in placings if item.missing), "")
@@ -114,13 +82,14 @@ def counted(app: App, spec: AppSpec, views: Iterable[View], seen: Iterable[Spot]
     return replace(app, count=len(kept) + sum(role is Role.WANTED for role in roles.values()))
 
 
-def look(state: State, app: App, views: tuple[View, ...], nodes: Iterable[Capacity], stalled: float) -> tuple[App, Decision]:
+def look(state: State, app: App, views: tuple[View, ...], nodes: Nodes, stalled: float) -> tuple[App, Decision]:
     """Return a system app with as many instances wanted as there are nodes for them, and what is to be done."""
     spec = state.version(app.path, app.version).spec
     asked = {number: state.version(app.path, number).spec.resources for number in {view.placed.version for view in views}}
-    seen = spots(spec, nodes, replaced(app, views, asked), busy_nodes(state))
+    old, live = replaced(app, views, asked), Live(app, spec, views)
+    seen = spots(spec, nodes, There(old, busy_nodes(state), live.current.keys() - old.keys()))
     app = counted(app, spec, views, seen)
-    decision = reconcile_system(app, spec, views, seen, stalled)
+    decision = _decide(_Case(app, spec, views, live, seen), stalled)
     return app, _paused(decision, app.paused, views) if app.paused else decision
 
 
@@ -132,17 +101,8 @@ def _paused(decision: Decision, paused: str, views: Iterable[View]) -> Decision:
     return replace(decision, start=0, on=(), stop=stop, outcome=outcome, reason="", lacking=f"paused {paused}")
 
 
-def reconcile_system(app: App, spec: AppSpec, views: tuple[View, ...], seen: Iterable[Spot], stalled: float) -> Decision:
-    """Decide for one system app.
-
-    Args:
-        app: the goal, counted.
-        spec: the template of the wanted version.
-        views: all its instances, whatever their version.
-        seen: what each node is to it.
-        stalled: seconds since the change last made progress.
-    """
-    case = _Case(app, spec, views, {spot.node: spot for spot in seen})
+def _decide(case: _Case, stalled: float) -> Decision:
+    """Decide for one system app. `stalled`: seconds since the change last made progress."""
     stop = tuple(view.placed.serial for view in case.to_stop())
     outcome, reason = case.judge(stalled)
     return Decision(
@@ -159,33 +119,23 @@ def reconcile_system(app: App, spec: AppSpec, views: tuple[View, ...], seen: Ite
 
 
 class _Case:
-    """A system app, its instances by node, and what the nodes are to it."""
+    """A system app, counted; all its instances, whatever their version, those of them that go on, and what the nodes are to it."""
 
-    def __init__(self, app: App, spec: AppSpec, views: tuple[View, ...], seen: Mapping[str, Spot]) -> None:
-        self._app, self._spec, self._views, self._seen = app, spec, views, seen
+    def __init__(self, app: App, spec: AppSpec, views: tuple[View, ...], live: Live, seen: Iterable[Spot]) -> None:
+        self._app, self._spec, self._views, self._live = app, spec, views, live
+        self._seen = {spot.node: spot for spot in seen}
         self._runs = not (app.stopped or app.deleting)
         self._occupied = {view.placed.node for view in views if not (view.placed.stop and view.is_over)}
-        self._live: dict[str, list[View]] = {}
-        for view in views:
-            if not view.placed.stop and not view.is_misplaced(spec):
-                self._live.setdefault(view.placed.node, []).append(view)
-        self._wanted = [spot for spot in seen.values() if spot.role is Role.WANTED] if self._runs else []
-        self.able = [spot for spot in self._wanted if not spot.why or self._current(spot.node) or self._old(spot.node)]
+        self._wanted = [spot for spot in self._seen.values() if spot.role is Role.WANTED] if self._runs else []
+        self.able = [spot for spot in self._wanted if not spot.why or spot.node in live]
         """The wanted nodes, without those that have no instance and no room for one: no change waits for them."""
+        self._steady = {node for node, view in live.current.items() if is_steady(view, spec)}
+        self.steady = sum(spot.node in self._steady for spot in self.able)
+        """So many of these have an instance as it is wanted that a change may count on."""
 
     def _role(self, view: View) -> Role:
         spot = self._seen.get(view.placed.node)
         return spot.role if spot is not None else Role.LEFT
-
-    def _current(self, node: str) -> View | None:
-        return next((view for view in self._live.get(node, ()) if is_current(self._app, view.placed)), None)
-
-    def _old(self, node: str) -> View | None:
-        return next((view for view in self._live.get(node, ()) if not is_current(self._app, view.placed)), None)
-
-    @property
-    def steady(self) -> int:
-        return sum((view := self._current(spot.node)) is not None and is_steady(view, self._spec) for spot in self.able)
 
     def to_start(self) -> tuple[str, ...]:
         return tuple(spot.node for spot in self._wanted if spot.node not in self._occupied and not spot.why)
@@ -197,53 +147,62 @@ class _Case:
         return tuple(dict.fromkeys(view.placed.serial for view in (*gone, *lost)))
 
     def to_stop(self) -> list[View]:
-        live = [view for views in self._live.values() for view in views]
         if not self._runs:
-            return live
-        going = [view for view in self._views if not view.placed.stop and view.is_misplaced(self._spec)]
-        going += [view for view in live if self._role(view) is Role.LEFT]
+            return self._live.views
+        going = [view for view in self._views if not view.placed.stop and _is_misplaced(view, self._spec)]
+        going += [view for view in self._live.views if self._role(view) is Role.LEFT]
         return [*going, *self._to_replace()]
 
     def _to_replace(self) -> list[View]:
         """Return the old instances that make way now: bad ones at once, others as long as enough nodes have one that is ready."""
-        old = [(spot, view) for spot in self._wanted if not spot.why and (view := self._old(spot.node)) is not None]
+        old = [view for spot in self._wanted if not spot.why and (view := self._live.old.get(spot.node)) is not None]
+        if not old:
+            return []
         allowed = max(1, share(self._spec.update.max_unavailable, len(self.able), round_up=False))
         spare = allowed - sum(not self._serves(spot.node) for spot in self.able)
-        bad = [view for _, view in old if view.known_bad]
-        good = [view for _, view in old if not view.known_bad and view.heard]
+        bad = [view for view in old if view.known_bad]
+        good = [view for view in old if not view.known_bad and view.heard]
         return bad + good[: max(0, spare)]
 
     def _serves(self, node: str) -> bool:
-        current = self._current(node)
-        return is_steady(current, self._spec) if current is not None else any(view.ready for view in self._live.get(node, ()))
+        return node in self._steady or (node not in self._live.current and node in self._live.old and self._live.old[node].ready)
 
     def judge(self, stalled: float) -> tuple[Outcome, str]:
         if not self._runs:
             there = [view for view in self._views if not view.is_over and not is_given_up(view, self._spec)]
             return (Outcome.GOING_ON if there else Outcome.DONE), ""
         going = [view for view in self._views if view.placed.stop and not view.is_over and not is_given_up(view, self._spec)]
-        if not self._is_unproven() and self.steady == len(self.able) and not going and not any(self._old(spot.node) for spot in self.able):
+        is_steady_all = self.steady == len(self.able) and not (self._live.old and any(spot.node in self._live.old for spot in self.able))
+        if not self._is_unproven() and is_steady_all and not going:
             return Outcome.DONE, ""
-        for spot in self.able:
-            if (view := self._current(spot.node)) is not None and (why := hopeless(view, self._spec)):
+        for view in self._unsteady():
+            if why := hopeless(view, self._spec):
                 return Outcome.FAILED, why
         if stalled >= self._spec.update.progress_deadline and all(view.heard for view in going):
             return Outcome.FAILED, self.lacking() or f"there was no progress for {self._spec.update.progress_deadline:g} s"
         return Outcome.GOING_ON, ""
 
+    def _unsteady(self) -> list[View]:
+        """Return the instances as they are wanted on which no change may count yet."""
+        found = (self._live.current.get(spot.node) for spot in self.able if spot.node not in self._steady)
+        return [view for view in found if view is not None]
+
     def _is_unproven(self) -> bool:
         """Tell whether nothing is known of the wanted version yet, but may be: a change that reached no node is not done by that."""
+        if self.able:
+            return False
         may_come = bool(self._wanted) or any(spot.why == NOT_CONNECTED for spot in self._seen.values())
-        return not self.able and (may_come or self._app.stable not in (0, self._app.version))
+        return may_come or self._app.stable not in (0, self._app.version)
 
     def lacking(self) -> str:
         """Return on which nodes it is not as it should be, and why; empty when there are none."""
         if not self._runs:
             return ""
         lacks = [f"not on node {spot.name}: it {spot.why}" for spot in self._wanted if spot.why and spot.node not in self._occupied]
-        lacks += [self._stays_old(spot, view) for spot in self._wanted if spot.why and (view := self._old(spot.node)) is not None]
-        kept = [spot for spot in self._seen.values() if spot.role is Role.KEPT]
-        lacks += [self._stays_old(spot, view) for spot in kept if not spot.is_drained and (view := self._old(spot.node)) is not None]
+        old = self._live.old
+        lacks += [self._stays_old(spot, old[spot.node]) for spot in self._wanted if spot.why and spot.node in old]
+        kept = [spot for node in old if (spot := self._seen.get(node)) is not None and spot.role is Role.KEPT and not spot.is_drained]
+        lacks += [self._stays_old(spot, old[spot.node]) for spot in kept]
         more = [f"{len(lacks) - NAMED} more nodes"] if len(lacks) > NAMED else []
         return "; ".join([*lacks[:NAMED], *more]) or ("" if self._seen_any else "no node that matches takes one now")
 
@@ -256,8 +215,8 @@ class _Case:
         return f"node {spot.name} keeps version {view.placed.version}: it {spot.why}"
 
     def wake_in(self, outcome: Outcome, stalled: float) -> float:
-        times = [LOOK_AGAIN] if any(spot.is_drained for spot in self._seen.values() if spot.node in self._live) else []
-        update, current = self._spec.update, [view for spot in self.able if (view := self._current(spot.node)) is not None]
+        times = [LOOK_AGAIN] if any(spot.is_drained and spot.node in self._live for spot in self._seen.values()) else []
+        update, current = self._spec.update, self._unsteady()
         if outcome is not Outcome.DONE:
             times += [rest_needed(self._spec) - view.ready_for for view in current if view.ready]
         if outcome is Outcome.GOING_ON and self._app.task:
