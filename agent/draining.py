@@ -9,6 +9,8 @@ from contextlib import suppress
 from gestalt.plugin.loadbalancer import LoadBalancerDriver
 from gestalt.plugin.runtime import DriverUnavailable
 
+from .ongoing import Ongoing
+
 log = logging.getLogger(__name__)
 
 _POLL = 0.05
@@ -20,14 +22,13 @@ class DrainWatch:
     def __init__(self, driver: LoadBalancerDriver) -> None:
         self._driver = driver
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._task = Ongoing("drain-watch", self._run)
 
     async def idle(self, instance: str, deadline_seconds: float) -> bool:
         """Wait until the instance has no connections, seen after this call; False when the time is over."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(instance, []).append(future)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="drain-watch")
+        self._task.begin()
         with suppress(TimeoutError):
             async with asyncio.timeout(max(deadline_seconds, 0.0)):
                 await future
@@ -35,11 +36,7 @@ class DrainWatch:
 
     async def close(self) -> None:
         """Stop looking; who waits is told at its deadline. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._task.end()
 
     async def _run(self) -> None:
         while asked := self._still_waiting():

@@ -18,6 +18,7 @@ from gestalt.rpc_server import channel_credentials
 
 from .fence_link import FenceLink
 from .fence_state import LeaseState
+from .ongoing import Ongoing
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +57,15 @@ class Failsafe:
         self._settings = settings
         self._link = link
         self._coordinators = coordinators
-        self._task: asyncio.Task[None] | None = None
+        self._task = Ongoing("failsafe", self._run)
         self._complaint = ""
 
     async def ensure(self) -> None:
         """Have somebody look whether it is time to ask. Idempotent."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="failsafe")
+        self._task.begin()
 
     async def close(self) -> None:
-        while self._task is not None and not self._task.done():  # a cancellation may come out of grpc.aio as an error
-            self._task.cancel()
-            await asyncio.wait((self._task,), timeout=0.1)
+        await self._task.end(again=0.1)
 
     async def _run(self) -> None:
         while True:

@@ -17,6 +17,7 @@ from gestalt.model import Grant
 from .board import Board
 from .exclusive import SILENT, Standing
 from .fence_state import LeaseState, parse_lease_state
+from .ongoing import Ongoing
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class FenceLink:
         self._node_id = node_id
         self._board = board
         self._told = heard
-        self._task: asyncio.Task[None] | None = None
+        self._task = Ongoing("fence link", self._run)
         self._heard = asyncio.Event()
         self._since = monotonic()
         self._writer: asyncio.StreamWriter | None = None
@@ -58,8 +59,7 @@ class FenceLink:
 
     async def ensure(self) -> None:
         """Have the connection, or be trying; the first time, wait a moment for what the fence says. Idempotent."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="fence link")
+        if self._task.begin():
             try:
                 async with asyncio.timeout(FIRST_ANSWER):
                     await self._heard.wait()
@@ -68,9 +68,7 @@ class FenceLink:
 
     async def close(self) -> None:
         """Hang up: to the fence, the agent has ended."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await self._task.end()
 
     def summary(self) -> str:
         return f"incarnation {self._board.incarnation}" if self.answers else "no fence"

@@ -17,6 +17,7 @@ from gestalt.files import write_atomic
 
 from .confinement import kill_all
 from .fence_state import LeaseState, parse_lease_state
+from .ongoing import Ongoing
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Guard:
         self._hears = 0.0
         self._is_excused = False
         self._woken = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task = Ongoing("guard", self._run)
         self.lease = self._load()
         self._kept = self.lease
         self._ended: set[str] = set()
@@ -71,14 +72,11 @@ class Guard:
 
     async def ensure(self) -> None:
         """Have it watched. Idempotent."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="guard")
+        self._task.begin()
 
     async def close(self) -> None:
         """Watch no more; the fence does, and the next agent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await self._task.end()
 
     async def _run(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gestalt.clock import monotonic
 
 from .fence_link import FenceLink
+from .ongoing import Ongoing
 
 PERIOD = 0.5
 
@@ -38,18 +39,15 @@ class IsolationWatch:
         self._link = link
         self._session = session
         self._tell = tell
-        self._task: asyncio.Task[None] | None = None
+        self._task = Ongoing("isolation", self._run)
         self._state = Isolation()
 
     async def ensure(self) -> None:
         """Have somebody look. Idempotent."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="isolation")
+        self._task.begin()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await self._task.end()
 
     async def _run(self) -> None:
         while True:

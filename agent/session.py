@@ -25,6 +25,7 @@ from .board import Board
 from .bulk import Bulk
 from .coordinators import KnownCoordinators
 from .desired import Desired, DesiredStore, SessionDoubt
+from .ongoing import Ongoing
 from .search import Ending, Search
 from .stream import END, Call, Calls
 
@@ -64,7 +65,7 @@ class Session:
         self._apply = apply
         self._bulk = bulk
         self._known = known
-        self._task: asyncio.Task[None] | None = None
+        self._task = Ongoing("session", self._run)
         self._complaint = ""
         self._search = Search(known.addresses)
         self._line = Line(settings.tls)
@@ -72,14 +73,11 @@ class Session:
 
     async def ensure(self) -> None:
         """Have the session going, or trying. Idempotent."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="session")
+        self._task.begin()
 
     async def close(self) -> None:
-        """End it. A cancellation may come out of grpc.aio as an error of the call, so one may not be enough."""
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait((self._task,), timeout=0.1)
+        """End it."""
+        await self._task.end(again=0.1)
         await self._line.close()
 
     def summary(self) -> str:

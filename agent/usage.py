@@ -18,6 +18,7 @@ from gestalt.plugin.runtime import AttemptKey, DriverUnavailable, RuntimeDriver,
 from gestalt.proto.v1 import agent_pb2
 
 from .board import Board
+from .ongoing import Ongoing
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +39,15 @@ class UsageKeeper:
         self._used: dict[AttemptKey, Usage] = {}
         self._served: Mapping[str, ServerTraffic] | None = None
         self._served_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._task = Ongoing("usage", self._run)
 
     async def ensure(self) -> None:
         """Have it going. Idempotent."""
-        if self._interval and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._run(), name="usage")
+        if self._interval:
+            self._task.begin()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await self._task.end()
 
     async def _run(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from gestalt.shell import CommandTimedOut, run
 
 from ..board import Board
 from ..desired import Desired
+from ..ongoing import Ongoing
 from .ruleset import FAMILY, TABLE, judge, render
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Refusing:
         self._failures = 0
         self._wake = asyncio.Event()
         self._progress = asyncio.Condition()
-        self._task: asyncio.Task[None] | None = None
+        self._task = Ongoing("refusing", self._run)
 
     def set_desired(self, desired: Desired) -> None:
         """Take over what is wanted. Returns at once."""
@@ -100,17 +101,14 @@ class Refusing:
 
     async def ensure(self) -> None:
         """Compare what is in the kernel with what is wanted, and repair it. A failure is told on the board, and tried again soon."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="refusing")
+        self._task.begin()
         asked = self._ask()
         async with self._progress:
             await self._progress.wait_for(lambda: self._looked >= asked)
 
     async def close(self) -> None:
         """Let go; the rules stay."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        await self._task.end()
 
     def _ask(self) -> int:
         self._asked += 1

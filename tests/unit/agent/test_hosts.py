@@ -100,6 +100,7 @@ async def test_the_block_follows_the_peers_and_stays_while_nobody_tells(tmp_path
     await hosts.ensure()
     assert path.read_bytes() == with_block(OTHERS, [A])
     assert path.stat().st_mode & 0o777 == 0o640
+    await hosts.close()  # nothing is under way any more that might read what is half written here
     path.write_bytes(OTHERS)
     await hosts.ensure()
     assert path.read_bytes() == with_block(OTHERS, [A])  # what somebody took out is put back

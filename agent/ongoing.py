@@ -1,0 +1,33 @@
+"""A task that goes on until it is ended, and is begun again should it have died: what managers do beside their `ensure`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+class Ongoing:
+    """One task at most. `name`: of the task; `run`: what it does."""
+
+    def __init__(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._name = name
+        self._run = run
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> bool:
+        """Have it going; return whether it was not. Idempotent."""
+        if self._task is not None and not self._task.done():
+            return False
+        self._task = asyncio.create_task(self._run(), name=self._name)
+        return True
+
+    async def end(self, again: float | None = None) -> None:
+        """Cancel it and wait for its end. Idempotent.
+
+        Args:
+            again: cancel it again after so many seconds, and so on: out of grpc.aio a cancellation may come as an error of the call.
+        """
+        while self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait((self._task,), timeout=again)
