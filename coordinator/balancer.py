@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SEARCH_LIMIT = 10.0
 """Seconds after which a search makes do with what it has looked at."""
+CHOICE_LIMIT = 5.0
+"""Seconds more for choosing among what it has looked at."""
 AT_ONCE = 200
 """So many nodes are looked at without letting others have their turn."""
 TICK = 1.0
@@ -148,7 +150,9 @@ def _searched(make: Callable[[], Search], is_unwanted: threading.Event) -> Searc
     """Have a search come to its end, or to that of its time. What it looks at never changes, so it may be done in any thread."""
     began, search = clock.monotonic(), make()
     for _ in search.run():
-        search.is_late = is_unwanted.is_set() or clock.monotonic() - began > SEARCH_LIMIT
+        took = clock.monotonic() - began
+        search.is_over = is_unwanted.is_set() or took > SEARCH_LIMIT + CHOICE_LIMIT
+        search.is_late = search.is_over or took > SEARCH_LIMIT
     return search
 
 

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from gestalt.spec.schema import AppSpec
+from gestalt.spec.schema import AppSpec, Spread
 
 from .records import Move, Placed
-from .scheduler.fleet import ELSEWHERE, Ground, released
+from .reservations import MICRO, Reservations, Reserved
+from .scheduler.fleet import ELSEWHERE, LARGE, Fleet, Ground, released
 from .scheduler.obstacles import standing_obstacle
 from .scheduler.place import place, points_of, reserve
 from .scheduler.score import OWN_POINTS, WEIGHT_POINTS, affinity, fit, free_shares, own
@@ -59,8 +60,8 @@ def plan(subjects: Iterable[Subject], nodes: Iterable[Capacity], budget: int = B
 class Search:
     """A search that can be interrupted: `run` yields before each app and node that it looks at. The most gain comes first.
 
-    `is_late`: may be set from outside: what was looked at by then has to do. `looked_at`: so many of `places`, which are an app on a node
-    each, it has looked at.
+    Set from outside, `is_late`: what was looked at by now has to do; `is_over`: what was found by now, too.
+    `looked_at`: so many of `places`, which are an app on a node each, it has looked at.
 
     Args:
         subjects: the apps at rest.
@@ -68,6 +69,7 @@ class Search:
         budget: so many moves at most.
         min_gain: what each is worth at least.
         others: where the instances are of other apps from which some are kept apart: nodes by app.
+        large: from how many nodes on they are looked at as columns.
     """
 
     def __init__(
@@ -77,10 +79,12 @@ class Search:
         budget: int,
         min_gain: float,
         others: Mapping[str, Set[str]] = MappingProxyType({}),
+        *,
+        large: int = LARGE,
     ) -> None:
-        self._board = _Board(subjects, nodes, others)
+        self._board = _Board(subjects, nodes, others, large)
         self._budget, self._min_gain = budget, min_gain
-        self.is_late = False
+        self.is_late = self.is_over = False
         self.looked_at = 0
         self.places = len(self._board.stands())
         self._found: dict[tuple[str, int], tuple[Move, Mapping[str, float]]] = {}
@@ -118,6 +122,8 @@ class Search:
                     heapq.heappush(heap, (-offer.gain, path, node))
             while heap and not self.is_full:
                 yield
+                if self.is_over:
+                    return
                 _, path, node = heapq.heappop(heap)
                 offer = self._board.best(path, node, self._min_gain)  # anew: what has moved since may have changed it
                 if offer is None:
@@ -179,13 +185,17 @@ class _Offer:
 class _Board:
     """The nodes with all that is placed, while instances move."""
 
-    def __init__(self, subjects: Iterable[Subject], nodes: Iterable[Capacity], others: Mapping[str, Set[str]]) -> None:
+    def __init__(self, subjects: Iterable[Subject], nodes: Iterable[Capacity], others: Mapping[str, Set[str]], large: int) -> None:
         self._others = others
         self._nodes = {node.id: replace(node, same_app=0) for node in nodes}
         self._subjects = {subject.path: subject for subject in subjects}
         self._on: dict[str, dict[str, list[Placed]]] = {path: {} for path in self._subjects}
         self._here: dict[str, Counter[str]] = {node: Counter() for node in self._nodes}
-        self._able: dict[str, list[Capacity]] = {}
+        self._values: dict[tuple[str, str], frozenset[str]] = {}
+        self._fleet = Fleet(Reservations(), large=large)
+        for item in self._nodes.values():
+            self._fleet.reservations.take(item.id, _reserved(item), item.port_cursor)
+            self._fleet.put(item)
         for path, subject in self._subjects.items():
             for placed in subject.placed:
                 if placed.node in self._nodes:
@@ -208,14 +218,14 @@ class _Board:
         spec, placed = subject.spec, there[-1]
         others = Counter({node: len(items) for node, items in self._on[path].items() if items})
         others[source] -= 1
-        seen = {node: self._seen(path, node, others[node], placed) for node in self._nodes}
-        for node in self._avoided(subject) - {source}:  # where it is it may stay
-            seen[node] = replace(seen[node], ready=False, why_not="has an instance of another app, from which it is kept apart")
-        placing = place(spec, 1, tuple(seen.values()))
+        avoided = dict.fromkeys(self._avoided(subject) - {source}, "has an instance of another app, from which it is kept apart")
+        left = _without(self._nodes[source], spec, placed)
+        ground = Ground(self._fleet, {node: count for node, count in others.items() if count}, instead={source: left}, avoided=avoided)
+        placing = place(spec, 1, ground)
         if not placing.choices or placing.choices[0].node == source:
             return None
         choice = placing.choices[0]
-        before, after = (self._parts(path, seen[node], others) for node in (source, choice.node))
+        before, after = (self._parts(path, self._seen(path, node, others[node], placed), others) for node in (source, choice.node))
         if sum(after.values()) - sum(before.values()) < min_gain:
             return None
         offer = _Offer(path, source, choice.node, choice, 0.0, before, after)
@@ -251,17 +261,23 @@ class _Board:
         return parts
 
     def _tallies(self, path: str, there: Mapping[str, int]) -> Iterator[Tally]:
-        spec = self._subjects[path].spec
-        if path not in self._able and spec.placement.spread:
-            self._able[path] = [node for node in self._nodes.values() if standing_obstacle(spec, node) is None]
-        for item in spec.placement.spread:
+        for item in self._subjects[path].spec.placement.spread:
             if item.weight:
-                counts: Counter[str] = Counter()
-                for node, count in there.items():
-                    if (value := self._nodes[node].attributes.get(item.attribute)) is not None:
-                        counts[value] += count
-                values = {node.attributes.get(item.attribute, "") for node in self._able[path]}
-                yield Tally(item, counts, values, spec.instances)
+                yield self._tally(path, item, self._counts(item.attribute, there))
+
+    def _tally(self, path: str, item: Spread, counts: Counter[str]) -> Tally:
+        spec, key = self._subjects[path].spec, (path, item.attribute)
+        if key not in self._values:
+            able = (node for node in self._nodes.values() if standing_obstacle(spec, node) is None)
+            self._values[key] = frozenset(node.attributes.get(item.attribute, "") for node in able)
+        return Tally(item, counts, self._values[key], spec.instances)
+
+    def _counts(self, attribute: str, there: Mapping[str, int]) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for node, count in there.items():
+            if (value := self._nodes[node].attributes.get(attribute)) is not None:
+                counts[value] += count
+        return counts
 
     def _gain(self, offer: _Offer) -> float:
         """Return by how many points all instances together stand better after a move."""
@@ -289,16 +305,15 @@ class _Board:
         return points
 
     def _spread(self, path: str) -> float:
-        """Return the points of all instances of an app for its spreads."""
-        if not self._subjects[path].spec.placement.spread:
-            return 0.0
+        """Return the points of all instances of an app for its spreads: each as if it were to come to where it is."""
         there = {node: len(items) for node, items in self._on[path].items() if items}
         points = 0.0
-        for node, count in there.items():
-            others = {**there, node: count - 1}
-            points += count * sum(
-                tally.points(self._nodes[node].attributes.get(tally.attribute, "")) for tally in self._tallies(path, others)
-            )
+        for item in self._subjects[path].spec.placement.spread:
+            if item.weight:
+                counts = self._counts(item.attribute, there)
+                tally = self._tally(path, item, Counter({value: count - 1 for value, count in counts.items()}))
+                points += sum(count * tally.points(value) for value, count in counts.items())
+                points += (sum(there.values()) - counts.total()) * tally.points("")
         return points
 
     def move(self, offer: _Offer) -> Placed:
@@ -315,6 +330,12 @@ class _Board:
         self._nodes[before.node] = _without(self._nodes[before.node], spec, before)
         self._put(path, after)
         self._nodes[after.node] = _with(self._nodes[after.node], spec, after)
+        for node in (before.node, after.node):
+            self._fleet.reservations.take(node, _reserved(self._nodes[node]), self._nodes[node].port_cursor)
+
+
+def _reserved(node: Capacity) -> Reserved:
+    return Reserved(0, round(node.cpu_reserved * MICRO), node.memory_reserved, dict.fromkeys(node.ports, 1), dict(node.supply_reserved))
 
 
 def _without(node: Capacity, spec: AppSpec, placed: Placed) -> Capacity:

@@ -9,7 +9,7 @@ from gestalt.spec.schema import AppSpec
 
 from .scheduler.values import demands
 
-_MICRO = 1_000_000
+MICRO = 1_000_000
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class Reserved:
 
     @property
     def cpu(self) -> float:
-        return self.micro_cores / _MICRO
+        return self.micro_cores / MICRO
 
 
 @dataclass(slots=True)
@@ -44,12 +44,17 @@ class Reservations:
         """Return what is reserved on a node; for reading only."""
         return self.nodes.get(node) or Reserved()
 
+    def take(self, node: str, reserved: Reserved, cursor: int) -> None:
+        """So much is reserved on a node, whatever was before."""
+        self.nodes[node], self.cursors[node] = reserved, cursor
+        self.changed.add(node)
+
     def add(self, node: str, spec: AppSpec, ports: Sequence[int]) -> None:
         """An instance of this description is placed."""
         there = self.nodes.setdefault(node, Reserved())
         self.changed.add(node)
         there.instances += 1
-        there.micro_cores += round(spec.resources.cpu * _MICRO)
+        there.micro_cores += round(spec.resources.cpu * MICRO)
         there.memory += spec.resources.memory
         for name, number in demands(spec.resources).items():
             there.supply[name] = there.supply.get(name, 0) + number
@@ -63,7 +68,7 @@ class Reservations:
         there = self.nodes[node]
         self.changed.add(node)
         there.instances -= 1
-        there.micro_cores -= round(spec.resources.cpu * _MICRO)
+        there.micro_cores -= round(spec.resources.cpu * MICRO)
         there.memory -= spec.resources.memory
         for name, number in demands(spec.resources).items():
             there.supply[name] -= number

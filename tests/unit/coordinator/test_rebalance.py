@@ -113,6 +113,10 @@ def test_no_more_moves_than_the_budget_the_best_first(budget: int) -> None:
         late.is_late = looked_at >= 1
     assert [move.app for move in late.moves] == ["/o/w/e/few"], "what was looked at by then has to do"
     assert late.may_be_more
+    over = Search(subjects, cluster(subjects), 10, 0.1)
+    for step, _ in enumerate(over.run()):
+        over.is_late = over.is_over = step > 0
+    assert (over.moves, over.looked_at, over.places) == ((), 1, 2)
 
 
 def test_what_may_not_move_stays_and_still_counts() -> None:
@@ -237,6 +241,10 @@ def test_it_ends_makes_nothing_worse_and_the_second_time_nothing_moves(
     for _ in search.run():
         pass
     assert search.score >= before + least * bool(search.moves) - 1e-6
+    by_columns = Search(subjects, nodes, 1000, least, large=0)
+    for _ in by_columns.run():
+        pass
+    assert by_columns.moves == search.moves, "whether nodes are looked at one by one or as columns"
     after = made(subjects, search.moves)
     for item, was in zip(after, subjects, strict=True):
         assert breaches(item) <= breaches(was)
