@@ -172,7 +172,7 @@ class Worker:
             self.local.unsure.discard(attempt)
             try:
                 status = await self._hands.driver.inspect(self.local.key(attempt))
-            except BaseException:
+            except BaseException:  # cancelled in mid-question, too: it has not been looked at
                 self.local.unsure.add(attempt)
                 raise
             looked = True

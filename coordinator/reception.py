@@ -92,7 +92,7 @@ class Reception:
             self._join_server = await RpcServer.start_open(join_listen, tls, self._register_joins)
         try:
             self._server = await RpcServer.start(self._settings.listen, tls, self._register, serving=self._present.leading)
-        except BaseException:
+        except BaseException:  # cancelled or refused: what listens already is not left behind
             await self.close()
             raise
         return self._server.port

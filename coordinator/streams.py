@@ -78,7 +78,7 @@ class Streams:
         channel = await self._open(node, agent_pb2.OpenBulk(exec=opening))
         try:
             await accepted()
-        except BaseException:
+        except BaseException:  # a caller that goes away cancels: its channel is closed all the same
             channel.closed.set()
             raise
         feeder = asyncio.create_task(_feed(channel, inputs))

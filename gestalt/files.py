@@ -26,7 +26,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
             os.fchmod(file.fileno(), mode)
             _write_durably(file, content)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # whatever it is, no half of a file is left behind
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -53,7 +53,7 @@ def rewrite(path: Path, data: bytes) -> None:
             raise
         with target.open("r+b") as file:
             _write_durably(file, data)
-    except BaseException:
+    except BaseException:  # whatever it is, no half of a file is left behind
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(target.parent)

@@ -123,7 +123,7 @@ def _bind(path: Path) -> socket.socket:
     before = os.umask(0o177)
     try:
         listener.bind(str(path))
-    except BaseException:
+    except BaseException:  # whatever it is, no socket is left behind
         listener.close()
         raise
     finally:

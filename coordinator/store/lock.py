@@ -32,7 +32,7 @@ class LockFile:
             holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
             os.close(descriptor)
             raise StoreLocked(f"{self._path.with_suffix('')} is held by process {holder or 'unknown'}", holder) from None
-        except BaseException:
+        except BaseException:  # whatever it is, an open descriptor would hold the lock
             os.close(descriptor)
             raise
         self._descriptor = descriptor

@@ -47,7 +47,7 @@ class SqliteStore(MetaStore):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gestalt-store")
         try:
             await self._call(self._file.open)
-        except BaseException:
+        except BaseException:  # who is cancelled, too, leaves no thread behind
             await self.close()
             raise
 

@@ -87,7 +87,7 @@ class SqliteFile:
         try:
             self._prepare_files()
             self._connect()
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the lock is let go
             self.close()
             if isinstance(error, sqlite3.Error | OSError):
                 raise _translated(error, self._path) from error
@@ -255,7 +255,7 @@ class SqliteFile:
         try:
             connection.execute("BEGIN IMMEDIATE")
             result = work(connection)
-        except BaseException as error:
+        except BaseException as error:  # whatever the work raises, nothing of it stays
             _roll_back(connection)
             if isinstance(error, sqlite3.Error):
                 raise _translated(error, self._path) from error

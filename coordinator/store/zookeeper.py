@@ -327,7 +327,7 @@ class ZookeeperStore(_Log, MetaStore):
         with translated():
             try:
                 identity = await ensure_store(await self._connection.live(), self._paths, self._cluster_id, must_exist=self._must_exist)
-            except BaseException:
+            except BaseException:  # who is cancelled, too, leaves no session behind
                 await self._connection.let_go()
                 raise
         self._history_id, self._format = identity.history_id, identity.format

@@ -163,7 +163,7 @@ class Zk:
         zk._patience, zk.hosts = session, tuple(settings.hosts)
         try:
             await zk._begin(limit)
-        except BaseException as error:
+        except BaseException as error:  # who is cancelled, too, leaves no client behind
             word = f": {last.text}" if last.text else ""
             await asyncio.shield(zk.close(keep_session=resume is not None))
             if isinstance(error, TimeoutError):
@@ -429,7 +429,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
                 context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(self._tls.ca))
                 context.load_cert_chain(self._tls.certificate, self._tls.key)
                 return context.wrap_socket(connection, server_hostname=hostname or address[0])
-        except BaseException:
+        except BaseException:  # whatever it is, no socket is left behind
             connection.close()
             raise
         return connection

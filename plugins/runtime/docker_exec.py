@@ -43,7 +43,7 @@ async def start_exec(engine: Engine, container: str, request: ExecRequest, limit
     session = DockerExec(engine, container, exec_id, stream, request)
     try:
         await session.started(limit)
-    except BaseException:
+    except BaseException:  # who is cancelled, too, leaves no command behind
         await session.close()
         raise
     return session

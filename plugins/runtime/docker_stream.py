@@ -137,7 +137,7 @@ async def open_stream(socket: Path, request: Request, limit: float) -> Stream:
             reader, writer = await asyncio.open_unix_connection(str(socket), limit=_HEAD_LIMIT)
             try:
                 return await _exchange(reader, writer, request)
-            except BaseException:
+            except BaseException:  # its time may be over, which cancels: the connection is of no use any more
                 writer.close()
                 raise
     except TimeoutError as error:

@@ -145,7 +145,7 @@ class TerminalExec(ExecSession):
             os.set_blocking(master, False)
             _set_size(master, rows, columns)
             process = await shell.spawn(argv, stdin=slave, stdout=slave, stderr=slave, pass_fds=pass_fds)
-        except BaseException:
+        except BaseException:  # whatever it is, no terminal is left behind
             os.close(master)
             raise
         finally:

@@ -122,6 +122,21 @@ class Rig:
         reply: api_pb2.AppReply = await self.apps().Get(api_pb2.GetRequest(app=PATH), timeout=10)
         return reply
 
+    async def until_shown(
+        self, what: str, condition: Callable[[api_pb2.AppReply], object], path: str = PATH, seconds: float = 15
+    ) -> api_pb2.AppReply:
+        """Return an app as it is shown once a condition holds; fail with how it was shown last."""
+        shown: api_pb2.AppReply | None = None
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    shown = await self.apps().Get(api_pb2.GetRequest(app=path), timeout=10)
+                    if condition(shown):
+                        return shown
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"waited {seconds:g} s for {what}; {path} is shown as:\n{shown}") from None
+
     async def until_reason(self, reason: str) -> None:
         """Wait until the first instance is shown with a reason."""
         seen = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 from gestalt.coordinator import autoscaler
-from gestalt.coordinator.autoscaler import EVERY
 from gestalt.coordinator.changes import MAX_INSTANCES
 from gestalt.coordinator.records import App
 from gestalt.coordinator.state import decode, encode
@@ -45,15 +43,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 async def app_until(rig: Rig, what: str, condition: Callable[[model_pb2.App], object]) -> model_pb2.App:
     """Return the app once a condition holds."""
-    app = (await rig.get()).app
-    try:
-        async with asyncio.timeout(15):
-            while not condition(app):
-                await asyncio.sleep(0.05)
-                app = (await rig.get()).app
-    except TimeoutError:
-        pytest.fail(f"waited for {what}; it is {app.count} instances, task {app.task!r}, {app.autoscaling!r}")
-    return app
+    return (await rig.until_shown(what, lambda reply: condition(reply.app))).app
 
 
 def told(rig: Rig, kind: str) -> list[str]:
@@ -80,13 +70,14 @@ async def test_load_is_followed_up_and_down(rig: Rig) -> None:
 
 
 async def test_dry_run_only_talks(rig: Rig) -> None:
-    await rig.agent(cores=1.2)
+    agent = await rig.agent(cores=1.2)
     await rig.outcome(await rig.launch(1, resources=ASKED, autoscale=scaling(dry_run=True)))
     app = await app_until(rig, "advice", lambda app: "→" in app.autoscaling)
     assert app.autoscaling == "dry run: cpu 120 % of 50 %: 1 → 3"
-    await asyncio.sleep(2 * EVERY)
+    agent.cores = 1.3
+    app = await app_until(rig, "another look", lambda app: app.autoscaling == "dry run: cpu 130 % of 50 %: 1 → 3")
     assert told(rig, "app.autoscale") == [f"autoscaling would change {PATH} (dry run): cpu 120 % of 50 %: 1 → 3"]
-    assert (await rig.get()).app.count == 1
+    assert app.count == 1
     reply = await rig.apps().Scale(api_pb2.ScaleRequest(app=PATH, count=5), timeout=10)
     assert reply.tasks, "whoever only listens to it may scale as before"
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,6 @@ def steering(rig: Rig) -> api_pb2_grpc.ChangesStub:
 APP = api_pb2.AppRequest(app=PATH)
 
 
-async def until(rig: Rig, condition: Callable[[api_pb2.AppReply], object]) -> api_pb2.AppReply:
-    """Wait until an app is shown as it should be."""
-    async with asyncio.timeout(10):
-        while not condition(reply := await rig.get()):  # noqa: ASYNC110 - what is shown raises no event
-            await asyncio.sleep(0.05)
-    return reply
-
-
 def is_waiting(reply: api_pb2.AppReply) -> bool:
     return "waits for `gestaltctl promote" in reply.app.canary
 
@@ -54,7 +45,7 @@ async def task(rig: Rig, identity: str) -> model_pb2.Task:
 
 async def test_a_canary_says_everywhere_that_it_waits_and_gets_requests(rig: Rig) -> None:
     update = await rig.launch(4, "web:2", update=CANARY)
-    reply = await until(rig, lambda reply: is_waiting(reply) and reply.app.healthy == 6)
+    reply = await rig.until_shown("two healthy canaries", lambda reply: is_waiting(reply) and reply.app.healthy == 6)
     assert reply.app.canary.startswith("canary: 2 of 2 healthy for ")
     assert (reply.app.state, reply.app.message) == ("deploying", reply.app.canary)
     assert (reply.app.version, reply.app.canary_version, reply.app.task) == (1, 2, update.tasks[0].id)
@@ -78,7 +69,7 @@ async def test_a_canary_says_everywhere_that_it_waits_and_gets_requests(rig: Rig
 
 async def test_promote_returns_the_task_of_the_update_and_ends_it(rig: Rig) -> None:
     update = await rig.launch(3, "web:2", update=CANARY)
-    await until(rig, is_waiting)
+    await rig.until_shown("a canary that waits", is_waiting)
     promotion = await steering(rig).Promote(APP, timeout=10)
     assert promotion.tasks[0].id == update.tasks[0].id
     done = await rig.outcome(promotion)
@@ -89,14 +80,14 @@ async def test_promote_returns_the_task_of_the_update_and_ends_it(rig: Rig) -> N
 
 async def test_a_canary_outlives_its_coordinator(rig: Rig) -> None:
     await rig.launch(3, "web:2", update=CANARY)
-    await until(rig, is_waiting)
+    await rig.until_shown("a canary that waits", is_waiting)
     port = rig.port
     await rig.down()
     rig.port = port
     await rig.up()
     agent = await rig.agent()
     assert agent is rig.agents[0]
-    await until(rig, is_waiting)
+    await rig.until_shown("a canary that waits", is_waiting)
     assert (await rig.outcome(await steering(rig).Promote(APP, timeout=10))).state == "succeeded"
 
 
@@ -111,7 +102,7 @@ async def test_promote_is_refused_until_the_canary_is_well(rig: Rig) -> None:
 
 async def test_cancel_drops_the_canary_and_the_update_gives_way(rig: Rig) -> None:
     update = await rig.launch(3, "web:2", update=CANARY)
-    await until(rig, is_waiting)
+    await rig.until_shown("a canary that waits", is_waiting)
     cancelled = await rig.outcome(await steering(rig).Cancel(APP, timeout=10))
     assert (cancelled.kind, cancelled.state, cancelled.message) == ("cancel", "succeeded", "3 instances of version 1 are healthy")
     assert (await task(rig, update.tasks[0].id)).state == "superseded"
@@ -121,11 +112,11 @@ async def test_cancel_drops_the_canary_and_the_update_gives_way(rig: Rig) -> Non
 async def test_a_paused_change_says_so_and_goes_on_when_it_is_resumed(rig: Rig) -> None:
     rig.agents[0].broken = frozenset({"web:2"})
     update = await rig.launch(3, "web:2")
-    await until(rig, lambda reply: len(reply.instances) == 4)
+    await rig.until_shown("the canary", lambda reply: len(reply.instances) == 4)
     paused = await steering(rig).Pause(APP, timeout=10)
     assert paused.tasks[0].id == update.tasks[0].id
     told = f"paused by alice: nothing is started or stopped for it until `gestaltctl resume {PATH}`"
-    app = (await until(rig, lambda reply: told in reply.app.message)).app
+    app = (await rig.until_shown("the pause", lambda reply: told in reply.app.message)).app
     assert (app.state, app.message, app.paused) == ("deploying", f"update: {told}", "by alice")
     assert ("paused", told) in [(step.name, step.message) for step in (await task(rig, update.tasks[0].id)).steps]
     assert list((await steering(rig).Pause(APP, timeout=10)).unchanged) == [PATH]
@@ -153,7 +144,7 @@ async def test_plan_says_what_becomes_of_a_canary(rig: Rig) -> None:
     by_itself = await _plan(rig, "web:2", 3, **CANARY, promote="auto", promote_after=60)
     assert "promoted, after 1m in health, or by `gestaltctl promote" in by_itself.notes[0]
     await rig.launch(3, "web:2", update=CANARY)
-    await until(rig, is_waiting)
+    await rig.until_shown("a canary that waits", is_waiting)
     again = await _plan(rig, "web:2", 3, **CANARY)
     assert (again.action, actions(again)) == ("none", [("keep", 1)] * 3 + [("keep", 2)])
     back = await _plan(rig, "web:1", 3)

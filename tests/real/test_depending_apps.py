@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from pathlib import Path
 from typing import Any
@@ -93,9 +92,7 @@ async def test_a_system_app_waits_and_is_waited_for_like_any_other(rig: Rig) -> 
     assert [task.app for task in reply.tasks] == [DB, "/org/ws/env/agent", WEB]
 
     async def says(path: str, sentence: str) -> None:
-        async with asyncio.timeout(10):
-            while sentence not in (await shown(rig, path)).app.message:  # noqa: ASYNC110 - what is waited for raises no event
-                await asyncio.sleep(0.02)
+        await rig.until_shown(sentence, lambda reply: sentence in reply.app.message, path)
 
     await says("/org/ws/env/agent", f"waits for {DB}, of which 0 of 1 instances are healthy")
     await says(WEB, "waits for /org/ws/env/agent, ")

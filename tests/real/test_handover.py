@@ -28,7 +28,7 @@ IMAGE = "gestalt-handover-test/busybox:1"
 NEWER = "gestalt-handover-test/busybox:2"
 NOBODY = "127.0.0.1:9/nobody/answers:1"
 PORT = 23720
-WEB = "/org/ws/env/web"
+WEB, OTHER = "/org/ws/env/web", "/org/ws/env/other"
 
 
 def web(image: str, **fields: object) -> AppSpec:
@@ -128,7 +128,7 @@ class Load:
                     writer.close()
             except (OSError, TimeoutError):
                 self.failed += 1
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # what it waits for is nothing: so often it asks
 
     def end(self) -> None:
         self._task.cancel()
@@ -172,7 +172,8 @@ async def test_an_update_waits_for_the_image_across_a_restart_of_the_agent_and_a
     await machine.rig.down()
     await in_thread(lambda: docker("tag", NEWER, late))
     await machine.rig.up()
-    await asyncio.sleep(0.5)
+    await machine.apply(AppSpec(path=OTHER, image=IMAGE))
+    await machine.rig.until_shown("a later decision", lambda reply: "is not connected" in reply.app.message, OTHER)
     assert await machine.instances() == [(1, 0)]
     await machine.start()
 
