@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 
+from gestalt.errors import GestaltError
+
 from . import changes
 from .changes import Asked
 from .records import Move, Step, Task, TaskState, Verb, instance_id
@@ -106,12 +108,21 @@ def _begin_next(draft: Draft, moves: list[Move], parallel: int, fits: Fits, aske
         if why := fits(move):
             no_room[index] = why
             continue
-        target = draft.base.nodes[move.target]
-        child = changes.relocate(draft, move.app, move.serial, target, replace(asked, task=f"{asked.task}{index:x}"))
-        result[index] = replace(move, state="running", task=child.id)
+        result[index] = _begun(draft, move, replace(asked, task=f"{asked.task}{index:x}"))
     if no_room and not any(item.state == "running" for item in result):
         return [_left_out(move, no_room[index]) if index in no_room else move for index, move in enumerate(result)]
     return result
+
+
+def _begun(draft: Draft, move: Move, asked: Asked) -> Move:
+    """Return a move with its migration begun; left out, if it may not begin: what is refused once is refused again."""
+    told = len(draft.events)
+    try:
+        child = changes.relocate(draft, move.app, move.serial, draft.base.nodes[move.target], asked)
+    except GestaltError as error:
+        del draft.events[told:]
+        return _left_out(move, error.message)
+    return replace(move, state="running", task=child.id)
 
 
 def _is_busy(moves: Sequence[Move], move: Move) -> bool:

@@ -185,6 +185,19 @@ def test_a_look_asks_for_a_bounded_number_of_moves_and_all_have_their_turn() -> 
     assert fleet.state.tasks[task.id].message.startswith("0 of 60 instances moved; ")
 
 
+def test_a_move_that_is_refused_is_left_out_and_says_why() -> None:
+    fleet = settled(3, 3)
+    task = begin(fleet, moves_of(fleet, "n3"))
+    draft = Draft(fleet.state)
+    draft.put_app(replace(fleet.app, count=changes.MAX_INSTANCES + 1))  # as an earlier version may have stored it
+    fleet.state.apply(draft)
+    go_on(fleet)
+    ended = fleet.state.tasks[task.id]
+    assert ended.state is TaskState.SUCCEEDED
+    assert "was left out: instances: 2501 are more than one app may have in this version" in ended.message
+    assert fleet.app.moving == ()
+
+
 def test_the_newer_of_two_rebalances_goes_on() -> None:
     fleet = settled(3, 3)
     first = begin(fleet, moves_of(fleet, "n3"))
