@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from gestalt import __version__, sd_notify
 from gestalt.errors import GestaltError, Kind
+from gestalt.event_loop import Loop
 from gestalt.log import setup_logging
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,8 @@ def _parser(name: str, default: Path, others: Sequence[Subcommand]) -> argparse.
 
 def run_daemon(name: str, build: Callable[[Life], Awaitable[Service[S]]], read: Callable[[], S]) -> int:
     """Run a service until it is told to stop or dies; return the exit code. `read` gives the settings anew for a reload."""
-    return asyncio.run(_live(name, build, read))
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(_live(name, build, read))
 
 
 async def _live(name: str, build: Callable[[Life], Awaitable[Service[S]]], read: Callable[[], S]) -> int:
