@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 SHARE = 0.2
+SLICE = 0.02
+"""Seconds of work in one turn of the loop, before others have theirs."""
 
 
 class Pace:
@@ -58,3 +61,39 @@ class Pace:
         self._rested = asyncio.get_running_loop().time() + self._spent * (1 / self._share - 1)
         if self._asked:
             self._plan()
+
+
+class Line:
+    """Does what many ask for at once: first come, first served, for SLICE seconds in a turn of the loop, so that others have theirs, too."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[[], None], asyncio.Future[None]]] = deque()
+
+    async def do(self, work: Callable[[], None]) -> None:
+        """Have work done when its turn comes, and wait for that. Work that nobody waits for any more is left out."""
+        loop = asyncio.get_running_loop()
+        self._waiting.append((work, done := loop.create_future()))
+        if len(self._waiting) == 1:
+            loop.call_soon(self._go_on)
+        await done
+
+    def _go_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + SLICE
+        while self._waiting:
+            self._do(*self._waiting.popleft())
+            if loop.time() >= end:
+                break
+        if self._waiting:
+            loop.call_soon(self._go_on)
+
+    @staticmethod
+    def _do(work: Callable[[], None], done: asyncio.Future[None]) -> None:
+        if done.cancelled():
+            return
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - it is theirs who asked for it
+            done.set_exception(error)
+        else:
+            done.set_result(None)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from ..dispatch import Dispatcher, Link
 from ..enrolment import Enrolment, coordinators_of, not_a_member
 from ..ledger import Ledger
 from ..nodes import NodeView, Tracker, take_facts
+from ..pace import Line
 from ..records import Node
 from ..state import Draft
 from ..transitions import transitions
@@ -65,6 +67,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
     """Seconds without a message of ours after which an agent is to look for another leader; 0: never."""
     reported: Callable[[NodeView], None] = lambda view: None
     """Called after a node has told of what runs there, or of whom it refuses."""
+    line: Line = field(default_factory=Line)
+    """In which reports wait to be taken in: thousands of agents may have something to say at once."""
 
     @streaming
     async def Session(
@@ -220,9 +224,10 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             while True:
                 async with asyncio.timeout(self.heartbeat * SILENCE):
                     message = await anext(messages)
+                view.last_seen = clock.monotonic()
+                await self.line.do(partial(self._take, message, view, link))
                 if link.closed.is_set():
                     return
-                self._take(message, view, link)
         except (StopAsyncIteration, TimeoutError, asyncio.CancelledError, grpc.aio.AbortError):
             log.debug("node %s: nothing more to read", view.name)
         except GestaltError as error:
@@ -233,7 +238,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             link.closed.set()
 
     def _take(self, message: agent_pb2.AgentMessage, view: NodeView, link: Link) -> None:
-        view.last_seen = clock.monotonic()
+        if link.closed.is_set():
+            return
         match message.WhichOneof("kind"):
             case "inventory":
                 self._inventory(message.inventory, view, link)

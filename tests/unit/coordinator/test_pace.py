@@ -2,8 +2,12 @@
 
 import asyncio
 import time
+from functools import partial
 
-from gestalt.coordinator.pace import Pace
+import pytest
+
+from gestalt.coordinator import pace as paces
+from gestalt.coordinator.pace import Line, Pace
 
 
 async def test_many_calls_in_one_turn_are_one() -> None:
@@ -74,3 +78,38 @@ async def test_work_in_parts_lets_others_have_their_turn() -> None:
     Pace(work).ask()
     await asyncio.wait_for(done.wait(), 10)
     assert order[:5] == ["part", "other", "part", "other", "part"]
+
+
+async def test_who_stands_in_line_is_served_in_order_and_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paces, "SLICE", 0.0)
+    line, order = Line(), list[str]()
+
+    def work(name: str) -> None:
+        order.append(name)
+        asyncio.get_running_loop().call_soon(order.append, "other")
+
+    await asyncio.gather(*(line.do(partial(work, name)) for name in "abc"))
+    assert order[:5] == ["a", "other", "b", "other", "c"]
+    await line.do(partial(work, "d"))
+    assert "d" in order, "who comes when nobody is in line is served, too"
+
+
+async def test_what_fails_in_line_fails_for_its_own_caller_only() -> None:
+    line, done = Line(), list[str]()
+
+    def fail() -> None:
+        raise ValueError("not this one")
+
+    first, second = await asyncio.gather(line.do(fail), line.do(partial(done.append, "done")), return_exceptions=True)
+    assert isinstance(first, ValueError)
+    assert (second, done) == (None, ["done"])
+
+
+async def test_what_nobody_waits_for_any_more_is_left_out() -> None:
+    line, done = Line(), list[str]()
+    left = asyncio.ensure_future(line.do(partial(done.append, "left")))
+    other = asyncio.ensure_future(line.do(partial(done.append, "other")))
+    await asyncio.sleep(0)  # both stand in line now
+    left.cancel()
+    await other
+    assert done == ["other"]
