@@ -301,7 +301,7 @@ class Decider:
         self._dispatcher.committed(draft, paths)
         if paths:
             self.wake(paths)
-            self.wake(list(self.unplaced))  # what went has left room
+            self.wake(list(self.unplaced) if draft.gives_room else ())
             self.wake(self._turns.next())
         if any(kind == "node" for kind, _ in draft.records):
             self.wake_unplaced()  # a label or an operator's word may be what they wait for

@@ -171,8 +171,7 @@ class NodeKeeper:
 
     def _on(self, nodes: set[str]) -> set[str]:
         """Return the apps that have instances on these nodes."""
-        placements = self._ledger.state.placements
-        return {path for path, item in placements.items() if any(placed.node in nodes for placed in item.instances)} if nodes else set()
+        return {path for node in nodes for path in self._ledger.state.apps_on(node)}
 
     def _tell(self, node: str, life: Life) -> None:
         """Tell of a state that is merely observed. A loss and a return are told with their commit."""
@@ -208,7 +207,7 @@ class NodeKeeper:
                     self._note_doubt(draft)
             finally:
                 self._noting_doubt = False
-        if any(self._noted(node) != node for node in self._ledger.state.nodes.values()):
+        if any(self._noted(node) is not node for node in self._ledger.state.nodes.values()):
             async with self._ledger.draft("leader", "membership") as draft:
                 for node in self._ledger.state.nodes.values():
                     self._note_node(draft, node)
@@ -230,7 +229,7 @@ class NodeKeeper:
 
     def _note_node(self, draft: Draft, node: Node) -> None:
         after = self._noted(node)
-        if after == node:
+        if after is node:
             return
         draft.put_node(after)
         if after.lost and not node.lost:

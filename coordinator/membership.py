@@ -149,7 +149,10 @@ def parse_member(value: bytes) -> Member | None:
 
 
 def noted(record: Node, member: Member | None) -> Node:
-    """Return the record of a node with its loss or return. A membership that is over by its number changes nothing."""
+    """Return the record of a node with its loss or return; the same record if there is nothing to note.
+
+    A membership that is over by its number changes nothing.
+    """
     if member is None:
         return record if record.lost == record.incarnation else replace(record, lost=record.incarnation)
     if member.incarnation <= record.lost or (member.incarnation <= record.incarnation and not record.lost):

@@ -106,6 +106,7 @@ class Tracker:
         """The instances that became ready, or are not any more, or of which anything else was learnt that decisions rest on."""
         self.sightings: dict[str, Sighting] = {}
         self.usages = Usages(now)
+        self._standings: dict[str, tuple[Node | None, Member | None, Standing]] = {}
 
     def node(self, node: str, name: str) -> NodeView:
         if node not in self.nodes:
@@ -151,10 +152,15 @@ class Tracker:
 
     def standing(self, node: str) -> Standing:
         """Return how a node stands now."""
-        view = self.nodes.get(node) or NodeView(node, node)
-        missing = 0.0 if view.heard else self._now() - max(view.disconnected_at, view.expected_at)
-        signs = Signs(self.fenced, view.member, view.heard, view.ever_heard, missing)
-        return standing(self._records.get(node), signs, self._unreachable_after)
+        view, record = self.nodes.get(node) or NodeView(node, node), self._records.get(node)
+        if not view.heard:
+            missing = self._now() - max(view.disconnected_at, view.expected_at)
+            return standing(record, Signs(self.fenced, view.member, view.heard, view.ever_heard, missing), self._unreachable_after)
+        known = self._standings.get(node)
+        if known is None or known[0] is not record or known[1] is not view.member:  # time changes nothing about one that is heard
+            signs = Signs(self.fenced, view.member, heard=True, ever_heard=True, missing=0.0)
+            known = self._standings[node] = record, view.member, standing(record, signs, self._unreachable_after)
+        return known[2]
 
     def incarnation(self, node: str) -> int:
         """Return the number of the membership that a node has now; 0: it has none."""

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter
@@ -22,7 +23,7 @@ def to_columns(records: Sequence[Any]) -> dict[str, Column]:
     return {
         field.name: column
         for field in (fields(records[0]) if records else ())
-        if (column := _column([getattr(record, field.name) for record in records])) != {"same": _default(field.default)}
+        if (column := _column(list(map(attrgetter(field.name), records)))) != {"same": _default(field.default)}
     }
 
 
@@ -44,11 +45,13 @@ def from_columns(kind: type[T], columns: dict[str, Column], count: int) -> tuple
 
 
 def _column(values: list[Any]) -> Column:
-    known: dict[Any, int] = {}
-    at = [known.setdefault(value, len(known)) for value in values]
+    known = dict.fromkeys(values)
     if len(known) == 1:
         return {"same": values[0]}
-    return {"values": list(known), "at": at} if 2 * len(known) <= len(values) else {"each": values}
+    if 2 * len(known) > len(values):
+        return {"each": values}
+    number = {value: at for at, value in enumerate(known)}
+    return {"values": list(known), "at": [number[value] for value in values]}
 
 
 def _values(column: Column, adapter: TypeAdapter[tuple[Any, ...]], count: int) -> Sequence[Any]:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from gestalt.errors import GestaltError, Kind
 from gestalt.spec.part import STORED
@@ -87,7 +88,7 @@ def encode(record: Record, format_number: int | None = None) -> bytes:
     """Return a record as JSON, without what a store of an older format must not hold. None: the newest format."""
     if isinstance(record, Placements):
         packed = {"app": record.app, "count": len(record.instances), "columns": to_columns(record.instances)}
-        return json.dumps(packed, separators=(",", ":")).encode()
+        return to_json(packed)
     kind: Any = type(record)
     later = later_fields(kind, format_number) if format_number is not None else frozenset[str]()
     return _adapter(_NAMES[kind]).dump_json(record, exclude=set(later) or None)
@@ -214,6 +215,9 @@ class State:
         """Make a committed draft true, and note in it what it does to instances."""
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
         draft.moves = [self._moves(draft, path) for path in paths]
+        draft.gives_room = any(moves.gone for moves in draft.moves) or any(
+            _gives_way(self.apps.get(path), draft.app(path)) for path in paths
+        )
         self._keep_room(paths, self.reservations.remove)
         for moves in draft.moves:
             for app, placed in moves.gone:
@@ -315,17 +319,24 @@ class State:
                 yield self.apps[path]
 
 
+def _gives_way(before: App | None, after: App | None) -> bool:
+    """Tell whether an app may stand in the way of less than before: its instances apart."""
+    return before is not None and (after is None or (before.version, before.held) != (after.version, after.held))
+
+
 @dataclass(slots=True)
 class Draft:
     """Changes on top of a state: reads see them at once, nobody else does until they are committed and applied.
 
-    `moves`: once it is applied, what it did to instances, app by app.
+    `moves`: once it is applied, what it did to instances, app by app. `gives_room`: and whether
+    anything may now be where it could not be before.
     """
 
     base: State
     records: dict[tuple[str, str], Record | None] = field(default_factory=dict)
     events: list[Callable[[int, int, str], Event]] = field(default_factory=list)
     moves: list[Moves] = field(default_factory=list)
+    gives_room: bool = False
 
     def _get(self, kind: str, key: str) -> Any:
         if (kind, key) in self.records:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gestalt.coordinator import keeper
+from gestalt.coordinator import deadlines
 from gestalt.coordinator.pace import Pace
 from gestalt.errors import Kind
 from gestalt.pki import Role
@@ -20,7 +20,7 @@ from tests.real.members_rig import Members
 from tests.real.zookeeper_lab import Ensemble, running
 from tests.unit.coordinator.world import PATH
 
-TICK = keeper.TICK
+TICK = deadlines.TICK
 
 pytestmark = pytest.mark.real
 
@@ -189,7 +189,7 @@ async def test_losses_are_judged_before_anybody_acts_on_them_however_late_the_le
     await launched(rig, 6)
     assert rig.leader is not None
     monkeypatch.setattr(Pace, "ask", lambda _: None)
-    monkeypatch.setattr(keeper, "TICK", 60.0)
+    monkeypatch.setattr(deadlines, "TICK", 60.0)
     await asyncio.sleep(2 * TICK)  # time has to pass: the last look at short intervals is over
     for name in ("a", "b"):
         await rig.end(name)
