@@ -54,11 +54,11 @@ _SETTLED = 1.0
 class Shadows(Fleets):
     """The processes of nodes that only listen."""
 
-    async def vanish(self, numbers: list[int]) -> None:
-        """Have nodes vanish, all at once."""
+    def ask(self, what: dict[str, Any]) -> None:
+        """Have nodes do something, as `bench.shadows` understands it."""
         for process in self.processes:
             assert process.stdin is not None
-            process.stdin.write(json.dumps(numbers).encode() + b"\n")
+            process.stdin.write(json.dumps(what).encode() + b"\n")
 
 
 class Placed:
@@ -283,6 +283,17 @@ class Run:
             await asyncio.sleep(0.1)
         self.sheet.add(f"{self.name}: until the nodes were told of all, after that", monotonic() - begun)
 
+    async def report(self) -> None:
+        """Have the nodes report that everything is at work, and wait until all launches have ended well."""
+        begun, running = monotonic(), api_pb2.ListTasksRequest(running_only=True, limit=1)
+        self.answers.taken()
+        self.world.shadows.ask({"report": True})
+        while (await self.client.call(lambda api: api.tasks.List, running, limit=_LIMIT)).tasks:
+            assert monotonic() - begun < _LIMIT, "not all launches have ended"
+            await asyncio.sleep(0.5)
+        self.sheet.add(f"{self.name}: reported ready, all at once, until all launches have ended", monotonic() - begun)
+        self.sheet.add(f"{self.name}: slowest answer meanwhile, reports", self.answers.taken())
+
     async def lose(self) -> None:
         """Have one node of a hundred vanish."""
         before, size = await self.world.placements(), self.world.size
@@ -291,7 +302,7 @@ class Run:
         instances = sum(placed.node in there for item in before.values() for placed in item.instances)
         self.answers.taken()
         self.placed.begin()
-        await self.world.shadows.vanish(lost)
+        self.world.shadows.ask({"vanish": lost})
         took = await self.placed.until(instances, "replaced")
         self.sheet.add(f"{self.name}: {len(lost)} nodes lost, {instances:,} instances replaced, durable", took, aim="at most 3 s")
         self.sheet.add(f"{self.name}: slowest answer meanwhile, nodes lost", self.answers.taken(), aim="at most 0.05 s")
@@ -321,6 +332,7 @@ async def measure(sheet: Sheet, size: Size) -> Line:
             await run.launch(psutil.Process(made.rig.processes[0].pid))
             curve = tuple((at, float(count)) for at, count in run.placed.curve if count)
             await run.told()
+            await run.report()
             await run.lose()
             await run.scale()
             for task in watching:
