@@ -332,4 +332,4 @@ def _is_silent(tracker: Tracker, node: str) -> bool:
 
 def _moves(case: Case) -> bool:
     """Tell whether a migration has something left to move."""
-    return any(view.placed.serial in case.app.moving and not view.placed.stop for view in case.views)
+    return any(view.placed.serial in case.app.moving and not view.placed.stop for view in (*case.views, *case.canaries))

@@ -92,6 +92,8 @@ async def test_an_update_to_impossible_constraints_goes_back_and_nothing_was_tou
     assert task.state == "failed"
     assert WHY in task.message
     assert at_work(rig) == before
+    app = (await rig.get()).app
+    assert (app.version, app.canary_version, app.state) == (1, 0, "running")
 
 
 # -- contradictory percentages, deadlines that are too short --
@@ -250,6 +252,24 @@ async def test_a_migration_whose_target_is_cordoned_meanwhile_fails_and_what_has
     assert (task.state, task.message) == ("failed", "node c takes no instances any more")
     await rig.until(lambda: at_work(rig) == before, "what had begun is taken back")
     assert rig.by_name["a"].running.keys() == stays
+
+
+async def test_a_migration_of_a_canary_whose_target_is_cordoned_meanwhile_fails_and_the_canary_goes_on(rig: Members) -> None:
+    await well(rig, await rig.launch(2))
+    update = await rig.launch(2, "web:2", update={"strategy": "canary"})
+    await rig.until(lambda: rig.runs("a", "b", "c") == 3, "the canary is there")
+    (canary,) = [item for item in (await rig.get()).instances if item.canary]
+    target = next(name for name in "abc" if name != canary.node)
+    rig.by_name[target].broken = frozenset({"web:2"})
+    before = at_work(rig)
+    reply = await rig.apps().Migrate(api_pb2.MigrateRequest(app=PATH, from_node=canary.node, to_node=target), timeout=10)
+    await rig.until(lambda: rig.runs(target) > len(before.get(target, ())), "it has begun")
+    await nodes_of(rig).Cordon(api_pb2.NodeRequest(node=target), timeout=10)
+    task = await rig.outcome(reply)
+    assert (task.state, task.message) == ("failed", f"node {target} takes no instances any more")
+    await rig.until(lambda: at_work(rig) == before, "what had begun is taken back")
+    trial = await rig.tasks().Get(api_pb2.GetTaskRequest(id=update.tasks[0].id), timeout=10)
+    assert trial.state == "running"
 
 
 # -- two opposite requests at once --
