@@ -64,7 +64,7 @@ class Pace:
 
 
 class Line:
-    """Does what many ask for at once: first come, first served, for SLICE seconds in a turn of the loop, so that others have theirs, too."""
+    """Does what many ask for at once: first come, first served, for SLICE seconds in a turn of the loop, so that others have theirs."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], None], asyncio.Future[None]]] = deque()
