@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,17 +13,11 @@ from gestalt.coordinator.store.zookeeper import Candidacy as Claim
 from gestalt.errors import GestaltError, Kind
 from gestalt.zk.client import Zk
 from gestalt.zk.paths import Paths
-from tests.real.zookeeper_lab import Ensemble, new_root, running
+from tests.real.zookeeper_lab import Ensemble, new_root
 
 pytestmark = pytest.mark.real
 
 ONE, TWO = Candidate("one", "a:1", "1.0.0"), Candidate("two", "b:1", "1.0.0")
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as servers:
-        yield servers
 
 
 @pytest.fixture

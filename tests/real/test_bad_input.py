@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,19 +13,13 @@ from gestalt.proto.v1 import api_pb2, api_pb2_grpc, spec_pb2
 from gestalt.wire import spec_to_wire
 from tests.real.coordinator_rig import refused
 from tests.real.members_rig import Members
-from tests.real.zookeeper_lab import Ensemble, running, until
+from tests.real.zookeeper_lab import Ensemble, until
 from tests.unit.coordinator.world import PATH, spec
 
 pytestmark = pytest.mark.real
 
 SOON = {"health_deadline": 2, "progress_deadline": 2}
 Wrong = Callable[[spec_pb2.AppSpec], object]
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What real cgroups of version 2 count: processor time everywhere; memory where its controller is theirs, else its processes are added up."""
+"""What real cgroups of version 2 count: processor time everywhere; memory where that controller is theirs, else of their processes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +14,10 @@ from gestalt.proto.v1 import api_pb2
 from tests.real.coordinators_rig import Coordinators
 from tests.real.relay import relay
 from tests.real.test_leadership import gestaltctl, launch
-from tests.real.zookeeper_lab import Ensemble, cutter, running
+from tests.real.zookeeper_lab import Ensemble, cutter
 from tests.unit.coordinator.world import PATH
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
 
 
 @pytest.fixture

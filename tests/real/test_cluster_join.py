@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,13 +31,7 @@ from gestalt.zk.paths import Paths
 from tests.real.cluster_rig import Cluster
 from tests.real.coordinator_rig import eventually, refused
 from tests.real.simulated_agent import SimulatedAgent
-from tests.real.zookeeper_lab import Ensemble, free_ports, running, until
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as servers:
-        yield servers
+from tests.real.zookeeper_lab import Ensemble, free_ports, until
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,15 +13,9 @@ from gestalt.clock import wall
 from gestalt.cluster.issuing import load_authority
 from gestalt.pki import Identity, Role, identity_in, is_worn, signing_request
 from tests.real.cluster_rig import Cluster
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as servers:
-        yield servers
 
 
 @pytest.fixture

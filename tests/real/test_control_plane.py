@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -19,15 +19,9 @@ from gestalt.proto.v1 import api_pb2
 from gestalt.settings_file import load_settings
 from tests.real.cluster_rig import Cluster, Ended
 from tests.real.test_cluster_steps import daemon, without_proxy
-from tests.real.zookeeper_lab import Ensemble, free_ports, running, until
+from tests.real.zookeeper_lab import Ensemble, free_ports, until
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as servers:
-        yield servers
 
 
 class Machines:

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -88,19 +88,6 @@ _PLAN = """\
 
 1 to update
 """
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CtlServer]:
-    started = CtlServer(tmp_path_factory.mktemp("ctl"))
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def server(running: CtlServer) -> CtlServer:
-    running.reset()
-    return running
 
 
 def app_file(server: CtlServer, name: str) -> str:

@@ -26,19 +26,6 @@ from tests.real.ctl_server import CLUSTER, PROGRAM, WEB, Apps, CtlServer, add_ap
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CtlServer]:
-    started = CtlServer(tmp_path_factory.mktemp("ctl"))
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def server(running: CtlServer) -> CtlServer:
-    running.reset()
-    return running
-
-
 @contextmanager
 def closed_port() -> Iterator[int]:
     """A port on which nobody listens and nobody can begin to."""

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
 from types import TracebackType
 
 import pytest
@@ -20,19 +19,6 @@ from tests.real.ctl_server import PROGRAM, WEB, CtlServer, add_app, add_instance
 pytestmark = pytest.mark.real
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CtlServer]:
-    started = CtlServer(tmp_path_factory.mktemp("ctl"))
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def server(running: CtlServer) -> CtlServer:
-    running.reset()
-    return running
 
 
 class OnTerminal:

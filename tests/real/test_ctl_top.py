@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,21 +21,13 @@ web-3fa9c1-1  node1   0.05       10%  100.5MiB         -         0.0          0
 """
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CtlServer]:
-    started = CtlServer(tmp_path_factory.mktemp("ctl"))
-    yield started
-    started.close()
-
-
 @pytest.fixture
-def server(running: CtlServer) -> CtlServer:
-    running.reset()
-    instances, mib = running.world.instances, 1024**2
+def server(server: CtlServer) -> CtlServer:
+    instances, mib = server.world.instances, 1024**2
     instances["web-3fa9c1-1"].usage.CopyFrom(model_pb2.Usage(cpu=0.05, cpu_share=0.1, memory=int(100.5 * mib), age=1))
     busy = model_pb2.Usage(cpu=1.2, cpu_share=2.4, memory=int(64.5 * mib), memory_share=0.5, requests=12.34, queue=4, age=1)
     instances["web-3fa9c1-2"].usage.CopyFrom(busy)
-    return running
+    return server
 
 
 def test_who_uses_most_comes_first(server: CtlServer) -> None:

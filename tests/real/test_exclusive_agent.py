@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,12 @@ from gestalt.rpc_server import RpcServer
 from tests.real.agent_rig import until
 from tests.real.docker_lab import IMAGE, private_engine
 from tests.real.exclusive_node import GRANT, TIMING, Node, exclusive_node, single
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 
 pytestmark = pytest.mark.real
 
 PATIENT = TimingSettings(session=5.0, lease=5.0, kill=2.0, margin=1.0)
 """Bears a restart of the fence on a busy machine."""
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as ensemble:
-        yield ensemble
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,19 +20,13 @@ from gestalt.proto.v1 import api_pb2, api_pb2_grpc
 from gestalt.zk.grants import GrantMark, parse_lease
 from tests.real.agent_rig import until
 from tests.real.guarded_rig import TIMING, WAIT, Exclusive, Guard, GuardedAgent, guarded
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 from tests.unit.coordinator.world import PATH
 
 pytestmark = pytest.mark.real
 
 SLACK = 4.0
 """What a busy machine, and the way to the new copy, may add."""
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
 
 
 @pytest.fixture

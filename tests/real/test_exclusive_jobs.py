@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,11 @@ from gestalt.proto.v1 import api_pb2, api_pb2_grpc
 from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_to_wire
 from tests.real.guarded_rig import TIMING, WAIT, Exclusive, guarded
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 from tests.unit.coordinator.world import PATH
 
 pytestmark = pytest.mark.real
 FIELDS = {"path": PATH, "kind": "job", "image": "web:1", "placement": {"exclusive": True}, "job": {"retries": 0}}
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
 
 
 async def test_what_was_lost_runs_again_when_lease_kill_and_margin_are_over(ensemble: Ensemble, tmp_path: Path) -> None:

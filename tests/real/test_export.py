@@ -7,7 +7,7 @@ import contextlib
 import io
 import json
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,10 @@ from gestalt.zk.paths import Paths
 from tests.real.cluster_rig import Cluster, Ended, command
 from tests.real.coordinator_rig import Rig
 from tests.real.coordinators_rig import Coordinators
-from tests.real.zookeeper_lab import Ensemble, new_root, running
+from tests.real.zookeeper_lab import Ensemble, new_root
 from tests.unit.coordinator.world import PATH
 
 LATER = "/org/ws/env/later"
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as servers:
-        yield servers
 
 
 @pytest.fixture

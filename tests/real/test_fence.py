@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +14,11 @@ from gestalt.config import TimingSettings, ZooKeeperSettings
 from gestalt.zk.client import Create, Zk
 from gestalt.zk.paths import Paths
 from tests.real.fence_rig import NODE, SESSION, History, machine
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 
 AT_REST = 5.0
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as ensemble:
-        yield ensemble
 
 
 @pytest.fixture

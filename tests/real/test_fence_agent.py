@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +17,10 @@ from gestalt.daemon import Life
 from gestalt.zk.client import Zk
 from tests.real.agent_rig import StubCoordinator, until
 from tests.real.fence_rig import NODE, Rig, machine
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 from tests.unit.agent.memory_runtime import MemoryRuntime, World
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as ensemble:
-        yield ensemble
 
 
 @pytest.fixture

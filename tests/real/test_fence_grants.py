@@ -25,19 +25,13 @@ from gestalt.zk.grants import LeaseMark
 from gestalt.zk.paths import Paths
 from tests.real.cgroup_lab import hierarchies, new_cgroup, run_in, until_populated
 from tests.real.fence_rig import NODE, Agent, Rig, machine
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 
 pytestmark = pytest.mark.real
 
 TIMING = TimingSettings(session=2.0, lease=3.0, kill=1.0, margin=1.0)
 SLACK = 3.0
 STUBBORN = "trap '' TERM; while :; do sleep 1; done"
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as ensemble:
-        yield ensemble
 
 
 @pytest.fixture

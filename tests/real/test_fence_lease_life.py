@@ -15,19 +15,13 @@ from gestalt.config import TimingSettings
 from gestalt.zk.client import Zk
 from tests.real.cgroup_lab import hierarchies, new_cgroup, run_in, until_populated
 from tests.real.fence_rig import Agent, Rig, machine
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 
 pytestmark = pytest.mark.real
 
 TIMING = TimingSettings(session=2.0, lease=3.0, kill=1.0, margin=1.0)
 SLACK = 3.0
 """What a busy machine may add."""
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as ensemble:
-        yield ensemble
 
 
 @pytest.fixture

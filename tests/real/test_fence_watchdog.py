@@ -23,7 +23,7 @@ from gestalt.zk.client import Zk
 from tests.real.cgroup_lab import hierarchies, new_cgroup, run_in, until_populated
 from tests.real.fence_rig import PATIENCE, Agent, Rig, machine
 from tests.real.watchdog_stand_in import StandIn
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 
 pytestmark = pytest.mark.real
 
@@ -32,12 +32,6 @@ SEEN = 0.3
 """Seconds within which the stand-in has seen what was written."""
 
 STUBBORN = "trap '' TERM; while :; do sleep 1; done"
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as ensemble:
-        yield ensemble
 
 
 @pytest.fixture

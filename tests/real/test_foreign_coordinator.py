@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +9,9 @@ import pytest
 from gestalt.proto.v1 import api_pb2
 from tests.real.agent_rig import until
 from tests.real.coordinators_rig import Coordinators
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
 
 
 async def test_a_coordinator_of_another_cluster_never_leads_here(ensemble: Ensemble, tmp_path: Path) -> None:

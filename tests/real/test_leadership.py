@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -38,12 +38,6 @@ from tests.unit.coordinator.world import PATH, spec
 pytestmark = pytest.mark.real
 
 CTL = (sys.executable, "-c", "from gestalt.ctl.main import main; main()")
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
 
 
 @pytest.fixture

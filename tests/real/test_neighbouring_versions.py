@@ -24,15 +24,9 @@ from gestalt.rpc import decode_error
 from tests.real.cluster_rig import Cluster
 from tests.real.coordinator_rig import eventually, refused
 from tests.real.members_rig import Members
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as servers:
-        yield servers
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-
 import pytest
 
 from gestalt.errors import Kind
@@ -12,30 +9,20 @@ from gestalt.proto.v1 import api_pb2, api_pb2_grpc, spec_pb2
 from gestalt.wire import spec_to_wire
 from tests.real.coordinator_rig import refused
 from tests.real.members_rig import Members
-from tests.real.zookeeper_lab import Ensemble, running
 from tests.unit.coordinator.world import PATH, spec
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
-
-
 @pytest.fixture
-async def uneven(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Members]:
+async def uneven(members: Members) -> Members:
     """Four instances of one app on node a, beside two nodes that joined later."""
-    rig = Members(tmp_path, ensemble=ensemble)
-    await rig.up()
-    await rig.node("a")
-    assert (await rig.outcome(await rig.launch(4))).state == "succeeded"
+    await members.node("a")
+    assert (await members.outcome(await members.launch(4))).state == "succeeded"
     for name in ("b", "c"):
-        await rig.node(name)
-    await rig.until(lambda: rig.leader and all(node.ready for node in rig.leader.decider.ground()), "all take instances")
-    yield rig
-    await rig.down()
+        await members.node(name)
+    await members.until(lambda: members.leader and all(node.ready for node in members.leader.decider.ground()), "all take instances")
+    return members
 
 
 def nodes_of(rig: Members) -> api_pb2_grpc.NodesStub:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,12 @@ from gestalt.coordinator.records import Coordinator
 from gestalt.coordinator.storage_fence import NetfilterFence
 from gestalt.model import Observed, Peer, Phase
 from tests.real.members_rig import Members
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 
 pytestmark = pytest.mark.real
 
 ADDRESSES = {"a": "198.18.77.1", "b": "198.18.77.2", "c": "198.18.77.3"}
 STRAY = "old-0000aa-1"
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,26 +11,17 @@ from gestalt.spec.schema import AppSpec
 from gestalt.wire import spec_to_wire
 from tests.real.coordinator_rig import refused
 from tests.real.members_rig import Members
-from tests.real.zookeeper_lab import Ensemble, running, until
+from tests.real.zookeeper_lab import until
 from tests.unit.coordinator.world import PATH
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
-
-
 @pytest.fixture
-async def nodes(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Members]:
-    rig = Members(tmp_path, ensemble=ensemble)
-    await rig.up()
+async def nodes(members: Members) -> Members:
     for name in "abc":
-        await rig.node(name)
-    yield rig
-    await rig.down()
+        await members.node(name)
+    return members
 
 
 def described(image: str = "web:1", **fields: object) -> list[spec_pb2.AppSpec]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,10 @@ from gestalt.identity import Identity, Role
 from gestalt.pki import Authority
 from gestalt.zk.client import Perm, Zk, ZkRefused, ZkUnavailable, acl_for, digest_id
 
-from .zookeeper_lab import Ensemble, ServerTls, new_root, running, zookeeper
+from .zookeeper_lab import Ensemble, ServerTls, new_root, zookeeper
 
 SECRET = "correct horse battery staple"
 CLUSTER = "11111111-2222-3333-4444-555555555555"
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as servers:
-        yield servers
 
 
 async def connected(settings: ZooKeeperSettings, **options: object) -> Zk:

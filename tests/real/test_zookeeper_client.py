@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -27,15 +27,9 @@ from gestalt.zk.client import (
     ZkUnknown,
 )
 
-from .zookeeper_lab import Cutter, Ensemble, cutter, new_root, running, until, zookeeper
+from .zookeeper_lab import Cutter, Ensemble, cutter, new_root, until, zookeeper
 
 SESSION = 1.0
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as servers:
-        yield servers
 
 
 class Rig:

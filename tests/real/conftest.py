@@ -1,0 +1,43 @@
+"""What many of these tests begin with. A fixture of the same name in a module takes the place of one here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real import zookeeper_lab
+from tests.real.ctl_server import CtlServer
+from tests.real.members_rig import Members
+from tests.real.zookeeper_lab import Ensemble
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Iterator[Ensemble]:
+    """One server of ZooKeeper."""
+    with zookeeper_lab.running() as started:
+        yield started
+
+
+@pytest.fixture
+async def members(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Members]:
+    """A coordinator that leads a cluster without nodes."""
+    rig = Members(tmp_path, ensemble=ensemble)
+    await rig.up()
+    yield rig
+    await rig.down()
+
+
+@pytest.fixture(scope="module")
+def ctl_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CtlServer]:
+    started = CtlServer(tmp_path_factory.mktemp("ctl"))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def server(ctl_server: CtlServer) -> CtlServer:
+    """What gestaltctl talks to, with the world that it begins with."""
+    ctl_server.reset()
+    return ctl_server
