@@ -175,7 +175,7 @@ class Decider:
         terms = Terms(0 if halted else self.brakes.allowance.left(now), bool(stuck), case.strategy, case.settled)
         if case.spec.kind == "system":
             self._everywhere.add(path)
-            app, decision = system.look(self._ledger.state, app, case.views, tuple(self.ground(path)), stalled)
+            app, decision = system.look(self._ledger.state, app, case.views, self.ground(path), stalled)
             case = replace(case, app=app)
         else:
             decision = held_open(reconcile(app, case.spec, case.views, stalled, terms), case)
