@@ -15,6 +15,7 @@ from .reconcile import Decision, Outcome, View, is_given_up, stays, stops_first,
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
 from .scheduler.fleet import Nodes, node_of
 from .scheduler.place import place
+from .scheduler.shortage import ENOUGH, Shortage, Why
 from .scheduler.values import Placing
 from .state import Draft, run_key, runs_in, version_key
 from .system import place_each
@@ -60,15 +61,15 @@ class Case:
         return f"node{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> str:
-    """Put what was decided into the draft; return why wanted instances could not be placed, empty when all are."""
+def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> Why:
+    """Put what was decided into the draft; return why wanted instances could not be placed, if any could not."""
     kept, added, unplaced = put_instances(draft, case, decision, nodes)
     put_grant(draft, case, kept, added, nodes)
     held = _held(case, decision, kept, added, nodes)
     app = replace(case.app, next_serial=case.app.next_serial + len(added), held=held)
     if decision.replacing and added:
         app = _fail_over(draft, app, case, decision)
-    app = _conclude(draft, app, case, decision, unplaced)
+    app = _conclude(draft, app, case, decision, str(unplaced))
     if app.deleting and not kept:
         erase(draft, app)
     else:
@@ -76,8 +77,8 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> str:
     return unplaced or decision.lacking
 
 
-def put_instances(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> tuple[tuple[Placed, ...], tuple[Placed, ...], str]:
-    """Put the placements that were decided. Return those that there were, those that are new, and why there are not more of these."""
+def put_instances(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> tuple[tuple[Placed, ...], tuple[Placed, ...], Shortage]:
+    """Put the placements that were decided. Return those that there were, those that are new, and which have no place."""
     placements = draft.placed(case.app.path)
     kept = placements.instances
     if decision.stop or decision.forget:
@@ -90,7 +91,7 @@ def put_instances(draft: Draft, case: Case, decision: Decision, nodes: Nodes) ->
     if kept + added != placements.instances:
         draft.put_placements(Placements(case.app.path, kept + added))
     _announce(draft, case, decision, len(added))
-    return kept, added, placing.reason if placing else ""
+    return kept, added, placing.shortage if placing else ENOUGH
 
 
 def _place(case: Case, decision: Decision, nodes: Nodes) -> Placing:
@@ -211,7 +212,7 @@ def _conclude(draft: Draft, app: App, case: Case, decision: Decision, unplaced: 
     if task is None or task.state is not TaskState.RUNNING:
         return app
     if decision.outcome is Outcome.DONE:
-        return _succeed(draft, app, case, task, decision.lacking)
+        return _succeed(draft, app, case, task, str(decision.lacking))
     if decision.outcome is Outcome.FAILED:
         return _fail(draft, app, case, task, decision.reason if app.awaiting else unplaced or decision.reason)
     return app

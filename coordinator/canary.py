@@ -19,6 +19,7 @@ from .reconcile import Decision, Outcome, View, is_given_up, is_steady, reconcil
 from .records import App, Step, Task, TaskState, Verb
 from .scheduler.fleet import Nodes
 from .scheduler.place import place
+from .scheduler.shortage import Why
 from .state import Draft
 
 NONE = math.inf
@@ -60,7 +61,7 @@ class Attended:
     were; `held_back`: how many more would be, were they allowed to. `wake_in`: seconds until time alone may change something.
     """
 
-    unplaced: str = ""
+    unplaced: Why = ""
     waits: str = ""
     replaced: int = 0
     held_back: int = 0

@@ -148,14 +148,9 @@ class Survey:
 
 
 def _avoided(state: State, path: str, apart_from: tuple[str, ...]) -> dict[str, str]:
-    """Return the nodes that have instances of apps with which one shares no node, because it or they say so: with the reason."""
+    """Return the nodes that have instances of apps with which one shares no node, because it or they say so: with one of these by node."""
     others = {*apart_from, *(other for other, named in state.apart.items() if path in named)} - {path}
-    return {
-        placed.node: f"has an instance of {other}, from which it is kept apart"
-        for other in sorted(others)
-        for placed in state.placed(other).instances
-        if not placed.ended
-    }
+    return {placed.node: other for other in sorted(others) for placed in state.placed(other).instances if not placed.ended}
 
 
 def _stays(state: State, goal: App, placed: Placed) -> bool:

@@ -35,6 +35,7 @@ from .records import App, Grant, NodeNames, Run, Step, Task, Verb
 from .rolls import Rolls
 from .scheduler.fleet import Ground
 from .scheduler.place import place
+from .scheduler.shortage import ENOUGH, Shortage, Why
 from .state import Draft, State
 from .trials import Trials, held_open
 from .turns import Turns
@@ -75,7 +76,7 @@ class Decider:
         self.gate = Gate(ledger.state, tracker)
         self.preparations = Preparations(ledger.state, tracker, dispatcher.tell_soon, lambda: ledger.epoch)
         dispatcher.prepare = self.preparations.of_node
-        self.unplaced: dict[str, str] = {}
+        self.unplaced: dict[str, Why] = {}
         self._hopeless: dict[str, str] = {}
         self._everywhere: set[str] = set()
         self._turns = Turns(ledger.state)
@@ -183,14 +184,14 @@ class Decider:
         if wait.why:
             update = self._ledger.state.version(path, app.goal).spec.update
             decision = held(decision, wait, app, stalled, update.progress_deadline)
-        elif why := _hindered(case, decision, stuck or readiness.hindering(decision), self._ledger.state, self._tracker):
+        elif why := _hindered(case, decision, str(stuck) or readiness.hindering(decision), self._ledger.state, self._tracker):
             decision = replace(decision, outcome=Outcome.FAILED, reason=why)
         is_to_place = decision.start or (decision.stop and stops_first(case.spec))
         reason = advance(draft, case, decision, self.ground(path) if is_to_place else ())
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
         left = replace(terms, replaceable=max(0, terms.replaceable - decision.replacing))
         trial = self.trials.look(
-            draft, case, nodes=partial(self._survey.ground, path), terms=left, now=now, waits=reason, needs=self.gate.look
+            draft, case, nodes=partial(self._survey.ground, path), terms=left, now=now, waits=str(reason), needs=self.gate.look
         )
         self.brakes.allowance.take(trial.replaced)
         self._note(path, paused(app) or reason or waits_for(case, decision, halted) or stuck or readiness.why or trial.unplaced)
@@ -212,20 +213,20 @@ class Decider:
         self.preparations.drop(path)
         self.trials.forget(path)
 
-    def _stuck(self, case: Case) -> str:
-        """Return why nothing may stop to make way for its replacement: there would be no room for that; empty when it may."""
+    def _stuck(self, case: Case) -> Shortage:
+        """Return why nothing may stop to make way for its replacement, if there would be no room for that."""
         if not stops_first(case.spec) or case.spec.kind == "system":
-            return ""
+            return ENOUGH
         old = [view.placed for view in case.views if not (view.placed.stop or stays(case.app, view) or is_given_up(view, case.spec))]
         if not old:
-            return ""
-        why, ground = "", self.ground(case.app.path)
+            return ENOUGH
+        why, ground = ENOUGH, self.ground(case.app.path)
         for placed in old[:_LOOKED_AT]:
             asked = self._ledger.state.version(case.app.path, placed.version).spec.resources
             placing = place(case.spec, 1, ground.without(placed.node, placed.ports, asked))
             if not placing.missing:
-                return ""
-            why = placing.reason
+                return ENOUGH
+            why = placing.shortage
         return why
 
     def _held(self) -> str:
@@ -240,9 +241,9 @@ class Decider:
             return waits
         if path not in self.unplaced:
             return ""
-        return waits_for_holder(self.case(app, "")) or self.unplaced[path]
+        return waits_for_holder(self.case(app, "")) or str(self.unplaced[path])
 
-    def _note(self, path: str, reason: str) -> None:
+    def _note(self, path: str, reason: Why) -> None:
         if reason:
             self.unplaced[path] = reason
         else:

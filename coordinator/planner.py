@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass, replace
 
 from gestalt import clock
@@ -27,10 +27,14 @@ from .present import described
 from .reconcile import stops_first
 from .records import App, Placed, Version, instance_id
 from .scheduler.place import lacking, place
+from .scheduler.shortage import Shortage
 from .scheduler.values import Placing
+from .shortages import shortage_message
 from .spots import There, spots
 from .state import Draft
 from .system import SystemPlan, busy_nodes, plan_nodes
+
+_Shortages = MutableSequence[model_pb2.Shortage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,12 @@ class Planner:
         if spec.kind == "system":
             return [*found, *self._nodes(app, spec).warnings()]
         if spec.kind == "job":
-            return [*found, *self._fits(spec)]
+            shortage = self._lonely(spec)
+            return [*found, f"no instance could be placed now: {shortage}"] if shortage else found
         staying = sum(not app.tries(item) for item in self._staying(app)) if app else 0
-        missing, why = lacking(spec, max(0, spec.instances - staying), self.decider.ground(spec.path, spec))
-        if missing:
-            found.append(f"{missing} of {spec.instances} instances cannot be placed now: {why}")
+        shortage = lacking(spec, max(0, spec.instances - staying), self.decider.ground(spec.path, spec))
+        if shortage:
+            found.append(f"{shortage.missing} of {spec.instances} instances cannot be placed now: {shortage}")
         return found
 
     def plan(self, spec: AppSpec, together: Set) -> api_pb2.AppPlan:
@@ -67,9 +72,9 @@ class Planner:
             app=spec.path,
             action=self._action(app, spec),
             changes=[to_wire(change, model_pb2.FieldChange) for change in changes],
-            instances=self._instances(app, spec),
             warnings=self.warnings(spec),
         )
+        result.instances.extend(self._instances(app, spec, result.shortages))
         if spec.instances != asked.instances:
             result.notes.append(f"autoscaling owns the number of instances: {spec.instances}, not {asked.instances}")
         result.notes.extend(self._notes(app, spec, result.action))
@@ -135,28 +140,32 @@ class Planner:
         there = There(asked, busy_nodes(self.ledger.state))
         return plan_nodes(spots(spec, self.decider.ground(spec.path, spec), there), staying, is_same=is_same)
 
-    def _fits(self, spec: AppSpec) -> list[str]:
+    def _lonely(self, spec: AppSpec) -> Shortage:
         """Return what keeps an instance of a job from being placed now."""
-        placing = self._placing(spec.model_copy(update={"instances": 1}), 1)
-        return [f"no instance could be placed now: {placing.reason}"] if placing.missing else []
+        return self._placing(spec.model_copy(update={"instances": 1}), 1).shortage
 
-    def _everywhere(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
+    def _everywhere(self, app: App | None, spec: AppSpec, lacks: _Shortages) -> list[api_pb2.PlannedInstance]:
         """Return what becomes of a system app on each node."""
         plan = self._nodes(app, spec)
         number = (app.last_version if app else 0) + (0 if plan.is_same else 1)
         planned = [self._planned(app, item, "keep") for item in plan.keep if app is not None]
         planned += [api_pb2.PlannedInstance(action="start", node=spot.name, version=number) for spot in plan.start]
         planned += [api_pb2.PlannedInstance(action="cannot place", reason=plan.why(spot), version=number) for spot in plan.lacking]
+        _note(lacks, plan.shortage, number)
         return planned + [self._planned(app, item, "stop") for item in plan.stop if app is not None]
 
-    def _instances(self, app: App | None, spec: AppSpec) -> list[api_pb2.PlannedInstance]:
-        if spec.kind != "service":
-            return self._everywhere(app, spec) if spec.kind == "system" else []
+    def _instances(self, app: App | None, spec: AppSpec, lacks: _Shortages) -> list[api_pb2.PlannedInstance]:
+        """Return what becomes of the instances; put what has no place among those that lack."""
+        if spec.kind == "system":
+            return self._everywhere(app, spec, lacks)
+        if spec.kind == "job":
+            _note(lacks, self._lonely(spec), 0)
+            return []
         if app is None:
-            return self._starts(self._placing(spec, spec.instances), 1)
+            return self._starts(self._placing(spec, spec.instances), 1, lacks)
         staying = self._staying(app)
         if self._is_tried(app, spec):
-            return self._tried(app, spec, staying)
+            return self._tried(app, spec, staying, lacks)
         replaced = self._described(app, spec).hash != template_hash(spec)
         kept = [] if replaced else [item for item in staying if not app.tries(item)][: spec.instances]
         if not replaced and self._action(app, spec) != "update":
@@ -164,21 +173,22 @@ class Planner:
         missing = spec.instances - sum(not app.tries(item) for item in kept)
         placing = self._replacing(spec, staying) if replaced else self._placing(spec, missing)
         planned = [self._planned(app, item, "keep") for item in kept]
-        planned += self._starts(placing, app.last_version + 1 if replaced else app.goal)
+        planned += self._starts(placing, app.last_version + 1 if replaced else app.goal, lacks)
         return planned + [self._planned(app, item, "stop") for item in staying if item not in kept]
 
-    def _tried(self, app: App, spec: AppSpec, staying: list[Placed]) -> list[api_pb2.PlannedInstance]:
+    def _tried(self, app: App, spec: AppSpec, staying: list[Placed], lacks: _Shortages) -> list[api_pb2.PlannedInstance]:
         """Return what becomes of the instances when a canary is started beside them."""
         base = self.ledger.state.version(app.path, canary_beside(app, spec))
         kept = [item for item in staying if item.version == base.number][: spec.instances]
         planned = [self._planned(app, item, "keep") for item in kept]
-        planned += self._starts(self._placing(base.spec, spec.instances - len(kept)), base.number)
+        planned += self._starts(self._placing(base.spec, spec.instances - len(kept)), base.number, lacks)
         ground = self.decider.ground(spec.path, spec).without_own()
-        planned += self._starts(place(spec, number(replace(app, count=spec.instances), spec), ground), app.last_version + 1)
+        planned += self._starts(place(spec, number(replace(app, count=spec.instances), spec), ground), app.last_version + 1, lacks)
         return planned + [self._planned(app, item, "stop") for item in staying if item not in kept]
 
-    def _starts(self, placing: Placing, version: int) -> list[api_pb2.PlannedInstance]:
+    def _starts(self, placing: Placing, version: int, lacks: _Shortages) -> list[api_pb2.PlannedInstance]:
         found = [api_pb2.PlannedInstance(action="start", node=self._node_name(choice.node), version=version) for choice in placing.choices]
+        _note(lacks, placing.shortage, version)
         return found + [api_pb2.PlannedInstance(action="cannot place", reason=placing.reason, version=version)] * placing.missing
 
     def _planned(self, app: App, item: Placed, action: str) -> api_pb2.PlannedInstance:
@@ -189,6 +199,11 @@ class Planner:
     def _node_name(self, node: str) -> str:
         found = self.ledger.state.nodes.get(node)
         return found.name if found else node
+
+
+def _note(lacks: _Shortages, shortage: Shortage, version: int) -> None:
+    if (found := shortage_message(shortage, version)) is not None:
+        lacks.append(found)
 
 
 def _is_or_are(spec: AppSpec) -> str:

@@ -29,6 +29,7 @@ from .reconcile import View, is_current, is_given_up
 from .records import App, Event, Move, Node, Placed, Run, RunState, Step, Task, TaskState, Verb, Version, bindings, instance_id
 from .reservations import Reserved
 from .scheduler.values import DEVICE, DISK, PIDS
+from .shortages import shortage_now
 from .state import Draft, State
 
 
@@ -124,6 +125,7 @@ class Presenter:
             canary_version=app.canary,
             canary=self.canary(app),
             paused=app.paused,
+            shortage=shortage_now(self.decider, app.path),
             next_runs=[at for time in self.next_runs(app) if (at := timestamp(time.isoformat())) is not None],
         )
 
@@ -300,6 +302,8 @@ class Presenter:
         message.moves.extend(move_message(self.ledger.state, move) for move in task.moves)
         if task.state is TaskState.RUNNING and task.app in self.ledger.state.apps:
             message.instances.extend(self._progress(self.ledger.state.apps[task.app], task.id if task.kind is Verb.RUN else ""))
+            if (shortage := shortage_now(self.decider, task.app)) is not None:
+                message.shortage.CopyFrom(shortage)
         return message
 
     def _progress(self, app: App, run: str) -> list[model_pb2.InstanceProgress]:

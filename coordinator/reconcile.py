@@ -17,6 +17,7 @@ from gestalt.spec.schema import AppSpec
 from .brakes import UNLIMITED
 from .grants import Verdict
 from .records import App, Placed
+from .scheduler.shortage import Why
 
 UNCHECKED_REST = 1.0
 """Seconds that an instance without any check has to run before a change counts it as healthy, unless the app says more."""
@@ -92,7 +93,7 @@ class Decision:
     held_back: int = 0
     is_proven: bool = False
     on: tuple[str, ...] = ()
-    lacking: str = ""
+    lacking: Why = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from .reconcile import View, is_given_up
 from .records import App, Placed, Placements, Run, RunState, Step, Task, TaskState, Verb, Version
 from .scheduler.fleet import Nodes
 from .scheduler.place import place
+from .scheduler.shortage import Why
 from .state import Draft, State, run_key, runs_in
 
 MAX_RUNS = 50
@@ -122,7 +123,7 @@ class Terms:
 class Told:
     """What follows from a decision besides records: why something waits, when to look again, how many lost instances were given up."""
 
-    waits: str
+    waits: Why
     wake_in: float
     lost: int
 
@@ -282,12 +283,13 @@ def step_of(run: Run, spec: AppSpec, running: int) -> Step:
     return Step("run", state, run.succeeded, job_of(spec).completions, ", ".join(f"{number} {word}" for number, word in words if number))
 
 
-def _start(draft: Draft, case: Case, decided: list[RunDecision], settled: Placements, nodes: Callable[[], Nodes]) -> tuple[App, str]:
+def _start(draft: Draft, case: Case, decided: list[RunDecision], settled: Placements, nodes: Callable[[], Nodes]) -> tuple[App, Why]:
     """Start instances of the oldest run that is to have some, and finds a place; the others' turn comes with the next look.
 
     Return why not all are placed.
     """
-    app, waits = _stable(case.app, decided), ""
+    app = _stable(case.app, decided)
+    waits: Why = ""
     own = case
     added: tuple[Placed, ...] = ()
     found: Nodes = ()
@@ -310,13 +312,13 @@ def _start(draft: Draft, case: Case, decided: list[RunDecision], settled: Placem
     return replace(app, next_serial=app.next_serial + len(added)), waits
 
 
-def _placed(app: App, decision: RunDecision, version: Version, nodes: Nodes, room: int) -> tuple[tuple[Placed, ...], str]:
+def _placed(app: App, decision: RunDecision, version: Version, nodes: Nodes, room: int) -> tuple[tuple[Placed, ...], Why]:
     """Choose nodes for instances of a run; return these, and why there are not more."""
     placing = place(version.spec.model_copy(update={"instances": decision.start}), min(decision.start, room), nodes)
     chosen = enumerate(placing.choices, app.next_serial)
     full = f"{MAX_INSTANCES} instances are as many as one app may have" if room < decision.start else ""
     added = (Placed(serial, version.number, choice.node, choice.ports, run=decision.run.id) for serial, choice in chosen)
-    return tuple(added), placing.reason or full
+    return tuple(added), placing.shortage or full
 
 
 def _stable(app: App, decided: list[RunDecision]) -> App:

@@ -11,6 +11,7 @@ from gestalt.spec.schema import AppSpec, Resources
 from .records import Placed
 from .scheduler.fleet import Ground, Nodes, released
 from .scheduler.obstacles import room_obstacle, standing_obstacle
+from .scheduler.shortage import Obstacle
 from .scheduler.values import Capacity
 
 
@@ -27,13 +28,17 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A node as a system app sees it. `why`: of a wanted one, why nothing can start there, empty = it can; of a kept one, why it is."""
+    """A node as a system app sees it. `why`: of a wanted one, why nothing can start there, empty = it can; of a kept one, why it is.
+
+    `obstacle`: the same of a wanted one, for programs.
+    """
 
     node: str
     name: str
     role: Role
     why: str = ""
     is_drained: bool = False
+    obstacle: Obstacle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +86,4 @@ def spot(spec: AppSpec, node: Capacity, there: There) -> Spot:
         return Spot(node.id, node.name, Role.WANTED)
     old = there.old.get(node.id)
     obstacle = room_obstacle(spec, released(node, old[0].ports, old[1]) if old is not None else node)
-    return Spot(node.id, node.name, Role.WANTED, obstacle.text if obstacle is not None else "")
+    return Spot(node.id, node.name, Role.WANTED, obstacle.text if obstacle is not None else "", obstacle=obstacle)

@@ -17,6 +17,8 @@ from .reconcile import Decision, Outcome, View, given_up_in, hopeless, is_curren
 from .records import App, Placed
 from .scheduler.fleet import Nodes, node_of
 from .scheduler.place import place
+from .scheduler.shortage import Shortage, Why, together
+from .scheduler.shortage import counted as nodes_counted
 from .scheduler.values import Placing
 from .spots import Role, Spot, There, spots
 from .state import State
@@ -25,6 +27,12 @@ NAMED = 5
 """So many nodes without an instance are named at most."""
 LOOK_AGAIN = 1.0
 """Seconds until a node that is being drained is looked at again: system apps leave it last."""
+
+
+def shortage_of(lacking: Iterable[Spot], told: str) -> Shortage:
+    """Return what keeps a system app from nodes that are to have an instance. `told`: the same as a sentence."""
+    found = [(spot.name, spot.obstacle) for spot in lacking if spot.obstacle is not None]
+    return Shortage(len(found), nodes_counted(found), told if found else "")
 
 
 def busy_nodes(state: State) -> dict[str, bool]:
@@ -67,9 +75,7 @@ def place_each(spec: AppSpec, nodes: Nodes, on: Iterable[str]) -> Placing:
     chosen = (node for id_ in on if (node := node_of(nodes, id_)) is not None)
     placings = [place(spec, 1, (node,)) for node in chosen]
     choices = tuple(choice for placing in placings for choice in placing.choices)
-    return Placing(
-        choices, sum(placing.missing for placing in placings), reason=next((item.reason for item in placings if item.missing), "")
-    )
+    return Placing(choices, together(placing.shortage for placing in placings))
 
 
 def counted(app: App, spec: AppSpec, views: Iterable[View], seen: Iterable[Spot]) -> App:
@@ -179,7 +185,7 @@ class _Case:
             if why := hopeless(view, self._spec):
                 return Outcome.FAILED, why
         if stalled >= self._spec.update.progress_deadline and all(view.heard for view in going):
-            return Outcome.FAILED, self.lacking() or f"there was no progress for {self._spec.update.progress_deadline:g} s"
+            return Outcome.FAILED, str(self.lacking()) or f"there was no progress for {self._spec.update.progress_deadline:g} s"
         return Outcome.GOING_ON, ""
 
     def _unsteady(self) -> list[View]:
@@ -194,17 +200,19 @@ class _Case:
         may_come = bool(self._wanted) or any(spot.why == NOT_CONNECTED for spot in self._seen.values())
         return may_come or self._app.stable not in (0, self._app.version)
 
-    def lacking(self) -> str:
+    def lacking(self) -> Why:
         """Return on which nodes it is not as it should be, and why; empty when there are none."""
         if not self._runs:
             return ""
-        lacks = [f"not on node {spot.name}: it {spot.why}" for spot in self._wanted if spot.why and spot.node not in self._occupied]
+        without = [spot for spot in self._wanted if spot.why and spot.node not in self._occupied]
+        lacks = [f"not on node {spot.name}: it {spot.why}" for spot in without]
         old = self._live.old
         lacks += [self._stays_old(spot, old[spot.node]) for spot in self._wanted if spot.why and spot.node in old]
         kept = [spot for node in old if (spot := self._seen.get(node)) is not None and spot.role is Role.KEPT and not spot.is_drained]
         lacks += [self._stays_old(spot, old[spot.node]) for spot in kept]
         more = [f"{len(lacks) - NAMED} more nodes"] if len(lacks) > NAMED else []
-        return "; ".join([*lacks[:NAMED], *more]) or ("" if self._seen_any else "no node that matches takes one now")
+        told = "; ".join([*lacks[:NAMED], *more])
+        return shortage_of(without, told) or told or ("" if self._seen_any else "no node that matches takes one now")
 
     @property
     def _seen_any(self) -> bool:
@@ -239,6 +247,10 @@ class SystemPlan:
     def why(spot: Spot) -> str:
         """Say why a node gets no instance."""
         return f"not on node {spot.name}: it {spot.why}"
+
+    @property
+    def shortage(self) -> Shortage:
+        return shortage_of(self.lacking, "; ".join(self.warnings()))
 
     def warnings(self) -> list[str]:
         """Return what the operator should know before."""

@@ -61,7 +61,7 @@ class Trials:
             stay(draft, case, trial, decision, nodes(trial.app) if decision.start else ())
             return Attended()
         found = attend(draft, trial, decision, nodes(trial.app) if decision.start else (), "" if wait.why else waits)
-        self._why[path] = wait.why or found.unplaced or found.waits
+        self._why[path] = wait.why or str(found.unplaced) or found.waits
         return found
 
     @staticmethod

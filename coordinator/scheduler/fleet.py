@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gestalt.spec.schema import Resources
 
 from ..reservations import Reservations
+from .shortage import APART_FROM, MIGRATION
 from .values import Capacity, demands, with_more
 
 if TYPE_CHECKING:  # a small fleet does without
@@ -113,7 +114,8 @@ class Ground:
     """A fleet as one app finds it: the nodes in order of their names, each with what is reserved there and how much of the app it has.
 
     `same_app`: instances of the app by node that are there and stay. `target`: the node where it is to go, empty = any. `left`: where it
-    must not go. `avoided`: why it must not go to some more. `instead`: nodes that are looked at as if they were these.
+    must not go. `avoided`: the app because of which it must not go to some more, by node. `instead`: nodes that are looked at as if
+    they were these.
     """
 
     fleet: Fleet
@@ -136,9 +138,12 @@ class Ground:
             found = replace(found, same_app=self.same_app[node])
         if not found.ready:
             return found
-        if self.target in ("", node) and node not in self.left:
-            return replace(found, ready=False, why_not=self.avoided[node]) if node in self.avoided else found
-        return replace(found, ready=False, why_not="is left by the migration" if node in self.left else ELSEWHERE)
+        if node in self.left or self.target not in ("", node):
+            why_not = "is left by the migration" if node in self.left else ELSEWHERE
+            return replace(found, ready=False, why_not=why_not, barred=(MIGRATION, ""))
+        if node in self.avoided:
+            return replace(found, ready=False, why_not=told_apart(self.avoided[node]), barred=(APART_FROM, self.avoided[node]))
+        return found
 
     def without(self, node: str, ports: Sequence[int], asked: Resources) -> Ground:
         """Return the ground as it would be without an instance."""
@@ -150,6 +155,11 @@ class Ground:
     def without_own(self) -> Ground:
         """Return the ground as it is for an app of which nothing stays."""
         return replace(self, same_app={})
+
+
+def told_apart(other: str) -> str:
+    """Say why an app must not go to a node that has an instance of another one."""
+    return f"has an instance of {other}, from which it is kept apart"
 
 
 Nodes = tuple[Capacity, ...] | Ground

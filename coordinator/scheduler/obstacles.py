@@ -1,18 +1,25 @@
-"""Why a node cannot take an instance, and what to tell of many such nodes. Pure functions."""
+"""Why a node cannot take an instance. Pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import shlex
+from collections.abc import Container
 
 from gestalt.spec.conditions import DISTRIBUTING
 from gestalt.spec.schema import AppSpec, Constraint, Port
 from gestalt.units import show_size
 
+from . import shortage
 from .attributes import holds
-from .values import DEFAULT_POOL, DEVICE, DISK, Capacity, Obstacle, Refusal, demands
+from .shortage import Obstacle
+from .tally import Limit
+from .values import DEFAULT_POOL, DEVICE, DISK, Capacity, demands
 
 SLACK = 1e-9
 """Cores that count as none: sums of shares are not exact."""
+
+_OF_THE_NODE = ("node.", "runtime.", "agent.")
+"""What attributes begin with that no label is meant to say."""
 
 _UNARY = {"exists": "any {}", "missing": "no {}"}
 
@@ -21,13 +28,17 @@ def standing_obstacle(spec: AppSpec, node: Capacity) -> Obstacle | None:
     """Return why a node cannot take an instance of this description, however empty it is; None when it can."""
     if not node.ready:
         why = node.why_not or "is not ready"
-        return Obstacle(why, why)
+        word, subject = node.barred
+        return Obstacle(why, why, word=word, subject=subject)
     pool = spec.placement.pool or DEFAULT_POOL
     if node.pool != pool:
-        return Obstacle(f"not in pool {pool}", f"is in pool {node.pool}, not {pool}")
+        remedy = f"`gestaltctl node label {node.name} {f'pool={pool}' if pool != DEFAULT_POOL else 'pool-'}` puts it there"
+        text = f"is in pool {node.pool}, not {pool}"
+        return Obstacle(f"not in pool {pool}", text, word=shortage.POOL, subject=pool, has=node.pool, asked=pool, remedy=remedy)
     if spec.runtime not in node.runtimes:
         why = f"has no working {spec.runtime} runtime"
-        return Obstacle(why, why)
+        has = ",".join(sorted(node.runtimes))
+        return Obstacle(why, why, word=shortage.RUNTIME, subject=spec.runtime, has=has, asked=spec.runtime)
     broken = [item for item in spec.placement.constraints if not holds(item, node.attributes)]
     return _unfulfilled(broken, node, len(spec.placement.constraints)) if broken else None
 
@@ -38,30 +49,39 @@ def room_obstacle(spec: AppSpec, node: Capacity) -> Obstacle | None:
     left = max(node.cpu - node.cpu_reserved, 0.0)
     if cpu > left + SLACK:
         text = f"has {left:.3g} of {node.cpu:.3g} cores left, {cpu:.3g} are asked for"
-        return Obstacle("too few cores left", text, (cpu - left) / cpu, f"resources.cpu of at most {left:.3g}" if left else "")
+        about = {"word": shortage.CPU, "has": f"{left:.6g}", "asked": f"{cpu:.6g}"}
+        return Obstacle("too few cores left", text, (cpu - left) / cpu, f"resources.cpu of at most {left:.3g}" if left else "", **about)
     free = max(node.memory - node.memory_reserved, 0)
     if node.memory and memory > free:
         text = f"has {show_size(free)} of memory left, {show_size(memory)} are asked for"
-        return Obstacle("too little memory left", text, (memory - free) / memory, f"resources.memory of at most {show_size(free)}")
+        help_ = f"resources.memory of at most {show_size(free)}" if free else ""
+        about = {"word": shortage.MEMORY, "has": str(free), "asked": str(memory)}
+        return Obstacle("too little memory left", text, (memory - free) / memory, help_, **about)
     for name, asked in demands(spec.resources).items():
         if asked > (there := node.left_of(name)):
             return _too_little(name, asked, there)
-    taken = [port.host_port for port in spec.ports if port.host_port and port.host_port in node.ports]
+    return _port_obstacle(spec, node)
+
+
+def _port_obstacle(spec: AppSpec, node: Capacity) -> Obstacle | None:
+    taken = next((port.host_port for port in spec.ports if port.host_port and port.host_port in node.ports), 0)
     if taken:
-        return Obstacle(
-            f"have host port {taken[0]} in use", f"has host port {taken[0]} in use by another instance", 1.0, "another host_port, or none"
-        )
+        text, about = f"has host port {taken} in use by another instance", {"word": shortage.PORT, "subject": str(taken)}
+        return Obstacle(f"have host port {taken} in use", text, 1.0, "another host_port, or none", **about)
     if host_ports(spec.ports, node) is None:
-        return Obstacle("no free host port", f"has no free host port in {node.port_first}-{node.port_last}")
+        used = sum(node.port_first <= number <= node.port_last for number in node.ports)
+        free, asked = node.port_last - node.port_first + 1 - used, sum(not port.host_port for port in spec.ports)
+        text = f"has no free host port in {node.port_first}-{node.port_last}"
+        return Obstacle("no free host port", text, word=shortage.PORT, has=str(max(free, 0)), asked=str(asked))
     return None
 
 
 def _too_little(name: str, asked: int, left: int) -> Obstacle:
     what, shown_ = name.removeprefix(DEVICE), show_size if name == DISK else str
-    text = f"has {shown_(left)} of {what} left, {shown_(asked)} are asked for"
-    return Obstacle(
-        f"too little of {what} left", text, (asked - left) / asked, f"resources.{name} of at most {shown_(left)}" if left else ""
-    )
+    kind, text = f"too little of {what} left", f"has {shown_(left)} of {what} left, {shown_(asked)} are asked for"
+    help_ = f"resources.{name} of at most {shown_(left)}" if left else ""
+    word, subject = (shortage.DEVICE, what) if name.startswith(DEVICE) else (name, "")
+    return Obstacle(kind, text, (asked - left) / asked, help_, word=word, subject=subject, has=str(left), asked=str(asked))
 
 
 def host_ports(ports: tuple[Port, ...], node: Capacity) -> tuple[int, ...] | None:
@@ -116,44 +136,30 @@ def room(spec: AppSpec, node: Capacity, most: int) -> int:
     return fits
 
 
-def refusals(found: Iterable[tuple[Capacity, Obstacle]]) -> tuple[Refusal, ...]:
-    """Count nodes by what rules them out, the most common first, with the node of each that comes nearest."""
-    kinds: dict[str, list[tuple[Capacity, Obstacle]]] = {}
-    for node, obstacle in found:
-        kinds.setdefault(obstacle.kind, []).append((node, obstacle))
-    result = []
-    for kind, items in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
-        node, nearest = min(items, key=lambda item: (item[1].lack, item[0].name))
-        result.append(Refusal(kind, len(items), node.name, nearest.text, nearest.help))
-    return tuple(result)
-
-
-def told(found: tuple[Refusal, ...]) -> str:
-    """Return what keeps instances away as a sentence."""
-    if not found:
-        return "no node has joined yet"
-    if len(found) == 1 and found[0].nodes == 1:
-        return f"node {found[0].nearest} {found[0].text}" + _hint(found[0])
-    return "; ".join(_counted(item) for item in found)
-
-
-def _counted(refusal: Refusal) -> str:
-    number = f"{refusal.nodes} node{'s' if refusal.nodes > 1 else ''}: "
-    if refusal.text == refusal.kind:
-        return number + refusal.kind
-    return f"{number}{refusal.kind} ({refusal.nearest} {refusal.text}){_hint(refusal)}"
-
-
-def _hint(refusal: Refusal) -> str:
-    return f", {refusal.help} would fit" if refusal.help else ""
-
-
 def _unfulfilled(broken: list[Constraint], node: Capacity, constraints: int) -> Obstacle:
     first = broken[0]
     wanted = shown(first)
     there = node.attributes.get(first.attribute)
     text = f"has {first.attribute} {there}, not {wanted}" if there is not None else f"has no {first.attribute}, {wanted} is asked for"
-    return Obstacle(f"not {wanted}", text, lack=10 + len(broken) / constraints)
+    about = {"word": shortage.CONSTRAINT, "subject": wanted, "has": there or "", "asked": first.value, "remedy": _labelling(first, node)}
+    return Obstacle(f"not {wanted}", text, lack=10 + len(broken) / constraints, **about)
+
+
+def _labelling(condition: Constraint, node: Capacity) -> str:
+    """Return how a label that nobody has put on a node would make a condition hold; empty where it is no matter of that."""
+    attribute = condition.attribute
+    if condition.operator != "=" or attribute in node.attributes or attribute.startswith(_OF_THE_NODE):
+        return ""
+    return f"`gestaltctl node label {node.name} {shlex.quote(f'{attribute}={condition.value}')}` says that it is so"
+
+
+def distribution_obstacle(limit: Limit, node: Capacity) -> Obstacle | None:
+    """Return how a constraint on the distribution of the instances rules out a node; None when it does not."""
+    value = node.attributes[limit.attribute]
+    if not (why := limit.refuses(value)):
+        return None
+    rule = f"{limit.operator} {limit.attribute}"
+    return Obstacle(f"ruled out by {rule}", why, lack=5.0, word=shortage.CONSTRAINT, subject=rule, has=value)
 
 
 def shown(condition: Constraint) -> str:

@@ -14,10 +14,11 @@ from dataclasses import replace
 from gestalt.spec.schema import AppSpec
 
 from .fleet import Ground, Nodes
-from .obstacles import host_ports, refusals, room, room_obstacle, standing_obstacle, told
+from .obstacles import distribution_obstacle, host_ports, room, room_obstacle, standing_obstacle
 from .score import OWN_POINTS, WEIGHT_POINTS, affinity, fit, free_shares, own, total
+from .shortage import ENOUGH, Obstacle, Refusal, Shortage, counted
 from .tally import GroupBy, Limit, Tally, limit_of, settle
-from .values import Capacity, Choice, Obstacle, Placing, Refusal, demands, with_more
+from .values import Capacity, Choice, Placing, demands, with_more
 
 Values = tuple[str, ...]
 _Entry = tuple[float, str, Values]
@@ -39,19 +40,17 @@ def place(spec: AppSpec, count: int, nodes: Nodes) -> Placing:
         choices, found = race(spec, count, nodes)
     else:
         choices, found = _race(spec, count, tuple(nodes))
-    missing = count - len(choices)
-    return Placing(tuple(choices), missing, found, told(found) if missing else "")
+    return Placing(tuple(choices), Shortage(count - len(choices), found))
 
 
-def lacking(spec: AppSpec, count: int, nodes: Nodes) -> tuple[int, str]:
-    """Return how many of `count` instances have no place, and why: as `place` does, but nothing is chosen where there is plenty of room."""
+def lacking(spec: AppSpec, count: int, nodes: Nodes) -> Shortage:
+    """Return which of `count` instances have no place, and why: as `place` does, but nothing is chosen where there is plenty of room."""
     if count > 1 and isinstance(nodes, Ground) and nodes.fleet.is_large:
         from .reasons import has_plenty  # late: NumPy is large
 
         if has_plenty(spec, count, nodes):
-            return 0, ""
-    placing = place(spec, count, nodes)
-    return placing.missing, placing.reason
+            return ENOUGH
+    return place(spec, count, nodes).shortage
 
 
 def _race(spec: AppSpec, count: int, nodes: tuple[Capacity, ...]) -> tuple[list[Choice], tuple[Refusal, ...]]:
@@ -60,7 +59,7 @@ def _race(spec: AppSpec, count: int, nodes: tuple[Capacity, ...]) -> tuple[list[
     choices: list[Choice] = []
     while len(choices) < count and (choice := race.take()) is not None:
         choices.append(choice)
-    return choices, refusals(race.obstacles()) if len(choices) < count else ()
+    return choices, counted(race.obstacles()) if len(choices) < count else ()
 
 
 def points_of(spec: AppSpec, node: Capacity) -> float:
@@ -156,16 +155,16 @@ class _Race:
         elif self._may_return and self._groups[key]:
             self._parked.append(key)
 
-    def obstacles(self) -> list[tuple[Capacity, Obstacle]]:
+    def obstacles(self) -> list[tuple[str, Obstacle]]:
         """Return why no node takes one instance more."""
-        return [(node, self._obstacle(node)) for node in self._nodes.values()]
+        return [(node.name, self._obstacle(node)) for node in self._nodes.values()]
 
     def _obstacle(self, node: Capacity) -> Obstacle:
         if (found := self._standing.get(node.id) or room_obstacle(self._spec, node)) is not None:
             return found
         for limit in self._limits:
-            if why := limit.refuses(node.attributes[limit.attribute]):
-                return Obstacle(f"ruled out by {limit.operator} {limit.attribute}", why, lack=5.0)
+            if (found := distribution_obstacle(limit, node)) is not None:
+                return found
         raise AssertionError(f"{node.name} could take an instance")
 
 

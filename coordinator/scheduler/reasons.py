@@ -11,9 +11,10 @@ from gestalt.spec.schema import AppSpec
 
 from .columns import Floats, Mask
 from .fleet import Ground
-from .obstacles import SLACK, room_obstacle, standing_obstacle
+from .obstacles import SLACK, distribution_obstacle, room_obstacle, standing_obstacle
 from .race import Race, Runner
-from .values import Capacity, Choice, Obstacle, Refusal
+from .shortage import Obstacle, Refusal
+from .values import Capacity, Choice
 
 
 def race(spec: AppSpec, count: int, ground: Ground) -> tuple[list[Choice], tuple[Refusal, ...]]:
@@ -47,7 +48,7 @@ class _Reasons:
         for number, _, nearest in sorted(self._found, key=lambda item: (-item[0], item[1])):
             node = self._node(nearest)
             obstacle = standing_obstacle(self._spec, node) or room_obstacle(self._spec, node) or self._limit(node)
-            told.append(Refusal(obstacle.kind, number, node.name, obstacle.text, obstacle.help))
+            told.append(Refusal(number, node.name, obstacle))
         return tuple(told)
 
     def _count(self, ruled_out: Mask, lack: Floats | None = None) -> None:
@@ -140,8 +141,8 @@ class _Reasons:
 
     def _limit(self, node: Capacity) -> Obstacle:
         for limit in self._race.limits:
-            if why := limit.refuses(node.attributes[limit.attribute]):
-                return Obstacle(f"ruled out by {limit.operator} {limit.attribute}", why, lack=5.0)
+            if (found := distribution_obstacle(limit, node)) is not None:
+                return found
         raise AssertionError(f"{node.name} could take an instance")
 
     def _node(self, row: int) -> Capacity:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from gestalt.spec.schema import Resources
 
+from .shortage import ENOUGH, NOT_READY, Refusal, Shortage
+
 DEFAULT_POOL = "default"
 """The pool of a node whose label `pool` says nothing, and of an app that names none."""
 
@@ -38,13 +40,15 @@ class Capacity:
 
     `supply`: what else it offers, as `demands` names it.
     `same_app`: how many instances of the app that is to be placed are there and stay. `attributes`: what constraints look at.
-    `incarnation`: of its membership, 0 = it has none.
+    `incarnation`: of its membership, 0 = it has none. `barred`: by what it is not ready for an app, of the words of a shortage, and by
+    which app, if it is one.
     """
 
     id: str
     name: str
     ready: bool
     why_not: str = ""
+    barred: tuple[str, str] = (NOT_READY, "")
     runtimes: frozenset[str] = frozenset()
     cpu: float = 0.0
     memory: int = 0
@@ -82,36 +86,21 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why a node cannot take an instance.
-
-    `kind`: what nodes that are ruled out by the same have in common, in words that follow "2 nodes". `text`: what is so of this node, in
-    words that follow its name. `lack`: how far it is from being taken, as a share of what is asked for; infinite when nothing comes near.
-    `help`: what would make it fit, empty = nothing that could be asked for instead.
-    """
-
-    kind: str
-    text: str
-    lack: float = float("inf")
-    help: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What rules out `nodes` nodes, and which of them comes nearest."""
-
-    kind: str
-    nodes: int
-    nearest: str
-    text: str
-    help: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Placing:
-    """The outcome for a number of identical instances: choices, and what keeps the rest away, most nodes first (empty = all are placed)."""
+    """The outcome for a number of identical instances: choices, and what keeps the rest away."""
 
     choices: tuple[Choice, ...]
-    missing: int = 0
-    refusals: tuple[Refusal, ...] = ()
-    reason: str = ""
+    shortage: Shortage = ENOUGH
+
+    @property
+    def missing(self) -> int:
+        return self.shortage.missing
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        return self.shortage.refusals
+
+    @property
+    def reason(self) -> str:
+        """Why some are missing, as a sentence; empty when none is."""
+        return str(self.shortage)

@@ -183,6 +183,7 @@ class AppPlan(google.protobuf.message.Message):
     INSTANCES_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
     NOTES_FIELD_NUMBER: builtins.int
+    SHORTAGES_FIELD_NUMBER: builtins.int
     app: builtins.str
     action: builtins.str
     """"launch", "update", "scale", "none" """
@@ -196,6 +197,10 @@ class AppPlan(google.protobuf.message.Message):
     def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """"stops before it starts: …" """
 
+    @property
+    def shortages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.Shortage]:
+        """what keeps instances from being placed, at most one for each version"""
+
     def __init__(
         self,
         *,
@@ -205,8 +210,9 @@ class AppPlan(google.protobuf.message.Message):
         instances: collections.abc.Iterable[global___PlannedInstance] | None = ...,
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
         notes: collections.abc.Iterable[builtins.str] | None = ...,
+        shortages: collections.abc.Iterable[gestalt.proto.v1.model_pb2.Shortage] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "app", b"app", "changes", b"changes", "instances", b"instances", "notes", b"notes", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "app", b"app", "changes", b"changes", "instances", b"instances", "notes", b"notes", "shortages", b"shortages", "warnings", b"warnings"]) -> None: ...
 
 global___AppPlan = AppPlan
 

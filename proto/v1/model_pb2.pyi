@@ -359,6 +359,7 @@ class App(google.protobuf.message.Message):
     CANARY_FIELD_NUMBER: builtins.int
     PAUSED_FIELD_NUMBER: builtins.int
     NEXT_RUNS_FIELD_NUMBER: builtins.int
+    SHORTAGE_FIELD_NUMBER: builtins.int
     path: builtins.str
     uid: builtins.str
     revision: builtins.int
@@ -394,6 +395,10 @@ class App(google.protobuf.message.Message):
     def next_runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[google.protobuf.timestamp_pb2.Timestamp]:
         """of a job with a schedule, the first of them"""
 
+    @property
+    def shortage(self) -> global___Shortage:
+        """what keeps instances from being placed; not set where nothing does"""
+
     def __init__(
         self,
         *,
@@ -416,11 +421,90 @@ class App(google.protobuf.message.Message):
         canary: builtins.str = ...,
         paused: builtins.str = ...,
         next_runs: collections.abc.Iterable[google.protobuf.timestamp_pb2.Timestamp] | None = ...,
+        shortage: global___Shortage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["created_at", b"created_at", "spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "canary", b"canary", "canary_version", b"canary_version", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "next_runs", b"next_runs", "path", b"path", "paused", b"paused", "revision", b"revision", "running", b"running", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["created_at", b"created_at", "shortage", b"shortage", "spec", b"spec"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "canary", b"canary", "canary_version", b"canary_version", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "next_runs", b"next_runs", "path", b"path", "paused", b"paused", "revision", b"revision", "running", b"running", "shortage", b"shortage", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
 
 global___App = App
+
+@typing.final
+class Shortage(google.protobuf.message.Message):
+    """What keeps instances from being placed, as of now. `message` is made from the rest."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MISSING_FIELD_NUMBER: builtins.int
+    OBSTACLES_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    missing: builtins.int
+    """so many that were to be placed have no node"""
+    message: builtins.str
+    """the same as a sentence"""
+    version: builtins.int
+    """in a plan: of the app, whose instances these are"""
+    @property
+    def obstacles(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Obstacle]:
+        """what rules nodes out, the most common first; each node counts once. None = there is no node"""
+
+    def __init__(
+        self,
+        *,
+        missing: builtins.int = ...,
+        obstacles: collections.abc.Iterable[global___Obstacle] | None = ...,
+        message: builtins.str = ...,
+        version: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["message", b"message", "missing", b"missing", "obstacles", b"obstacles", "version", b"version"]) -> None: ...
+
+global___Shortage = Shortage
+
+@typing.final
+class Obstacle(google.protobuf.message.Message):
+    """What rules out some nodes, and which of them comes nearest to taking an instance."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    NODES_FIELD_NUMBER: builtins.int
+    NEAREST_FIELD_NUMBER: builtins.int
+    HAS_FIELD_NUMBER: builtins.int
+    ASKED_FIELD_NUMBER: builtins.int
+    HELP_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """"not-ready", "migration", "apart-from", "pool", "runtime", "constraint", "cpu", "memory", "disk", "pids", "device", "port" """
+    subject: builtins.str
+    """which constraint, device, host port, pool, runtime or app; empty where there is only one"""
+    nodes: builtins.int
+    """so many; those that an earlier kind rules out are not counted again"""
+    nearest: builtins.str
+    """the name of the node that comes nearest"""
+    has: builtins.str
+    """what that one has, or has left, and …"""
+    asked: builtins.str
+    """… what is asked for: cores, bytes, numbers without units; empty where that makes no sense"""
+    help: builtins.str
+    """what would help, a clause; empty = nothing that is known"""
+    message: builtins.str
+    """its part of the sentence"""
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        subject: builtins.str = ...,
+        nodes: builtins.int = ...,
+        nearest: builtins.str = ...,
+        has: builtins.str = ...,
+        asked: builtins.str = ...,
+        help: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["asked", b"asked", "has", b"has", "help", b"help", "kind", b"kind", "message", b"message", "nearest", b"nearest", "nodes", b"nodes", "subject", b"subject"]) -> None: ...
+
+global___Obstacle = Obstacle
 
 @typing.final
 class Run(google.protobuf.message.Message):
@@ -846,6 +930,7 @@ class Task(google.protobuf.message.Message):
     WARNINGS_FIELD_NUMBER: builtins.int
     NODE_FIELD_NUMBER: builtins.int
     MOVES_FIELD_NUMBER: builtins.int
+    SHORTAGE_FIELD_NUMBER: builtins.int
     id: builtins.str
     kind: builtins.str
     """launch, scale, stop, start, restart, update, rollback, delete, failover, drain, migrate, cancel, run, rebalance, maintenance"""
@@ -875,6 +960,10 @@ class Task(google.protobuf.message.Message):
     def moves(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Move]:
         """of a rebalance"""
 
+    @property
+    def shortage(self) -> global___Shortage:
+        """of its app, while it is under way: what keeps instances from being placed; not set where nothing does"""
+
     def __init__(
         self,
         *,
@@ -892,9 +981,10 @@ class Task(google.protobuf.message.Message):
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
         node: builtins.str = ...,
         moves: collections.abc.Iterable[global___Move] | None = ...,
+        shortage: global___Shortage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["created_at", b"created_at", "ended_at", b"ended_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "created_at", b"created_at", "elapsed", b"elapsed", "ended_at", b"ended_at", "id", b"id", "instances", b"instances", "kind", b"kind", "message", b"message", "moves", b"moves", "node", b"node", "requested_by", b"requested_by", "state", b"state", "steps", b"steps", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "shortage", b"shortage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "created_at", b"created_at", "elapsed", b"elapsed", "ended_at", b"ended_at", "id", b"id", "instances", b"instances", "kind", b"kind", "message", b"message", "moves", b"moves", "node", b"node", "requested_by", b"requested_by", "shortage", b"shortage", "state", b"state", "steps", b"steps", "warnings", b"warnings"]) -> None: ...
 
 global___Task = Task
 

@@ -163,7 +163,7 @@ def test_status_says_what_is_wrong_and_what_to_do(server: CtlServer) -> None:
     ended = server.ctl("status")
     assert (ended.stdout, ended.returncode) == (_STATUS, Exit.FAILED)
     shape = json.loads(server.ctl("status", "-o", "json").stdout)
-    assert shape["apps_not_well"] == [{"path": DB, "state": "failed", "message": "1 instance in a crash loop"}]
+    assert shape["apps_not_well"] == [{"path": DB, "state": "failed", "message": "1 instance in a crash loop", "shortage": None}]
     assert shape["nodes_not_well"] == [{"name": "node1", "state": "ready", "problems": server.world.node_problems}]
 
 

@@ -70,6 +70,41 @@ async def test_what_fits_nowhere_says_why_and_is_placed_once_a_node_is_labelled(
     assert await well(racks, reply) == {"d": 2}
 
 
+async def test_what_keeps_instances_away_is_told_in_fields_by_the_next_leader_as_well(racks: Members) -> None:
+    placement = {"constraints": [{"attribute": "rack", "value": "r1"}, {"attribute": "disk", "value": "ssd"}]}
+    reply = await racks.launch(2, placement=placement)
+    await racks.until(lambda: racks.leader and racks.leader.decider.lacks(PATH), "it is told what keeps them away")
+    app = (await racks.get()).app
+    found = app.shortage
+    assert found.missing == 2
+    assert found.message
+    assert found.message in app.message
+    help_ = "`gestaltctl node label a disk=ssd` says that it is so"
+    assert [(item.kind, item.subject, item.nodes, item.nearest, item.has, item.asked, item.help) for item in found.obstacles] == [
+        ("constraint", "disk = ssd", 2, "a", "", "ssd", help_),
+        ("constraint", "rack = r1", 2, "c", "r2", "r1", ""),
+    ]
+    task = await racks.tasks().Get(api_pb2.GetTaskRequest(id=reply.tasks[0].id), timeout=10)
+    assert task.shortage == found
+    (plan,) = (await racks.apps().Plan(api_pb2.PlanRequest(apps=[spec_to_wire(spec(instances=2, placement=placement))]), timeout=10)).apps
+    (planned,) = plan.shortages
+    assert planned == model_pb2.Shortage(missing=2, obstacles=found.obstacles, message=found.message, version=1)
+    await racks.leave_office()
+    for name in RACKS:
+        await racks.disconnect(name)
+    await racks.up()
+    for name in RACKS:
+        await racks.connect(name)
+
+    async def told_again() -> bool:
+        return (await racks.get()).app.shortage == found
+
+    await until("the next leader says the same", told_again)
+    await label(racks, "b", disk="ssd")
+    assert await well(racks, reply) == {"b": 2}
+    assert not (await racks.get()).app.HasField("shortage")
+
+
 async def test_a_plan_says_what_keeps_instances_away(racks: Members) -> None:
     described = spec_to_wire(spec(instances=5, placement={"constraints": [{"attribute": "rack", "operator": "UNIQUE"}]}))
     (plan,) = (await racks.apps().Plan(api_pb2.PlanRequest(apps=[described]), timeout=10)).apps

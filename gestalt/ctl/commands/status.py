@@ -62,11 +62,18 @@ def _shape(picture: Picture) -> dict[str, Any]:
 
     return {
         **shape(picture.status),
-        "apps_not_well": [{"path": app.path, "state": app.state, "message": app.message} for app in picture.unwell],
+        "apps_not_well": [_app_shape(app) for app in picture.unwell],
         "nodes_not_well": [
             {"name": node.name, "state": node.state, "problems": list(node.problems)} for node in picture.nodes if not _node_is_well(node)
         ],
     }
+
+
+def _app_shape(app: model_pb2.App) -> dict[str, Any]:
+    from gestalt.ctl.shapes import shape
+
+    shortage = shape(app.shortage) if app.HasField("shortage") else None
+    return {"path": app.path, "state": app.state, "message": app.message, "shortage": shortage}
 
 
 def _print_picture(picture: Picture, *, wide: bool) -> None:

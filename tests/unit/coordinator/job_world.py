@@ -63,7 +63,7 @@ class JobWorld(Fleet):
         views = self.tracker.views(app, self.state.placed(PATH))
         case = Case(app, self.state.version(PATH, app.version).spec, views, self.at, {name: name for name in self.machines})
         told = self.jobs.decide(draft, case, runs.Terms(self.now, self.replaceable, self._nodes, self.held))
-        self.waits, self.wake_in = told.waits, told.wake_in
+        self.waits, self.wake_in = str(told.waits), told.wake_in
         self._apply(draft)
         for name, machine in self.machines.items():
             if machine.linked:

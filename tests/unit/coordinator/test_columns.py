@@ -103,7 +103,7 @@ class Dice(Random):
         same_app = {node: self.randint(0, 3) for node in self.sample(ids, self.choice([0, 0, 3]))}
         target = self.choice(ids) if self.random() < 0.1 else ""
         left = frozenset(self.sample(ids, 2)) if self.random() < 0.1 else frozenset()
-        avoided = {node: self.choice(["has a rival", "has another"]) for node in self.sample(ids, self.choice([0, 0, 4]))}
+        avoided = {node: self.choice(["/a/rival", "/a/second"]) for node in self.sample(ids, self.choice([0, 0, 4]))}
         return Ground(fleet, same_app, target, left, avoided=avoided)
 
 
@@ -118,7 +118,7 @@ class Cluster:
         """Place by columns, compare with the choice node by node, and take what was chosen into the fleet."""
         found = place(asked, count, ground)
         assert found == place(asked, count, tuple(ground))
-        assert lacking(asked, count, ground) == (found.missing, found.reason)
+        assert lacking(asked, count, ground) == found.shortage
         for choice in found.choices:
             self.fleet.reservations.add(choice.node, asked, choice.ports)
             self.there.append((choice.node, asked, choice.ports))
