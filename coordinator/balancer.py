@@ -23,6 +23,7 @@ from .nodes import Tracker
 from .rebalance import BUDGET, BUDGET_MAX, MIN_GAIN, Search, Subject, obstacle
 from .reconcile import is_current, stops_first
 from .records import App, Move, Node, Task, Verb
+from .scheduler.strategies import settled
 from .scheduler.values import Capacity
 from .state import Draft, State
 
@@ -99,7 +100,7 @@ class Balancer:
         rivals = _rivals(state)
         for app in list(state.apps.values()):
             if state.apps.get(app.path) is app and _is_at_rest(state, self._tracker, app):
-                found.append(_subject(state, app, rivals.get(app.path, frozenset()), stop_first=stop_first))
+                found.append(subject_of(state, app, rivals.get(app.path, frozenset()), stop_first=stop_first))
             await asyncio.sleep(0)
         return found
 
@@ -181,8 +182,10 @@ def _elsewhere(state: State, found: Iterable[Subject]) -> dict[str, frozenset[st
     return {path: frozenset(placed.node for placed in state.placed(path).instances if not placed.ended) for path in paths}
 
 
-def _subject(state: State, app: App, apart: frozenset[str], *, stop_first: bool) -> Subject:
+def subject_of(state: State, app: App, apart: frozenset[str], *, stop_first: bool) -> Subject:
+    """Return an app that is at rest as a search looks at it: with the strategy by which it is placed."""
     spec = state.version(app.path, app.version).spec.model_copy(update={"instances": app.wanted})
+    spec = settled(spec, state.switches.strategies)
     return Subject(app.path, spec, state.placed(app.path).instances, stop_first or not stops_first(spec), apart)
 
 

@@ -75,12 +75,12 @@ class Survey:
         spec = spec or (state.version(path, goal.version).spec if goal is not None else None)
         avoided = _avoided(state, path, spec.placement.apart_from if spec is not None else ())
         if goal is None:
-            return Ground(self._fleet, avoided=avoided)
+            return Ground(self._fleet, avoided=avoided, strategies=state.switches.strategies)
         instances = state.placed(path).instances
         same_app = self._here(path, goal, spec)
         moved = {placed.node for placed in instances if placed.serial in goal.moving} if goal.moving else set[str]()
         left = frozenset(moved | {goal.source}) - {""}
-        ground = Ground(self._fleet, same_app, goal.target, left, avoided=avoided)
+        ground = Ground(self._fleet, same_app, goal.target, left, avoided=avoided, strategies=state.switches.strategies)
         for node in goal.held:  # room that is kept for it is room
             kept = state.version(path, goal.version).spec
             ground = ground.without(node, fixed_ports(kept), kept.resources)

@@ -28,6 +28,7 @@ from .reconcile import stops_first
 from .records import App, Placed, Version, instance_id
 from .scheduler.place import lacking, place
 from .scheduler.shortage import Shortage
+from .scheduler.strategies import told as told_strategy
 from .scheduler.values import Placing
 from .shortages import shortage_message
 from .spots import There, spots
@@ -67,16 +68,21 @@ class Planner:
         app = self.ledger.state.apps.get(spec.path)
         asked, spec = spec, counted(spec, app)
         before = described(self._described(app, spec).spec, app) if app else None
-        changes = compare(before, spec)
+        changes, strategies = compare(before, spec), self.ledger.state.switches.strategies
+        strategy, source = strategies.of(spec.placement)
         result = api_pb2.AppPlan(
             app=spec.path,
             action=self._action(app, spec),
             changes=[to_wire(change, model_pb2.FieldChange) for change in changes],
             warnings=self.warnings(spec),
+            strategy=strategy,
+            strategy_from=source,
         )
         result.instances.extend(self._instances(app, spec, result.shortages))
         if spec.instances != asked.instances:
             result.notes.append(f"autoscaling owns the number of instances: {spec.instances}, not {asked.instances}")
+        if spec.kind != "system" and (said := told_strategy(spec.placement, strategies)):
+            result.notes.append(said)
         result.notes.extend(self._notes(app, spec, result.action))
         if result.action in ("launch", "update"):
             wrong = mistakes(Draft(self.ledger.state), spec, together)

@@ -106,6 +106,7 @@ class Presenter:
         views = self.tracker.views(app, state.placed(app.path))
         staying = [view for view in views if not (view.placed.stop or view.placed.ended or is_given_up(view, spec))]
         word, why = self.health(app)
+        strategy, source = state.switches.strategies.of(spec.placement)
         return model_pb2.App(
             path=app.path,
             uid=app.uid,
@@ -126,6 +127,8 @@ class Presenter:
             canary=self.canary(app),
             paused=app.paused,
             shortage=shortage_now(self.decider, app.path),
+            strategy=strategy,
+            strategy_from=source,
             next_runs=[at for time in self.next_runs(app) if (at := timestamp(time.isoformat())) is not None],
         )
 

@@ -9,6 +9,8 @@ from enum import StrEnum
 from gestalt.model import PortBinding
 from gestalt.spec.schema import AppSpec, Autoscale
 
+from .scheduler.strategies import NOTHING_SAID, Strategies
+
 
 class TaskState(StrEnum):
     """Where a task is. All but `running` are final."""
@@ -341,11 +343,13 @@ class Switches:
 
     `doubted`: the nodes that were there when most of them vanished at once; while it is not empty nothing is replaced. `recovering`: which
     export the state was restored from; until an operator confirms, nothing that is unknown is removed and nothing lost is replaced.
+    `strategies`: by which apps are placed that say nothing themselves.
     """
 
     paused: str = ""
     doubted: tuple[str, ...] = ()
     recovering: str = ""
+    strategies: Strategies = NOTHING_SAID
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class Status:
             uptime=clock.monotonic() - self.since,
             store=self.store,
             paused=switches.paused,
+            strategy=switches.strategies.cluster,
+            pool_strategies=switches.strategies.pools,
             recovering=bool(switches.recovering),
             unknown=unknown_of(strangers(state, self.presenter.tracker)),
             held=held,

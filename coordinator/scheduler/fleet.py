@@ -10,6 +10,7 @@ from gestalt.spec.schema import Resources
 
 from ..reservations import Reservations
 from .shortage import APART_FROM, MIGRATION
+from .strategies import NOTHING_SAID, Strategies
 from .values import Capacity, demands, with_more
 
 if TYPE_CHECKING:  # a small fleet does without
@@ -115,7 +116,7 @@ class Ground:
 
     `same_app`: instances of the app by node that are there and stay. `target`: the node where it is to go, empty = any. `left`: where it
     must not go. `avoided`: the app because of which it must not go to some more, by node. `instead`: nodes that are looked at as if
-    they were these.
+    they were these. `strategies`: what operators said of apps that name none.
     """
 
     fleet: Fleet
@@ -124,6 +125,7 @@ class Ground:
     left: frozenset[str] = frozenset()
     instead: Mapping[str, Capacity] = field(default_factory=dict)
     avoided: Mapping[str, str] = field(default_factory=dict)
+    strategies: Strategies = NOTHING_SAID
 
     def __iter__(self) -> Iterator[Capacity]:
         return (self.node(node) for node in self.fleet.ids())

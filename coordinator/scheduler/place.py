@@ -17,6 +17,7 @@ from .fleet import Ground, Nodes
 from .obstacles import distribution_obstacle, host_ports, room, room_obstacle, standing_obstacle
 from .score import OWN_POINTS, WEIGHT_POINTS, affinity, fit, free_shares, own, total
 from .shortage import ENOUGH, Obstacle, Refusal, Shortage, counted
+from .strategies import settled
 from .tally import GroupBy, Limit, Tally, limit_of, settle
 from .values import Capacity, Choice, Placing, demands, with_more
 
@@ -34,6 +35,8 @@ def place(spec: AppSpec, count: int, nodes: Nodes) -> Placing:
     """
     if count <= 0:
         return Placing(())
+    if isinstance(nodes, Ground):
+        spec = settled(spec, nodes.strategies)
     if isinstance(nodes, Ground) and nodes.fleet.is_large:
         from .reasons import race  # late: NumPy is large
 

@@ -35,7 +35,7 @@ def _unhonoured(spec: AppSpec) -> Iterator[str]:
 
 
 def _doubts_of_kind(spec: AppSpec) -> Iterator[str]:
-    if spec.kind == "system" and (spec.placement.affinities or spec.placement.spread or spec.placement.strategy != "spread"):
+    if spec.kind == "system" and (spec.placement.affinities or spec.placement.spread or spec.placement.strategy):
         yield "placement.affinities, spread and strategy are not used: a system app runs on every node that matches"
     if spec.kind == "job" and spec.depends_on:
         yield "depends_on holds no run of a job back: a run starts when it is asked for"

@@ -246,7 +246,10 @@ class Placement(Part):
         tuple[values.AppPath, ...],
         Field(max_length=100, description="Apps, by path, with whose instances it shares no node, whichever of them came first."),
     ] = ()
-    strategy: Annotated[Literal["spread", "binpack"], Field(description="Many nodes, or few full ones.")] = "spread"
+    strategy: Annotated[
+        Literal["", "spread", "binpack"],
+        Field(description="Many nodes, or few full ones. Empty = as was said for the pool, or for the cluster, else spread."),
+    ] = ""
     pool: Annotated[values.Pool, Field(description="Only nodes of this pool. Empty = the default one.")] = ""
     priority: Annotated[values.Whole, Field(ge=0, le=100, description="Higher ones get room first.")] = 50
     exclusive: Annotated[

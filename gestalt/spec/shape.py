@@ -99,7 +99,7 @@ def show_allowed(slot: Slot) -> str:
             return item.allowed
     origin, arguments = typing.get_origin(slot.kind), typing.get_args(slot.kind)
     if origin is Literal:
-        return ", ".join(arguments)
+        return ", ".join(filter(None, arguments))
     if origin is tuple:
         return f"a list, each item {_inner(slot)}"
     if origin is dict:

@@ -293,7 +293,8 @@ DeviceName = Annotated[str, Words(r"[a-z0-9](?:[a-z0-9._/-]*[a-z0-9])?", "a-z, 0
 Attribute = Annotated[
     str, Words(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?", "the name of an attribute of nodes, like rack or os.name", 128)
 ]
-Pool = Annotated[str, Words(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", "a-z, 0-9 and inner dashes", 63, optional=True)]
+POOL_NAME, POOL_LENGTH = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", 63
+Pool = Annotated[str, Words(POOL_NAME, "a-z, 0-9 and inner dashes", POOL_LENGTH, optional=True)]
 _SHARE_JSON = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]{1,5}$|^([0-9]{1,2}|100)%$"}]}
 Share = Annotated[str, Tested(_share, SHARE_ALLOWED, _SHARE_JSON, before=True)]
 Whole = Annotated[int, Field(strict=True)]

@@ -184,9 +184,15 @@ class AppPlan(google.protobuf.message.Message):
     WARNINGS_FIELD_NUMBER: builtins.int
     NOTES_FIELD_NUMBER: builtins.int
     SHORTAGES_FIELD_NUMBER: builtins.int
+    STRATEGY_FIELD_NUMBER: builtins.int
+    STRATEGY_FROM_FIELD_NUMBER: builtins.int
     app: builtins.str
     action: builtins.str
     """"launch", "update", "scale", "none" """
+    strategy: builtins.str
+    """by which instances are placed: "spread" or "binpack" """
+    strategy_from: builtins.str
+    """who says so: "app", "pool", "cluster", or "default" = nobody"""
     @property
     def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.FieldChange]: ...
     @property
@@ -211,8 +217,10 @@ class AppPlan(google.protobuf.message.Message):
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
         notes: collections.abc.Iterable[builtins.str] | None = ...,
         shortages: collections.abc.Iterable[gestalt.proto.v1.model_pb2.Shortage] | None = ...,
+        strategy: builtins.str = ...,
+        strategy_from: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "app", b"app", "changes", b"changes", "instances", b"instances", "notes", b"notes", "shortages", b"shortages", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "app", b"app", "changes", b"changes", "instances", b"instances", "notes", b"notes", "shortages", b"shortages", "strategy", b"strategy", "strategy_from", b"strategy_from", "warnings", b"warnings"]) -> None: ...
 
 global___AppPlan = AppPlan
 
@@ -1355,6 +1363,72 @@ class PauseReply(google.protobuf.message.Message):
 global___PauseReply = PauseReply
 
 @typing.final
+class StrategyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    POOL_FIELD_NUMBER: builtins.int
+    STRATEGY_FIELD_NUMBER: builtins.int
+    pool: builtins.str
+    """of which apps of a pool are meant; empty = those of the whole cluster"""
+    strategy: builtins.str
+    """"spread" or "binpack"; empty = nothing is said any more"""
+    @property
+    def request(self) -> global___Request: ...
+    def __init__(
+        self,
+        *,
+        request: global___Request | None = ...,
+        pool: builtins.str = ...,
+        strategy: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["pool", b"pool", "request", b"request", "strategy", b"strategy"]) -> None: ...
+
+global___StrategyRequest = StrategyRequest
+
+@typing.final
+class StrategyReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class PoolStrategiesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    STRATEGY_FIELD_NUMBER: builtins.int
+    POOL_STRATEGIES_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    strategy: builtins.str
+    """of the cluster, as it is then; empty = nothing was said"""
+    @property
+    def pool_strategies(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """by pool, those of which something was said"""
+
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+        strategy: builtins.str = ...,
+        pool_strategies: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "pool_strategies", b"pool_strategies", "strategy", b"strategy"]) -> None: ...
+
+global___StrategyReply = StrategyReply
+
+@typing.final
 class StepDownRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1460,6 +1534,22 @@ global___StatusRequest = StatusRequest
 class StatusReply(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class PoolStrategiesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     CLUSTER_ID_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
@@ -1481,6 +1571,8 @@ class StatusReply(google.protobuf.message.Message):
     UNKNOWN_FIELD_NUMBER: builtins.int
     FORMAT_FIELD_NUMBER: builtins.int
     NEWEST_FORMAT_FIELD_NUMBER: builtins.int
+    STRATEGY_FIELD_NUMBER: builtins.int
+    POOL_STRATEGIES_FIELD_NUMBER: builtins.int
     cluster_id: builtins.str
     epoch: builtins.int
     version: builtins.str
@@ -1507,6 +1599,8 @@ class StatusReply(google.protobuf.message.Message):
     """of the store, as it is"""
     newest_format: builtins.int
     """that all coordinators understand; above `format`: `cluster finalize-upgrade` is due"""
+    strategy: builtins.str
+    """of apps that say nothing themselves; empty = nothing was said of the cluster"""
     @property
     def problems(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """one sentence each, worst first"""
@@ -1516,6 +1610,10 @@ class StatusReply(google.protobuf.message.Message):
     @property
     def unknown(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Unknown]:
         """while recovering"""
+
+    @property
+    def pool_strategies(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """by pool, those of which something was said"""
 
     def __init__(
         self,
@@ -1541,7 +1639,9 @@ class StatusReply(google.protobuf.message.Message):
         unknown: collections.abc.Iterable[global___Unknown] | None = ...,
         format: builtins.int = ...,
         newest_format: builtins.int = ...,
+        strategy: builtins.str = ...,
+        pool_strategies: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["apps", b"apps", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "epoch", b"epoch", "format", b"format", "healthy", b"healthy", "held", b"held", "instances", b"instances", "mode", b"mode", "newest_format", b"newest_format", "nodes", b"nodes", "nodes_ready", b"nodes_ready", "paused", b"paused", "problems", b"problems", "recovering", b"recovering", "state", b"state", "store", b"store", "tasks_running", b"tasks_running", "unknown", b"unknown", "uptime", b"uptime", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["apps", b"apps", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "epoch", b"epoch", "format", b"format", "healthy", b"healthy", "held", b"held", "instances", b"instances", "mode", b"mode", "newest_format", b"newest_format", "nodes", b"nodes", "nodes_ready", b"nodes_ready", "paused", b"paused", "pool_strategies", b"pool_strategies", "problems", b"problems", "recovering", b"recovering", "state", b"state", "store", b"store", "strategy", b"strategy", "tasks_running", b"tasks_running", "unknown", b"unknown", "uptime", b"uptime", "version", b"version"]) -> None: ...
 
 global___StatusReply = StatusReply

@@ -1485,6 +1485,11 @@ class ClusterStub(object):
                 request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ExportRequest.SerializeToString,
                 response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ExportChunk.FromString,
                 )
+        self.SetStrategy = channel.unary_unary(
+                '/gestalt.v1.Cluster/SetStrategy',
+                request_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StrategyRequest.SerializeToString,
+                response_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StrategyReply.FromString,
+                )
 
 
 class ClusterServicer(object):
@@ -1521,6 +1526,13 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetStrategy(self, request, context):
+        """by which apps are placed that say nothing themselves
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1548,6 +1560,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Export,
                     request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ExportRequest.FromString,
                     response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.ExportChunk.SerializeToString,
+            ),
+            'SetStrategy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetStrategy,
+                    request_deserializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StrategyRequest.FromString,
+                    response_serializer=gestalt_dot_proto_dot_v1_dot_api__pb2.StrategyReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1641,6 +1658,23 @@ class Cluster(object):
         return grpc.experimental.unary_stream(request, target, '/gestalt.v1.Cluster/Export',
             gestalt_dot_proto_dot_v1_dot_api__pb2.ExportRequest.SerializeToString,
             gestalt_dot_proto_dot_v1_dot_api__pb2.ExportChunk.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SetStrategy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gestalt.v1.Cluster/SetStrategy',
+            gestalt_dot_proto_dot_v1_dot_api__pb2.StrategyRequest.SerializeToString,
+            gestalt_dot_proto_dot_v1_dot_api__pb2.StrategyReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -799,6 +799,12 @@ class ClusterStub:
         gestalt.proto.v1.api_pb2.ExportChunk,
     ]
 
+    SetStrategy: grpc.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.StrategyRequest,
+        gestalt.proto.v1.api_pb2.StrategyReply,
+    ]
+    """by which apps are placed that say nothing themselves"""
+
 class ClusterAsyncStub:
     Status: grpc.aio.UnaryUnaryMultiCallable[
         gestalt.proto.v1.api_pb2.StatusRequest,
@@ -825,6 +831,12 @@ class ClusterAsyncStub:
         gestalt.proto.v1.api_pb2.ExportRequest,
         gestalt.proto.v1.api_pb2.ExportChunk,
     ]
+
+    SetStrategy: grpc.aio.UnaryUnaryMultiCallable[
+        gestalt.proto.v1.api_pb2.StrategyRequest,
+        gestalt.proto.v1.api_pb2.StrategyReply,
+    ]
+    """by which apps are placed that say nothing themselves"""
 
 class ClusterServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -862,6 +874,14 @@ class ClusterServicer(metaclass=abc.ABCMeta):
         request: gestalt.proto.v1.api_pb2.ExportRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[gestalt.proto.v1.api_pb2.ExportChunk], collections.abc.AsyncIterator[gestalt.proto.v1.api_pb2.ExportChunk]]: ...
+
+    @abc.abstractmethod
+    def SetStrategy(
+        self,
+        request: gestalt.proto.v1.api_pb2.StrategyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gestalt.proto.v1.api_pb2.StrategyReply, collections.abc.Awaitable[gestalt.proto.v1.api_pb2.StrategyReply]]:
+        """by which apps are placed that say nothing themselves"""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 

@@ -360,6 +360,8 @@ class App(google.protobuf.message.Message):
     PAUSED_FIELD_NUMBER: builtins.int
     NEXT_RUNS_FIELD_NUMBER: builtins.int
     SHORTAGE_FIELD_NUMBER: builtins.int
+    STRATEGY_FIELD_NUMBER: builtins.int
+    STRATEGY_FROM_FIELD_NUMBER: builtins.int
     path: builtins.str
     uid: builtins.str
     revision: builtins.int
@@ -387,6 +389,10 @@ class App(google.protobuf.message.Message):
     """how that stands, in one sentence"""
     paused: builtins.str
     """by whom its change is paused; empty = it is not"""
+    strategy: builtins.str
+    """by which it is placed: "spread" or "binpack" """
+    strategy_from: builtins.str
+    """who says so: "app", "pool", "cluster", or "default" = nobody"""
     @property
     def spec(self) -> gestalt.proto.v1.spec_pb2.AppSpec: ...
     @property
@@ -422,9 +428,11 @@ class App(google.protobuf.message.Message):
         paused: builtins.str = ...,
         next_runs: collections.abc.Iterable[google.protobuf.timestamp_pb2.Timestamp] | None = ...,
         shortage: global___Shortage | None = ...,
+        strategy: builtins.str = ...,
+        strategy_from: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["created_at", b"created_at", "shortage", b"shortage", "spec", b"spec"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "canary", b"canary", "canary_version", b"canary_version", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "next_runs", b"next_runs", "path", b"path", "paused", b"paused", "revision", b"revision", "running", b"running", "shortage", b"shortage", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["autoscaling", b"autoscaling", "canary", b"canary", "canary_version", b"canary_version", "count", b"count", "created_at", b"created_at", "healthy", b"healthy", "message", b"message", "next_runs", b"next_runs", "path", b"path", "paused", b"paused", "revision", b"revision", "running", b"running", "shortage", b"shortage", "spec", b"spec", "stable_version", b"stable_version", "state", b"state", "stopped", b"stopped", "strategy", b"strategy", "strategy_from", b"strategy_from", "task", b"task", "uid", b"uid", "version", b"version"]) -> None: ...
 
 global___App = App
 

@@ -757,7 +757,7 @@ class Placement(google.protobuf.message.Message):
     FAILOVER_AFTER_FIELD_NUMBER: builtins.int
     APART_FROM_FIELD_NUMBER: builtins.int
     strategy: builtins.str
-    """"spread" or "binpack" """
+    """"spread" or "binpack"; empty = as was said for the pool, or for the cluster, else "spread" """
     pool: builtins.str
     priority: builtins.int
     exclusive: builtins.bool

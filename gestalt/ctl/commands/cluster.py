@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gestalt.ctl.commands import certificate, state, upgrade
+from gestalt.ctl.commands import certificate, state, strategy, upgrade
 from gestalt.ctl.commands import zookeeper as zookeeper_commands
 from gestalt.ctl.options import Duration, connected, examples, output_option
 from gestalt.ctl.output import emit
@@ -30,7 +30,15 @@ def cluster() -> None:
     """Set up a cluster of several machines, and steer it as a whole."""
 
 
-for _command in (state.export, state.import_, state.recover, zookeeper_commands.zookeeper, upgrade.finalize, certificate.certificate):
+for _command in (
+    state.export,
+    state.import_,
+    state.recover,
+    zookeeper_commands.zookeeper,
+    upgrade.finalize,
+    certificate.certificate,
+    strategy.strategy,
+):
     cluster.add_command(_command)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from gestalt.ctl.commands.strategy import told
 from gestalt.ctl.exits import Exit
 from gestalt.ctl.options import connected, examples, output_option
 from gestalt.ctl.output import emit
@@ -83,6 +84,8 @@ def _print_picture(picture: Picture, *, wide: bool) -> None:
     _print_list("Apps that are not well", [_app_line(app) for app in (picture.apps if wide else picture.unwell)])
     _print_list("Unknown since the state was restored", [f"{item.node}: {item.instance} of {item.app}" for item in status.unknown])
     _print_list("Nodes", [_node_line(node) for node in picture.nodes])
+    if status.strategy or status.pool_strategies:
+        _print_list("Apps that name no strategy are placed by that of", told(status.strategy, dict(sorted(status.pool_strategies.items()))))
     _print_list("What to do", _next(picture))
     if wide:
         print(f"\ncluster {status.cluster_id}, epoch {status.epoch}, store {status.store}, version {status.version}")

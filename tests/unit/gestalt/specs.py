@@ -232,7 +232,7 @@ def documents(draw: st.DrawFn) -> Document:
         ulimits=st.dictionaries(st.sampled_from(ULIMITS), limit, max_size=2),
         logging=_some(driver=st.sampled_from(["json-file", "none"]), max_size=_sizes, max_files=st.integers(1, 1000)),
         update=_some(max_surge=st.sampled_from([1, "2", "30%"]), min_healthy_time=st.integers(0, 200), auto_rollback=st.booleans()),
-        placement=_some(priority=st.integers(0, 100), strategy=st.sampled_from(["spread", "binpack"]), failover_after=_seconds),
+        placement=_some(priority=st.integers(0, 100), strategy=st.sampled_from(["", "spread", "binpack"]), failover_after=_seconds),
         pull=_some(policy=st.sampled_from(["missing", "always", "never"])),
     )
     return {**document, **draw(more)}
