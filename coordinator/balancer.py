@@ -16,6 +16,7 @@ from gestalt.proto.v1 import api_pb2
 
 from . import moving
 from .advance import LEADER
+from .beside import all_rivals, wishes
 from .changes import Asked
 from .decider import Decider
 from .ledger import Ledger
@@ -97,7 +98,7 @@ class Balancer:
     async def _subjects(self, *, stop_first: bool) -> list[Subject]:
         """Return the apps that are at rest: all of their instances there, of one version, ready, and no change under way."""
         state, found = self._ledger.state, list[Subject]()
-        rivals = _rivals(state)
+        rivals = all_rivals(state)
         for app in list(state.apps.values()):
             if state.apps.get(app.path) is app and _is_at_rest(state, self._tracker, app):
                 found.append(subject_of(state, app, rivals.get(app.path, frozenset()), stop_first=stop_first))
@@ -165,20 +166,11 @@ def cut_off(search: Search) -> str:
     return f"the search was cut off after {SEARCH_LIMIT:g} s: {share}, so there may be more to gain, or more than by these moves"
 
 
-def _rivals(state: State) -> dict[str, frozenset[str]]:
-    """Return the apps that share no node with others, and with which, whoever of them says so."""
-    found: dict[str, set[str]] = {}
-    for path, named in state.apart.items():
-        for other in set(named) - {path}:
-            found.setdefault(path, set()).add(other)
-            found.setdefault(other, set()).add(path)
-    return {path: frozenset(others) for path, others in found.items()}
-
-
 def _elsewhere(state: State, found: Iterable[Subject]) -> dict[str, frozenset[str]]:
-    """Return where the instances are of apps that are not at rest, and from which others are kept apart: nodes by app."""
+    """Return where the instances are of apps that are not at rest, and of which others want to know: nodes by app."""
     found = tuple(found)
-    paths = {other for subject in found for other in subject.apart} - {subject.path for subject in found}
+    paths = {other for subject in found for other in subject.apart.union(*(apps for apps, _ in subject.wishes))}
+    paths -= {subject.path for subject in found}
     return {path: frozenset(placed.node for placed in state.placed(path).instances if not placed.ended) for path in paths}
 
 
@@ -186,7 +178,9 @@ def subject_of(state: State, app: App, apart: frozenset[str], *, stop_first: boo
     """Return an app that is at rest as a search looks at it: with the strategy by which it is placed."""
     spec = state.version(app.path, app.version).spec.model_copy(update={"instances": app.wanted})
     spec = settled(spec, state.switches.strategies)
-    return Subject(app.path, spec, state.placed(app.path).instances, stop_first or not stops_first(spec), apart)
+    return Subject(
+        app.path, spec, state.placed(app.path).instances, stop_first or not stops_first(spec), apart, wishes(state, app.path, spec)
+    )
 
 
 def _is_at_rest(state: State, tracker: Tracker, app: App) -> bool:

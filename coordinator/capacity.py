@@ -6,12 +6,14 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
 
 from gestalt.proto.v1 import model_pb2
 from gestalt.spec.schema import AppSpec
 
+from .beside import avoided, nodes_beside
 from .membership import Life, is_emptied
 from .nodes import Tracker
 from .notices import taken
@@ -73,14 +75,15 @@ class Survey:
         self._refresh()
         goal = goal or state.apps.get(path)
         spec = spec or (state.version(path, goal.version).spec if goal is not None else None)
-        avoided = _avoided(state, path, spec.placement.apart_from if spec is not None else ())
+        away, beside = avoided(state, path, spec), nodes_beside(state, path, spec)
+        ground = Ground(self._fleet, avoided=away, strategies=state.switches.strategies, beside=beside)
         if goal is None:
-            return Ground(self._fleet, avoided=avoided, strategies=state.switches.strategies)
+            return ground
         instances = state.placed(path).instances
         same_app = self._here(path, goal, spec)
         moved = {placed.node for placed in instances if placed.serial in goal.moving} if goal.moving else set[str]()
         left = frozenset(moved | {goal.source}) - {""}
-        ground = Ground(self._fleet, same_app, goal.target, left, avoided=avoided, strategies=state.switches.strategies)
+        ground = replace(ground, same_app=same_app, target=goal.target, left=left)
         for node in goal.held:  # room that is kept for it is room
             kept = state.version(path, goal.version).spec
             ground = ground.without(node, fixed_ports(kept), kept.resources)
@@ -145,12 +148,6 @@ class Survey:
         if offer.id not in self._told:
             self._told[offer.id] = _why_not(offer.id, offer.name, self._tracker)
         return self._told[offer.id]
-
-
-def _avoided(state: State, path: str, apart_from: tuple[str, ...]) -> dict[str, str]:
-    """Return the nodes that have instances of apps with which one shares no node, because it or they say so: with one of these by node."""
-    others = {*apart_from, *(other for other, named in state.apart.items() if path in named)} - {path}
-    return {placed.node: other for other in sorted(others) for placed in state.placed(other).instances if not placed.ended}
 
 
 def _stays(state: State, goal: App, placed: Placed) -> bool:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from gestalt.spec.schema import AppSpec, Spread
 
+from .beside import Wishes
 from .records import Move, Placed
 from .reservations import MICRO, Reservations, Reserved
 from .scheduler.fleet import ELSEWHERE, LARGE, Fleet, Ground, released
@@ -39,7 +40,7 @@ class Subject:
     """An app whose instances count: at rest, all of them of one version. `spec`: with as many instances as are wanted.
 
     `may_move`: its instances may be moved; others just see what moves around them. `apart`: the apps with which it shares no node, because
-    it or they say so.
+    it or they say so. `wishes`: beside which apps it would rather stand, or rather not.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Subject:
     placed: tuple[Placed, ...]
     may_move: bool = True
     apart: frozenset[str] = frozenset()
+    wishes: Wishes = ()
 
 
 def plan(subjects: Iterable[Subject], nodes: Iterable[Capacity], budget: int = BUDGET, min_gain: float = MIN_GAIN) -> tuple[Move, ...]:
@@ -68,7 +70,7 @@ class Search:
         nodes: all of them, with what is reserved there.
         budget: so many moves at most.
         min_gain: what each is worth at least.
-        others: where the instances are of other apps from which some are kept apart: nodes by app.
+        others: where the instances are of other apps of which some want to know, by `apart` or `wishes`: nodes by app.
         large: from how many nodes on they are looked at as columns.
     """
 
@@ -218,9 +220,10 @@ class _Board:
         spec, placed = subject.spec, there[-1]
         others = Counter({node: len(items) for node, items in self._on[path].items() if items})
         others[source] -= 1
-        avoided = dict.fromkeys(self._avoided(subject) - {source}, "has an instance of another app, from which it is kept apart")
+        avoided = dict.fromkeys(self._avoided(subject) - {source}, "another app")
         left = _without(self._nodes[source], spec, placed)
-        ground = Ground(self._fleet, {node: count for node, count in others.items() if count}, instead={source: left}, avoided=avoided)
+        same_app = {node: count for node, count in others.items() if count}
+        ground = Ground(self._fleet, same_app, instead={source: left}, avoided=avoided, beside=self._wished(subject))
         placing = place(spec, 1, ground)
         if not placing.choices or placing.choices[0].node == source:
             return None
@@ -236,8 +239,7 @@ class _Board:
         """Return the nodes that have instances of apps with which one shares no node."""
         found: set[str] = set()
         for other in subject.apart:
-            found.update(node for node, items in self._on.get(other, {}).items() if items)
-            found.update(self._others.get(other, ()))
+            found |= self._nodes_of(other)
         return found & self._nodes.keys()
 
     def _seen(self, path: str, node: str, same_app: int, placed: Placed) -> Capacity:
@@ -245,7 +247,23 @@ class _Board:
         found = self._nodes[node]
         if placed.node == node:
             found = _without(found, self._subjects[path].spec, placed)
-        return replace(found, same_app=same_app) if same_app or found.same_app else found
+        beside = self._beside(self._subjects[path], node)
+        return replace(found, same_app=same_app, beside=beside) if same_app or beside or found.same_app or found.beside else found
+
+    def _wished(self, subject: Subject) -> dict[str, int]:
+        """Return the sum of the weights of the wishes that each node fulfils, as instances are now."""
+        found: Counter[str] = Counter()
+        for apps, weight in subject.wishes:
+            found.update(dict.fromkeys({node for other in apps for node in self._nodes_of(other)}, weight))
+        return dict(found)
+
+    def _nodes_of(self, other: str) -> set[str]:
+        return {*self._others.get(other, ()), *(node for node, items in self._on.get(other, {}).items() if items)}
+
+    def _beside(self, subject: Subject, node: str) -> int:
+        """Return the same of one node."""
+        here = self._here[node]
+        return sum(weight for apps, weight in subject.wishes if any(here[other] or node in self._others.get(other, ()) for other in apps))
 
     def _parts(self, path: str, node: Capacity, others: Counter[str]) -> dict[str, float]:
         """Return what a node is worth for an instance, by what the points are for."""
@@ -256,6 +274,8 @@ class _Board:
             parts["apart"] = OWN_POINTS * own(node.same_app, spec.instances)
         if spec.placement.affinities:
             parts["affinities"] = WEIGHT_POINTS * affinity(spec.placement.affinities, node.attributes)
+        if spec.placement.beside:
+            parts["beside"] = WEIGHT_POINTS * node.beside
         for tally in self._tallies(path, others):
             parts[f"spread {tally.attribute}"] = tally.points(node.attributes.get(tally.attribute, ""))
         return parts

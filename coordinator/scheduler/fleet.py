@@ -117,6 +117,7 @@ class Ground:
     `same_app`: instances of the app by node that are there and stay. `target`: the node where it is to go, empty = any. `left`: where it
     must not go. `avoided`: the app because of which it must not go to some more, by node. `instead`: nodes that are looked at as if
     they were these. `strategies`: what operators said of apps that name none.
+    `beside`: the sum of the weights of the wishes to stand beside other apps that are fulfilled there, by node.
     """
 
     fleet: Fleet
@@ -126,6 +127,7 @@ class Ground:
     instead: Mapping[str, Capacity] = field(default_factory=dict)
     avoided: Mapping[str, str] = field(default_factory=dict)
     strategies: Strategies = NOTHING_SAID
+    beside: Mapping[str, int] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Capacity]:
         return (self.node(node) for node in self.fleet.ids())
@@ -138,6 +140,8 @@ class Ground:
         found = self.instead.get(node) or self.fleet.node(node)
         if node in self.same_app:
             found = replace(found, same_app=self.same_app[node])
+        if node in self.beside:
+            found = replace(found, beside=self.beside[node])
         if not found.ready:
             return found
         if node in self.left or self.target not in ("", node):

@@ -66,11 +66,11 @@ def _race(spec: AppSpec, count: int, nodes: tuple[Capacity, ...]) -> tuple[list[
 
 
 def points_of(spec: AppSpec, node: Capacity) -> float:
-    """Return what a node is worth by itself for one instance more: fit, own instances and affinities."""
+    """Return what a node is worth by itself for one instance more: fit, own instances, affinities and other apps."""
     cpu, memory = free_shares(node, spec.resources.cpu, spec.resources.memory)
     binpack = spec.placement.strategy == "binpack"
     apart = 0.0 if binpack else OWN_POINTS * own(node.same_app, spec.instances)
-    liked = WEIGHT_POINTS * affinity(spec.placement.affinities, node.attributes)
+    liked = WEIGHT_POINTS * (affinity(spec.placement.affinities, node.attributes) + node.beside)
     return total(fit(cpu, memory, binpack=binpack), apart, liked)
 
 

@@ -118,7 +118,7 @@ class Race:
         self.wanted, self.binpack = max(spec.instances, 1), spec.placement.strategy == "binpack"
         self.asked = tuple(port.host_port for port in spec.ports)
         self.has_fixed = any(self.asked)
-        self.liked = WEIGHT_POINTS * self.columns.liked(spec.placement.affinities) if spec.placement.affinities else None
+        self.liked = self._liked()
         self.left: dict[int, Runner] = {}
         self.able, self._bar = self._able()
         self._count = count
@@ -135,6 +135,17 @@ class Race:
         )
         self.limits: list[Limit] = [limit for limit in limits if limit is not None]
         self._settle_clusters()
+
+    def _liked(self) -> Floats | None:
+        """Return what each node is worth by affinities and other apps; None when nothing is."""
+        affinities, beside = self.spec.placement.affinities, self.ground.beside
+        if not (affinities or beside):
+            return None
+        weights = self.columns.liked(affinities).copy()
+        for node, weight in beside.items():
+            if (row := self.columns.rows.get(node)) is not None:
+                weights[row] += weight
+        return WEIGHT_POINTS * weights
 
     def _able(self) -> tuple[Mask, Floats]:
         (able, bar), ground = self.columns.able(self.spec), self.ground

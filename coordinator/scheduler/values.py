@@ -39,7 +39,8 @@ class Capacity:
     """What a node offers and what is reserved of it. `cpu` in cores, sizes in bytes; 0 memory = unknown.
 
     `supply`: what else it offers, as `demands` names it.
-    `same_app`: how many instances of the app that is to be placed are there and stay. `attributes`: what constraints look at.
+    `same_app`: how many instances of the app that is to be placed are there and stay. `beside`: the sum of
+    the weights of its wishes to stand beside other apps that are fulfilled there. `attributes`: what constraints look at.
     `incarnation`: of its membership, 0 = it has none. `barred`: by what it is not ready for an app, of the words of a shortage, and by
     which app, if it is one.
     """
@@ -59,6 +60,7 @@ class Capacity:
     ports: frozenset[int] = frozenset()
     port_cursor: int = 0
     same_app: int = 0
+    beside: int = 0
     incarnation: int = 0
     attributes: Mapping[str, str] = field(default_factory=dict)
     supply: Mapping[str, int] = field(default_factory=dict)

@@ -212,6 +212,11 @@ def apart_from_others(spec: AppSpec) -> Iterable[Mistake]:
         if other == spec.path:
             hint = "other apps; the constraint unique keeps its own instances apart"
             yield Mistake(("placement", "apart_from", index), "is the app itself", hint)
+    yield from twice([wish.apps for wish in spec.placement.beside], ("placement", "beside"))
+    for index, wish in enumerate(spec.placement.beside):
+        if wish.apps == spec.path:
+            hint = "other apps; the strategy says whether its own instances stand together"
+            yield Mistake(("placement", "beside", index, "apps"), "is the app itself", hint)
 
 
 def variable(port: str) -> str:

@@ -7,8 +7,20 @@ from collections.abc import Iterator
 from .schema import AppSpec, Placement, Update
 
 _PLACEMENT = tuple(Placement.model_fields)
-_HONOURED = ("constraints", "affinities", "spread", "strategy", "pool", "apart_from", "exclusive", "failover_after", "on_isolation")
+_HONOURED = (
+    "constraints",
+    "affinities",
+    "spread",
+    "strategy",
+    "pool",
+    "apart_from",
+    "beside",
+    "exclusive",
+    "failover_after",
+    "on_isolation",
+)
 _ONE_BY_ONE = (Update().max_surge, Update().max_unavailable)
+_CHOOSING = ("affinities", "beside", "spread", "strategy")
 _OF_CANARY = ("canary", "promote", "promote_after")
 
 
@@ -35,8 +47,8 @@ def _unhonoured(spec: AppSpec) -> Iterator[str]:
 
 
 def _doubts_of_kind(spec: AppSpec) -> Iterator[str]:
-    if spec.kind == "system" and (spec.placement.affinities or spec.placement.spread or spec.placement.strategy):
-        yield "placement.affinities, spread and strategy are not used: a system app runs on every node that matches"
+    if spec.kind == "system" and any(getattr(spec.placement, name) for name in _CHOOSING):
+        yield "placement.affinities, beside, spread and strategy are not used: a system app runs on every node that matches"
     if spec.kind == "job" and spec.depends_on:
         yield "depends_on holds no run of a job back: a run starts when it is asked for"
     if spec.kind == "job" and spec.update != Update():

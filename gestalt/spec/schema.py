@@ -224,6 +224,13 @@ class Affinity(Part):
         return complete_condition(data)
 
 
+class Beside(Part):
+    """A node that has an instance of another app is preferred, or avoided with a weight below 0."""
+
+    apps: Annotated[values.Apps, Field(description="By path, or by labels that they have: `tier=db`, or several with commas between.")]
+    weight: Annotated[values.Whole, Field(ge=-100, le=100, description="How much it counts.")] = 50
+
+
 class Spread(Part):
     """Instances are spread over the values of an attribute."""
 
@@ -243,8 +250,14 @@ class Placement(Part):
     affinities: Annotated[tuple[Affinity, ...], Field(max_length=100, description="Preferences.")] = ()
     spread: Annotated[tuple[Spread, ...], Field(max_length=20, description="Over what to spread, beyond nodes.")] = ()
     apart_from: Annotated[
-        tuple[values.AppPath, ...],
-        Field(max_length=100, description="Apps, by path, with whose instances it shares no node, whichever of them came first."),
+        tuple[values.Apps, ...],
+        Field(
+            max_length=100,
+            description="Apps, by path, or by labels that they have, with whose instances it shares no node, whichever of them came first.",
+        ),
+    ] = ()
+    beside: Annotated[
+        tuple[Beside, ...], Field(max_length=100, description="Preferences for nodes that have instances of other apps.")
     ] = ()
     strategy: Annotated[
         Literal["", "spread", "binpack"],
@@ -410,7 +423,10 @@ class AppSpec(Part):
     ] = {}
     labels: Annotated[
         dict[values.LabelName, values.Argument],
-        Field(max_length=200, description="Put on the container. Names beginning with `gestalt` are ours."),
+        Field(
+            max_length=200,
+            description="Put on the container; `placement` of other apps may speak of them. Names beginning with `gestalt` are ours.",
+        ),
     ] = {}
     workdir: Annotated[values.Path, Field(description="Working folder. Empty = the image's, or / for a process.")] = ""
     instances: Annotated[values.Whole, Field(ge=0, le=100_000, description="How many run. Only of services.")] = 1
@@ -439,7 +455,7 @@ class AppSpec(Part):
 
 
 __all__ = [
-    "Affinity", "AppSpec", "Autoscale", "Check", "Constraint", "HttpService", "ImagePull", "Job", "JobKeep", "Logging", "Metric",
+    "Affinity", "AppSpec", "Autoscale", "Beside", "Check", "Constraint", "HttpService", "ImagePull", "Job", "JobKeep", "Logging", "Metric",
     "Parameter", "Part", "Placement", "Port", "Resources", "Restart", "Schedule", "Security", "Spread", "Stop", "TcpService", "Ulimit",
     "Update", "Volume",
 ]  # fmt: skip

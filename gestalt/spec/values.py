@@ -15,6 +15,7 @@ from pydantic_core import core_schema
 from gestalt.units import CPU_ALLOWED, DURATION_ALLOWED, SIZE_ALLOWED, parse_cpu, parse_duration, parse_size, show_duration, show_size
 
 from .mistakes import show_value, wrong
+from .selection import is_path, labels_in
 
 TEXT_MAX = 32 * 1024
 INT64_MAX = 2**63 - 1
@@ -181,6 +182,18 @@ def _app_path(value: str) -> str:
     return value
 
 
+def _apps(value: str) -> str:
+    if is_path(value):
+        return _app_path(value)
+    found = sorted(set(labels_in(value)))
+    if len({name for name, _ in found}) < len(found):
+        raise wrong(f"asks for two values of one label: {show_value(value)}", APPS_ALLOWED)
+    for name, wanted in found:
+        if re.fullmatch(_LABEL_NAME, name, re.ASCII) is None or len(name) > _LABEL_LENGTH or not wanted or not wanted.isprintable():
+            raise wrong(f"is {show_value(value)}" if value else "is empty", APPS_ALLOWED)
+    return ",".join(f"{name}={wanted}" for name, wanted in found)
+
+
 def _signal(value: str) -> str:
     name = value.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
@@ -237,6 +250,8 @@ ULIMITS = (
 )  # fmt: skip
 
 _APP_PATH = rf"/{_SEGMENT}/{_SEGMENT}/{_SEGMENT}/[a-z0-9](?:[a-z0-9-]{{0,38}}[a-z0-9])?"
+APPS_ALLOWED = "the path of an app, or labels that apps have: name=value, several with commas between"
+_LABEL_NAME, _LABEL_LENGTH = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?", 128
 APP_PATH_ALLOWED = "/org/workspace/environment/app, each of a-z, 0-9 and inner dashes, at most 63 characters and the app at most 40"
 ABSOLUTE = "an absolute path without '.', '..', '//' and a slash at its end"
 SIGNAL_ALLOWED = "the name of a signal, with or without SIG: SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1 …"
@@ -254,8 +269,9 @@ _ACCOUNT = r"(?:[A-Za-z_][A-Za-z0-9_-]{0,31}|[0-9]{1,10})"
 Text = Annotated[str, Tested(_text, "text")]
 Argument = Annotated[str, Tested(_text, "text"), Tested(_as_text, "text", {"type": ["string", "number", "boolean"]}, before=True)]
 EnvName = Annotated[str, Words(r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and _ that does not begin with a digit")]
-LabelName = Annotated[str, Words(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?", "a name of letters, digits and . _ / - within", 128)]
+LabelName = Annotated[str, Words(_LABEL_NAME, "a name of letters, digits and . _ / - within", _LABEL_LENGTH)]
 AppPath = Annotated[str, Tested(_app_path, APP_PATH_ALLOWED, {"type": "string", "pattern": f"^{_APP_PATH}$"})]
+Apps = Annotated[str, Tested(_apps, APPS_ALLOWED, {"type": "string", "pattern": f"^{_APP_PATH}$|^[^/=,][^=,]*=[^,]+(,[^=,]+=[^,]+)*$"})]
 Image = Annotated[str, Words(_IMAGE, "a reference like nginx:1.27 or registry.example.org:5000/team/app@sha256:…", 512, optional=True)]
 Path = Annotated[str, Tested(_optional_path, ABSOLUTE)]
 Folder = Annotated[str, Tested(_folder, f"{ABSOLUTE}, other than / itself")]

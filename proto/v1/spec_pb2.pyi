@@ -756,6 +756,7 @@ class Placement(google.protobuf.message.Message):
     ON_ISOLATION_FIELD_NUMBER: builtins.int
     FAILOVER_AFTER_FIELD_NUMBER: builtins.int
     APART_FROM_FIELD_NUMBER: builtins.int
+    BESIDE_FIELD_NUMBER: builtins.int
     strategy: builtins.str
     """"spread" or "binpack"; empty = as was said for the pool, or for the cluster, else "spread" """
     pool: builtins.str
@@ -773,8 +774,10 @@ class Placement(google.protobuf.message.Message):
     def spread(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Spread]: ...
     @property
     def apart_from(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """paths of apps"""
+        """of apps: paths, or labels that they have: "tier=db,team=shop" """
 
+    @property
+    def beside(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Beside]: ...
     def __init__(
         self,
         *,
@@ -788,8 +791,9 @@ class Placement(google.protobuf.message.Message):
         on_isolation: builtins.str = ...,
         failover_after: builtins.float = ...,
         apart_from: collections.abc.Iterable[builtins.str] | None = ...,
+        beside: collections.abc.Iterable[global___Beside] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["affinities", b"affinities", "apart_from", b"apart_from", "constraints", b"constraints", "exclusive", b"exclusive", "failover_after", b"failover_after", "on_isolation", b"on_isolation", "pool", b"pool", "priority", b"priority", "spread", b"spread", "strategy", b"strategy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["affinities", b"affinities", "apart_from", b"apart_from", "beside", b"beside", "constraints", b"constraints", "exclusive", b"exclusive", "failover_after", b"failover_after", "on_isolation", b"on_isolation", "pool", b"pool", "priority", b"priority", "spread", b"spread", "strategy", b"strategy"]) -> None: ...
 
 global___Placement = Placement
 
@@ -838,6 +842,26 @@ class Affinity(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["attribute", b"attribute", "operator", b"operator", "value", b"value", "weight", b"weight"]) -> None: ...
 
 global___Affinity = Affinity
+
+@typing.final
+class Beside(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APPS_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    apps: builtins.str
+    """a path, or labels: "tier=db,team=shop" """
+    weight: builtins.int
+    """-100 to 100"""
+    def __init__(
+        self,
+        *,
+        apps: builtins.str = ...,
+        weight: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["apps", b"apps", "weight", b"weight"]) -> None: ...
+
+global___Beside = Beside
 
 @typing.final
 class Spread(google.protobuf.message.Message):

@@ -105,6 +105,32 @@ async def test_what_keeps_instances_away_is_told_in_fields_by_the_next_leader_as
     assert not (await racks.get()).app.HasField("shortage")
 
 
+async def test_other_apps_are_kept_apart_from_or_sought_by_their_labels(racks: Members) -> None:
+    async def apply(name: str, instances: int = 1, labels: dict[str, str] | None = None, **placement: object) -> dict[str, int]:
+        """Launch an app; return where it is."""
+        asked = spec(path=f"/o/w/e/{name}", instances=instances, labels=labels or {}, ports=[], checks=[], placement=placement)
+        await racks.outcome(await racks.apps().Apply(api_pb2.LaunchRequest(apps=[spec_to_wire(asked)]), timeout=10))
+        found = await racks.apps().Get(api_pb2.GetRequest(app=asked.path), timeout=10)
+        return dict(Counter(item.node for item in found.instances))
+
+    only = {"constraints": [{"attribute": "node.name", "operator": "in", "value": "c"}]}
+    assert await apply("db", labels={"tier": "db"}, **only) == {"c": 1}
+    assert await apply("web", beside=[{"apps": "tier=db", "weight": 80}]) == {"c": 1}
+    assert await apply("batch", 3, {"noisy": "yes"}, apart_from=["tier=db"], strategy="binpack") == {"a": 3}
+    assert await apply("quiet", beside=[{"apps": "noisy=yes", "weight": -60}, {"apps": "/o/w/e/web", "weight": -60}]) == {"b": 1}
+    asked = spec(
+        path="/o/w/e/second", instances=1, labels={"tier": "db"}, ports=[], checks=[], placement=only | {"beside": [{"apps": "tier=db"}]}
+    )
+    everywhere = spec(path="/o/w/e/third", instances=1, ports=[], checks=[], placement=only | {"apart_from": ["tier=db", "x=y"]})
+    plans = (await racks.apps().Plan(api_pb2.PlanRequest(apps=[spec_to_wire(asked), spec_to_wire(everywhere)]), timeout=10)).apps
+    assert [item.node for item in plans[0].instances] == ["c"]
+    (shortage,) = plans[1].shortages
+    assert {(item.kind, item.subject, item.nodes) for item in shortage.obstacles} == {
+        ("apart-from", "/o/w/e/db", 1),
+        ("constraint", "node.name in c", 3),
+    }
+
+
 async def test_a_plan_says_what_keeps_instances_away(racks: Members) -> None:
     described = spec_to_wire(spec(instances=5, placement={"constraints": [{"attribute": "rack", "operator": "UNIQUE"}]}))
     (plan,) = (await racks.apps().Plan(api_pb2.PlanRequest(apps=[described]), timeout=10)).apps

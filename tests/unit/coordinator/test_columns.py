@@ -15,6 +15,7 @@ from gestalt.coordinator.reservations import Reservations
 from gestalt.coordinator.scheduler import columns
 from gestalt.coordinator.scheduler.fleet import Fleet, Ground
 from gestalt.coordinator.scheduler.place import lacking, place
+from gestalt.coordinator.scheduler.strategies import Strategies, settled
 from gestalt.coordinator.scheduler.values import Capacity, Placing
 from gestalt.spec.schema import AppSpec, Resources
 from tests.unit.coordinator.world import node, spec
@@ -90,7 +91,7 @@ class Dice(Random):
             "spread": self.some(self.spread, 2),
             "constraints": self.some(self.constraint, 2),
             "affinities": self.some(self.affinity, 2),
-            "strategy": self.choice(["spread", "spread", "binpack"]),
+            "strategy": self.choice(["spread", "", "binpack"]),
             "pool": self.choice([""] * 9 + ["gpu"]),
         }
         resources = {"cpu": self.choice([0, 0.1, 0.1, 0.3, 1]), "memory": self.choice([0, "8MiB", "8MiB", "24MiB"])}
@@ -104,7 +105,9 @@ class Dice(Random):
         target = self.choice(ids) if self.random() < 0.1 else ""
         left = frozenset(self.sample(ids, 2)) if self.random() < 0.1 else frozenset()
         avoided = {node: self.choice(["/a/rival", "/a/second"]) for node in self.sample(ids, self.choice([0, 0, 4]))}
-        return Ground(fleet, same_app, target, left, avoided=avoided)
+        said = self.choice([Strategies(), Strategies("binpack"), Strategies("spread", {"gpu": "binpack"})])
+        beside = {node: self.randint(-200, 200) for node in self.sample([*ids, "gone"], self.choice([0, 0, 5]))}
+        return Ground(fleet, same_app, target, left, avoided=avoided, strategies=said, beside=beside)
 
 
 @dataclass
@@ -117,7 +120,7 @@ class Cluster:
     def place(self, asked: AppSpec, count: int, ground: Ground) -> Placing:
         """Place by columns, compare with the choice node by node, and take what was chosen into the fleet."""
         found = place(asked, count, ground)
-        assert found == place(asked, count, tuple(ground))
+        assert found == place(settled(asked, ground.strategies), count, tuple(ground))
         assert lacking(asked, count, ground) == found.shortage
         for choice in found.choices:
             self.fleet.reservations.add(choice.node, asked, choice.ports)

@@ -69,6 +69,7 @@ FULL: Document = {
         "affinities": [{"attribute": "rack", "operator": "in", "value": "a,b", "weight": -20}],
         "spread": [{"attribute": "rack", "targets": {"a": 50, "b": 50}, "weight": 80}],
         "apart_from": ["/acme/shop/production/rival"],
+        "beside": [{"apps": "team=shop,tier=db", "weight": -60}],
         "strategy": "binpack",
         "pool": "web",
         "priority": 70,
@@ -156,8 +157,24 @@ _seconds = st.integers(1, 600).flatmap(lambda number: st.sampled_from([number, f
 _sizes = st.integers(6, 2**20).flatmap(lambda number: st.sampled_from([number * 2**20, f"{number}MiB", f"{number}Mi"]))
 
 
+_apps = st.sampled_from(["/acme/shop/production/db", "tier=db", "team=shop,tier=db", "noisy = yes"])
+
+
 def _some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Document]:
     return st.fixed_dictionaries({}, optional=fields)
+
+
+_PLACEMENT = _some(
+    priority=st.integers(0, 100),
+    strategy=st.sampled_from(["", "spread", "binpack"]),
+    failover_after=_seconds,
+    apart_from=st.lists(_apps, max_size=3, unique=True),
+    beside=st.lists(
+        st.fixed_dictionaries({"apps": _apps}, optional={"weight": st.integers(-100, 100)}),
+        max_size=3,
+        unique_by=lambda item: item["apps"],
+    ),
+)
 
 
 def _check(ports: list[str]) -> st.SearchStrategy[Document]:
@@ -232,7 +249,7 @@ def documents(draw: st.DrawFn) -> Document:
         ulimits=st.dictionaries(st.sampled_from(ULIMITS), limit, max_size=2),
         logging=_some(driver=st.sampled_from(["json-file", "none"]), max_size=_sizes, max_files=st.integers(1, 1000)),
         update=_some(max_surge=st.sampled_from([1, "2", "30%"]), min_healthy_time=st.integers(0, 200), auto_rollback=st.booleans()),
-        placement=_some(priority=st.integers(0, 100), strategy=st.sampled_from(["", "spread", "binpack"]), failover_after=_seconds),
+        placement=_PLACEMENT,
         pull=_some(policy=st.sampled_from(["missing", "always", "never"])),
     )
     return {**document, **draw(more)}

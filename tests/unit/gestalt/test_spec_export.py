@@ -64,6 +64,7 @@ def test_the_json_schema_takes_what_we_take(document: Document) -> None:
         (("resources", "memory"), "12 parsecs"), (("resources", "cpu"), "x"), (("stop", "grace"), "soon"), (("ports", 0, "name"), "Web"),
         (("ports", 0, "http", "hosts"), ["a..b"]), (("checks", 0, "kind"), "icmp"), (("checks", 0, "interval"), "1 s"),
         (("security", "user"), "a b"), (("update", "max_surge"), "101%"), (("command",), "run me"), (("env",), {"A B": "x"}),
+        (("placement", "apart_from"), ["web"]), (("placement", "apart_from"), ["tier="]), (("placement", "beside"), [{"apps": "/a/b"}]),
         (("ulimits",), {"nofiles": {"soft": 1, "hard": 1}}), (("security", "read_only_root"), "yes"),
     ],
 )  # fmt: skip

@@ -192,6 +192,7 @@ def test_what_is_not_acted_on_is_named() -> None:
     honoured: dict[str, Any] = {
         "constraints": [{"attribute": "a", "value": "b"}], "affinities": [{"attribute": "a", "value": "b"}], "spread": [{"attribute": "a"}],
         "strategy": "binpack", "pool": "x", "apart_from": ["/a/b/c/e"], "exclusive": True, "failover_after": 1, "on_isolation": "stop",
+        "beside": [{"apps": "a=b"}],
     }  # fmt: skip
     assert {*honoured, "priority"} == set(Placement.model_fields)
     assert unhonoured(validate_spec({**SMALL, "placement": honoured})) == ()
