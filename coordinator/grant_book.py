@@ -31,6 +31,10 @@ class Terms:
     grant: model.Grant | None = None
 
 
+PLAIN = Terms()
+"""Those of what is not exclusive."""
+
+
 class GrantBook:
     """Knows the grants of one leader. Without memberships, in an appliance, there is nothing to know.
 
@@ -116,7 +120,7 @@ class GrantBook:
     def terms(self, app: App, placed: Placed) -> Terms:
         """Return how the node is told of an instance: of an exclusive one only when ZooKeeper shows its grant."""
         if not self._tracker.fenced or not self._is_exclusive(app, placed.version):
-            return Terms()
+            return PLAIN
         grant = self.grant_of(app, placed)
         if grant is None or grant.revoked:
             return Terms(stop=True)

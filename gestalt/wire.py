@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import types
 import typing
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from enum import IntEnum
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from google.protobuf import json_format
@@ -21,6 +23,8 @@ from gestalt.spec.schema import AppSpec
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
+
+_Putter = Callable[[Any, str, Any], None]
 
 
 def spec_to_wire(spec: AppSpec) -> spec_pb2.AppSpec:
@@ -56,7 +60,7 @@ def spec_document(message: Message) -> dict[str, Any]:
 def to_wire(value: Any, kind: type[M]) -> M:
     """Return `value`, a dataclass of the model, as a message of type `kind`."""
     message = kind()
-    _fill(message, value)
+    fill(message, value)
     return message
 
 
@@ -69,40 +73,80 @@ def from_wire(message: Message, kind: type[T]) -> T:
     return cast(T, _value(message, kind))
 
 
-def _fill(message: Message, value: Any) -> None:
-    for item in fields(value):
-        content = getattr(value, item.name)
-        if content is None:
-            continue
-        _put(message, item.name, content)
+def fill(message: Message, value: Any) -> None:
+    """Put `value`, a dataclass of the model, into an empty message. What is None or the zero value of a message is left out."""
+    plan = _plan(cast(Any, type(value)))
+    for content, (name, put, may_be_zero) in zip(plan.contents(value), plan.members, strict=True):
+        if content or (may_be_zero and content is not None):
+            put(message, name, content)
 
 
-def _put(message: Message, name: str, content: Any) -> None:
-    if isinstance(content, AppSpec):
-        getattr(message, name).CopyFrom(spec_to_wire(content))
-    elif is_dataclass(content):
-        target = getattr(message, name)
-        target.SetInParent()
-        _fill(target, content)
-    elif isinstance(content, dict):
-        for key, item in content.items():
-            _put_entry(getattr(message, name), key, item)
-    elif isinstance(content, tuple) and content and is_dataclass(content[0]):
-        for item in content:
-            _fill(getattr(message, name).add(), item)
-    elif isinstance(content, tuple):
-        getattr(message, name).extend(content)
-    else:
-        setattr(message, name, content)
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a type is put into its message: worked out once, since there are many values of few types."""
+
+    contents: Callable[[Any], tuple[Any, ...]]
+    members: tuple[tuple[str, _Putter, bool], ...]
 
 
-def _put_entry(entries: Any, key: str, item: Any) -> None:
-    if isinstance(item, AppSpec):
+@cache
+def _plan(kind: type) -> _Plan:
+    hints = {item.name: _without_none(_hints(kind)[item.name]) for item in fields(kind)}
+    names = tuple(hints)
+    contents = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+    return _Plan(contents, tuple((name, _putter(inner), optional or is_dataclass(inner)) for name, (inner, optional) in hints.items()))
+
+
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    """Return a type without `| None`, and whether None was allowed."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return next(item for item in typing.get_args(kind) if item is not types.NoneType), True
+    return kind, False
+
+
+def _putter(kind: Any) -> _Putter:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict:
+        return _put_specs if inner[1] is AppSpec else _put_parts if is_dataclass(inner[1]) else _put_values
+    if origin is tuple:
+        return _add_parts if is_dataclass(inner[0]) else _add_values
+    return _put_spec if kind is AppSpec else _put_part if is_dataclass(kind) else setattr
+
+
+def _put_spec(message: Any, name: str, content: AppSpec) -> None:
+    getattr(message, name).CopyFrom(spec_to_wire(content))
+
+
+def _put_part(message: Any, name: str, content: Any) -> None:
+    target = getattr(message, name)
+    target.SetInParent()
+    fill(target, content)
+
+
+def _put_specs(message: Any, name: str, content: dict[str, AppSpec]) -> None:
+    entries = getattr(message, name)
+    for key, item in content.items():
         entries[key].CopyFrom(spec_to_wire(item))
-    elif is_dataclass(item):
-        _fill(entries[key], item)
-    else:
-        entries[key] = item
+
+
+def _put_parts(message: Any, name: str, content: dict[str, Any]) -> None:
+    entries = getattr(message, name)
+    for key, item in content.items():
+        fill(entries[key], item)
+
+
+def _put_values(message: Any, name: str, content: dict[str, Any]) -> None:
+    getattr(message, name).update(content)
+
+
+def _add_parts(message: Any, name: str, content: tuple[Any, ...]) -> None:
+    add = getattr(message, name).add
+    for item in content:
+        fill(add(), item)
+
+
+def _add_values(message: Any, name: str, content: tuple[Any, ...]) -> None:
+    getattr(message, name).extend(content)
 
 
 @cache
@@ -129,7 +173,5 @@ def _value(content: Any, kind: Any) -> Any:
 
 
 def _member(message: Message, name: str, kind: Any) -> Any:
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        inner = next(item for item in typing.get_args(kind) if item is not type(None))
-        return _value(getattr(message, name), inner) if message.HasField(name) else None
-    return _value(getattr(message, name), kind)
+    inner, optional = _without_none(kind)
+    return None if optional and not message.HasField(name) else _value(getattr(message, name), inner)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +20,7 @@ from gestalt.model import NodeState
 from gestalt.wire import from_wire
 from tests.real.simulated_agent import _applied
 from tests.unit.coordinator.fleet import Fleet
+from tests.unit.coordinator.told_world import OnDemand
 from tests.unit.coordinator.world import PATH, World, node, spec
 
 
@@ -40,25 +39,6 @@ async def test_a_large_cluster_routes_at_its_edges_and_where_the_app_runs(
     link = Link("n0", "10.0.0.1")
     Dispatcher(world.state, Tracker(lambda: 0.0), lambda: 1).attach(link)
     assert bool(link.outbox.get_nowait().full.routes) is is_routed
-
-
-class _OnDemand:
-    """Takes the place of a pace: does what it was asked for when the test says so."""
-
-    asked: ClassVar[dict[Callable[[], bool], None]] = {}
-
-    def __init__(self, work: Callable[[], bool]) -> None:
-        self._work = work
-
-    def ask(self) -> None:
-        self.asked[self._work] = None
-
-    @classmethod
-    def work(cls) -> None:
-        while cls.asked:
-            work, _ = cls.asked.popitem()
-            while work():
-                pass
 
 
 class _Told(Fleet):
@@ -98,7 +78,7 @@ class _Told(Fleet):
 
     def what_agents_know(self) -> dict[str, NodeState]:
         """Return the state of each agent, with all that it was told until now."""
-        _OnDemand.work()
+        OnDemand.work()
         for name, link in self.links.items():
             while not link.outbox.empty():
                 message = link.outbox.get_nowait()
@@ -123,7 +103,7 @@ EVENTS = ["update", "scale", "lose", "back", "agent", "decide", "migrate", "dele
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 7)), max_size=25))
 def test_whatever_happens_agents_know_what_one_is_told_that_comes_only_now(story: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "Pace", _OnDemand)
+        patch.setattr(dispatch, "Pace", OnDemand)
         patch.setattr(dispatch, "ALL_EDGES", 2)
         fleet = _Told()
         for event, number in story:
@@ -154,7 +134,7 @@ def _happen(fleet: Fleet, event: str, number: int) -> None:
 
 
 def test_nobody_looks_at_nodes_that_a_change_does_not_touch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "Pace", _OnDemand)
+    monkeypatch.setattr(dispatch, "Pace", OnDemand)
     fleet = Fleet(3, 1, ports=[], checks=[])
     fleet.decide()
     (item,) = fleet.placed
@@ -162,7 +142,7 @@ def test_nobody_looks_at_nodes_that_a_change_does_not_touch(monkeypatch: pytest.
     for name in fleet.machines:
         dispatcher.attach(Link(name, "10.0.0.1"))
 
-    _OnDemand.work()
+    OnDemand.work()
 
     def terms(_: object, placed: Placed) -> Terms:
         looked_at.add(placed.node)
@@ -177,5 +157,5 @@ def test_nobody_looks_at_nodes_that_a_change_does_not_touch(monkeypatch: pytest.
     fleet.state.apply(draft)
     dispatcher.terms = terms
     dispatcher.committed(draft, {other.path})
-    _OnDemand.work()
+    OnDemand.work()
     assert looked_at == {elsewhere}

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
 from gestalt.coordinator.diff import compare
-from gestalt.coordinator.dispatch import difference, node_state
 from gestalt.coordinator.events import EventRing, parse_token
 from gestalt.coordinator.reconcile import share
 from gestalt.coordinator.records import Event, Placed, instance_id
 from gestalt.coordinator.routes import Routed, route
 from gestalt.coordinator.state import State
 from gestalt.errors import GestaltError
-from gestalt.model import NodeState, Server
-from gestalt.proto.v1 import agent_pb2
-from gestalt.wire import from_wire
+from gestalt.model import Server
 from tests.unit.coordinator.world import PATH, World, node, spec
 
 
@@ -50,41 +46,6 @@ def test_routes_name_every_instance_and_drain_what_is_to_stop() -> None:
     assert found.servers == (
         Server(f"{name}-1", "10.0.0.1", 3000, ready=True),
         Server(f"{name}-2", "10.0.0.1", 3001, ready=False, drain=True),
-    )
-
-
-def test_a_delta_leads_from_one_state_to_the_next() -> None:
-    world = World()
-    world.apply(spec())
-    world.decide()
-    before = node_state(world.state, "n1", {}, 3, 1)
-    assert set(before.instances) == {instance_id(world.app, serial) for serial in (1, 2, 3)}
-    world.settle()
-    world.apply(spec("web:2"))
-    world.decide()
-    after = replace(node_state(world.state, "n1", {}, 3, 2), prepare={"0123456789abcdef": 7})
-    delta = difference(before, after)
-    assert delta is not None
-    assert (delta.base, delta.revision) == (1, 2)
-    assert _applied(before, delta) == after
-    assert difference(after, after) is None
-    last = difference(after, replace(after, revision=3, prepare={}))
-    assert last is not None
-    assert _applied(after, last).prepare == {}
-
-
-def _applied(base: NodeState, delta: agent_pb2.NodeDelta) -> NodeState:
-    put = from_wire(delta.put, NodeState)
-    return NodeState(
-        delta.epoch,
-        delta.revision,
-        {key: item for key, item in (base.templates | put.templates).items() if key not in delta.drop_templates},
-        {key: item for key, item in (base.instances | put.instances).items() if key not in delta.drop_instances},
-        {key: item for key, item in (base.routes | put.routes).items() if key not in delta.drop_routes},
-        {key: item for key, item in (base.refused | put.refused).items() if key not in delta.drop_refused},
-        {key: item for key, item in (base.peers | put.peers).items() if key not in delta.drop_peers},
-        put.recovering,
-        put.prepare,
     )
 
 
