@@ -275,13 +275,14 @@ class Run:
         self.sheet.add(f"{self.name}: slowest answer meanwhile", self.answers.taken())
         self.sheet.add(f"{self.name}: of which the nodes were told by then", self.world.shadows.sum("told") / size.total * 100, "%")
 
-    async def told(self) -> None:
+    async def told(self, leader: psutil.Process) -> None:
         """Wait until the nodes were told of everything."""
-        begun = monotonic()
+        begun, cpu = monotonic(), sum(leader.cpu_times()[:2])
         while self.world.shadows.sum("told") < self.world.size.total:
             assert monotonic() - begun < _LIMIT, f"the nodes were told of {self.world.shadows.sum('told'):,} instances"
             await asyncio.sleep(0.1)
         self.sheet.add(f"{self.name}: until the nodes were told of all, after that", monotonic() - begun)
+        self.sheet.add(f"{self.name}: leader, processor, for the rest of that", sum(leader.cpu_times()[:2]) - cpu)
 
     async def report(self) -> None:
         """Have the nodes report that everything is at work, and wait until all launches have ended well."""
@@ -329,9 +330,10 @@ async def measure(sheet: Sheet, size: Size) -> Line:
             run = Run(made, client, sheet, Placed(), Answers(asking))
             watching = [asyncio.create_task(run.placed.follow(listener)), asyncio.create_task(run.answers.watch())]
             await asyncio.sleep(_SETTLED)
-            await run.launch(psutil.Process(made.rig.processes[0].pid))
+            leader = psutil.Process(made.rig.processes[0].pid)
+            await run.launch(leader)
             curve = tuple((at, float(count)) for at, count in run.placed.curve if count)
-            await run.told()
+            await run.told(leader)
             await run.report()
             await run.lose()
             await run.scale()

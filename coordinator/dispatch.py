@@ -27,6 +27,8 @@ ALL_EDGES = 50
 EDGE = "edge"
 SLICE = 0.02
 """Seconds for which agents are told of changes before others have their turn."""
+SENDING = 0.0002
+"""Seconds that a message costs after it was made: to make many small ones of what could be one is no gain."""
 
 
 def _free(app: App, placed: Placed) -> Terms:
@@ -230,6 +232,7 @@ class Dispatcher:
             return
         if is_news:
             link.send(message)
+            self._pace.owe(SENDING)
 
     def _change(self, node: str, put: agent_pb2.NodeState) -> Change:
         here, state = self._state.placed_on(node), self._state

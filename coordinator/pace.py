@@ -33,6 +33,10 @@ class Pace:
             if not self._busy:
                 self._plan()
 
+    def owe(self, seconds: float) -> None:
+        """Count what the work that is being done makes others do later as time that it took, too."""
+        self._spent += seconds
+
     def _plan(self) -> None:
         loop = asyncio.get_running_loop()
         if self._rested <= loop.time():

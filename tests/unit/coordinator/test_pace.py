@@ -113,3 +113,21 @@ async def test_what_nobody_waits_for_any_more_is_left_out() -> None:
     left.cancel()
     await other
     assert done == ["other"]
+
+
+async def test_what_the_work_makes_others_do_is_rested_for_too() -> None:
+    begins: list[float] = []
+    ended = asyncio.Event()
+
+    def work() -> None:
+        begins.append(asyncio.get_running_loop().time())
+        if len(begins) == 2:
+            ended.set()
+            return
+        pace.owe(0.05)
+        pace.ask()
+
+    pace = Pace(work, share=0.2)
+    pace.ask()
+    await asyncio.wait_for(ended.wait(), 10)
+    assert begins[1] - begins[0] >= 0.2
