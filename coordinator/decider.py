@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -36,7 +36,8 @@ from .rolls import Rolls
 from .scheduler.fleet import Ground
 from .scheduler.place import place
 from .scheduler.shortage import ENOUGH, Shortage, Why
-from .state import Draft, State
+from .state import Draft, State, reserve
+from .together import Company
 from .trials import Trials, held_open
 from .turns import Turns
 
@@ -107,8 +108,8 @@ class Decider:
         while True:
             await self._wait()
             dirty, self._dirty = sorted(self._dirty), set()
-            for path in dirty:
-                await self._look(path)
+            while dirty:
+                dirty = dirty[await self._look(dirty) :]
                 await asyncio.sleep(0)
 
     async def _wait(self) -> None:
@@ -124,27 +125,37 @@ class Decider:
         except TimeoutError:
             await self._wait()
 
-    async def _look(self, path: str) -> None:
-        self._due.pop(path, None)
+    async def _look(self, paths: Sequence[str]) -> int:
+        """Look at the first of these apps, and at those after it for which one commit will do; return at how many."""
+        seen = [paths[0]]
         try:
             async with self._ledger.draft(LEADER, "reconcile") as draft:
-                self._try_to_decide(draft, path)
+                company = Company(self._ledger.state, draft)
+                self._try_to_decide(draft, seen[0])
+                while company.goes_on(seen[-1]) and len(seen) < len(paths) and company.admits(paths[len(seen)]):
+                    seen.append(paths[len(seen)])
+                    self._try_to_decide(draft, seen[-1])
         except GestaltError as error:
-            log.error("%s: decided, but not written: %s", path, error)
-            self._due[path] = clock.monotonic() + RETRY
-        if waiting := self.gate.woken(path):
-            self.wake(waiting)
+            log.error("%s: decided, but not written: %s", ", ".join(seen), error)
+            self._due |= dict.fromkeys(seen, clock.monotonic() + RETRY)
+        for path in seen:
+            if waiting := self.gate.woken(path):
+                self.wake(waiting)
+        return len(seen)
 
     def _try_to_decide(self, draft: Draft, path: str) -> None:
         """Decide, or nothing: an app that cannot be decided about must not take this leader, and every next one, from all the others."""
+        records, events = dict(draft.records), len(draft.events)
+        self._due.pop(path, None)
         try:
             self._decide(draft, path)
+            reserve(draft, path)
         except GestaltError:
             raise
         except Exception as error:
             log.exception("%s: nothing could be decided", path)
-            draft.records.clear()
-            draft.events.clear()
+            draft.records = records
+            del draft.events[events:]
             self._note(path, f"nothing can be decided about it ({type(error).__name__}): the log of the leading coordinator says more")
             self._due[path] = clock.monotonic() + RETRY
 

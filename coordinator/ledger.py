@@ -19,7 +19,7 @@ from gestalt.errors import GestaltError, Kind
 from .events import EventRing
 from .office import Office, not_leader
 from .records import Audit, Event, TaskState
-from .state import Draft, State, audit_key
+from .state import Draft, State, audit_key, unreserve
 from .store.base import MetaStore, OutcomeUnknown, Snapshot, StaleEpoch, StoreError
 
 log = logging.getLogger(__name__)
@@ -130,9 +130,12 @@ class Ledger:
         async with self._lock:
             self.office.require()
             draft = Draft(self.state)
-            yield draft
-            if draft:
-                await self._finish(asyncio.ensure_future(self._commit(draft, actor, action, request)))
+            try:
+                yield draft
+                if draft:
+                    await self._finish(asyncio.ensure_future(self._commit(draft, actor, action, request)))
+            finally:
+                unreserve(draft)
 
     def tell(self, kind: str, subject: str, message: str, app: str = "") -> None:
         """Put an observed event into the ring; it is not durable. During a commit it waits, so that tokens stay in order."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -213,6 +214,7 @@ class State:
 
     def apply(self, draft: Draft) -> None:
         """Make a committed draft true, and note in it what it does to instances."""
+        unreserve(draft)
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
         draft.moves = [self._moves(draft, path) for path in paths]
         draft.gives_room = any(moves.gone for moves in draft.moves) or any(
@@ -329,7 +331,7 @@ class Draft:
     """Changes on top of a state: reads see them at once, nobody else does until they are committed and applied.
 
     `moves`: once it is applied, what it did to instances, app by app. `gives_room`: and whether
-    anything may now be where it could not be before.
+    anything may now be where it could not be before. `reserved`: what `reserve` has reserved for it.
     """
 
     base: State
@@ -337,6 +339,7 @@ class Draft:
     events: list[Callable[[int, int, str], Event]] = field(default_factory=list)
     moves: list[Moves] = field(default_factory=list)
     gives_room: bool = False
+    reserved: list[tuple[str, AppSpec, tuple[int, ...]]] = field(default_factory=list)
 
     def _get(self, kind: str, key: str) -> Any:
         if (kind, key) in self.records:
@@ -428,6 +431,23 @@ class Draft:
 
     def __bool__(self) -> bool:
         return bool(self.records)
+
+
+def reserve(draft: Draft, path: str) -> None:
+    """Reserve now what a draft places anew for an app: who is decided about next in the same draft finds it taken."""
+    if (app := draft.base.apps.get(path)) is None or ("placements", path) not in draft.records:
+        return
+    for item in takewhile(lambda item: item.serial >= app.next_serial, reversed(draft.placed(path).instances)):
+        version = draft.version(path, item.version)
+        assert version is not None, "an instance is of a version that there is"
+        draft.reserved.append((item.node, version.spec, item.ports))
+        draft.base.reservations.add(*draft.reserved[-1])
+
+
+def unreserve(draft: Draft) -> None:
+    """Take back what `reserve` did: the draft is applied now, or given up. Idempotent."""
+    while draft.reserved:
+        draft.base.reservations.remove(*draft.reserved.pop())
 
 
 def runs_in(draft: Draft, path: str) -> tuple[Run, ...]:

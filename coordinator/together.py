@@ -1,0 +1,54 @@
+"""Who may be decided about in one commit: the loss of a node that concerns a thousand apps should not take a thousand commits.
+
+What one decision places is reserved before the next is made. Nothing else of it is seen before the commit, so that apps stand alone which
+look at more of each other than at room.
+"""
+
+from __future__ import annotations
+
+from gestalt import clock
+
+from .membership import Life
+from .reconcile import stops_first
+from .records import App, Placements
+from .state import Draft, State
+
+SLICE = 0.01
+"""Seconds of deciding after which a commit is made."""
+LARGE = 5_000
+"""Instances in all placements that one commit writes, from which on it is large enough: ZooKeeper takes a megabyte at most."""
+
+
+class Company:
+    """The apps that are decided about in one draft, one after the other."""
+
+    def __init__(self, state: State, draft: Draft) -> None:
+        self._state = state
+        self._draft = draft
+        self._end = clock.monotonic() + SLICE
+        self._written = 0
+        self._is_quiet = not any(node.admin == Life.DRAINING for node in state.nodes.values())  # those that leave one take turns
+
+    def goes_on(self, path: str) -> bool:
+        """Tell, after an app was decided about, whether others may follow."""
+        record = self._draft.records.get(("placements", path))
+        self._written += len(record.instances) if isinstance(record, Placements) else 0
+        return clock.monotonic() < self._end and self._written < LARGE and not stands_alone(self._state, path)
+
+    def admits(self, path: str) -> bool:
+        """Tell whether an app may follow."""
+        return self._is_quiet and not stands_alone(self._state, path)
+
+
+def stands_alone(state: State, path: str) -> bool:
+    """Tell whether what is decided about an app depends on more of what is decided about others than on the room that they take."""
+    app = state.apps.get(path)
+    if app is None:
+        return False
+    spec = state.version(path, app.version).spec
+    is_plain = spec.kind == "service" and not spec.placement.exclusive and not stops_first(spec)
+    return not is_plain or _is_on_the_move(app) or path in state.apart or any(path in named for named in state.apart.values())
+
+
+def _is_on_the_move(app: App) -> bool:
+    return bool(app.moving or app.held or app.awaiting or app.canary or app.paused)
