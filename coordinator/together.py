@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gestalt import clock
 
+from .beside import rivals
 from .membership import Life
 from .reconcile import stops_first
 from .records import App, Placements
@@ -47,7 +48,7 @@ def stands_alone(state: State, path: str) -> bool:
         return False
     spec = state.version(path, app.version).spec
     is_plain = spec.kind == "service" and not spec.placement.exclusive and not stops_first(spec)
-    return not is_plain or _is_on_the_move(app) or path in state.apart or any(path in named for named in state.apart.values())
+    return not is_plain or _is_on_the_move(app) or bool(spec.placement.beside) or path in state.apart or bool(rivals(state, path, spec))
 
 
 def _is_on_the_move(app: App) -> bool:
