@@ -10,6 +10,7 @@ from gestalt.model import Phase
 from gestalt.spec.schema import AppSpec
 
 from .dependencies import Wait
+from .eviction import settled
 from .grants import grant_name, next_grant
 from .reconcile import Decision, Outcome, View, is_given_up, stays, stops_first, unheard
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
@@ -67,6 +68,8 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> Why:
     put_grant(draft, case, kept, added, nodes)
     held = _held(case, decision, kept, added, nodes)
     app = replace(case.app, next_serial=case.app.next_serial + len(added), held=held)
+    if app.claims or app.gave_way:
+        app = settled(app, case.spec, lacking(case, (*kept, *added)), [item.node for item in added])
     if decision.replacing and added:
         app = _fail_over(draft, app, case, decision)
     app = _conclude(draft, app, case, decision, str(unplaced))
@@ -122,6 +125,12 @@ def _held(case: Case, decision: Decision, kept: tuple[Placed, ...], added: tuple
         return tuple(node for node in case.app.held if node not in taken)[:missing]
     placing = place(case.spec.model_copy(update={"instances": case.app.wanted}), len(added) + missing, nodes)
     return tuple(choice.node for choice in placing.choices[len(added) :])
+
+
+def lacking(case: Case, instances: Iterable[Placed]) -> int:
+    """Return how many instances an app has too few, if it has these; what is on nodes that were given up does not count."""
+    lost = {view.placed.serial for view in case.given_up}
+    return case.app.wanted - sum(not (item.stop or item.serial in lost or case.app.tries(item)) for item in instances)
 
 
 def waits_for(case: Case, decision: Decision, held: str) -> str:

@@ -84,9 +84,10 @@ class Survey:
         moved = {placed.node for placed in instances if placed.serial in goal.moving} if goal.moving else set[str]()
         left = frozenset(moved | {goal.source}) - {""}
         ground = replace(ground, same_app=same_app, target=goal.target, left=left)
-        for node in goal.held:  # room that is kept for it is room
-            kept = state.version(path, goal.version).spec
-            ground = ground.without(node, fixed_ports(kept), kept.resources)
+        kept = state.version(path, goal.version).spec
+        for node in goal.kept_room:  # room that is kept for it is room; a port that somebody still has is not
+            ports = [port for port in fixed_ports(kept) if state.reservations.on(node).ports.get(port, 0) < 2]
+            ground = ground.without(node, ports, kept.resources)
         return ground
 
     def _here(self, path: str, goal: App, spec: AppSpec | None) -> Counter[str]:

@@ -28,6 +28,7 @@ from .grants import grant_name
 from .ledger import Ledger
 from .membership import Life
 from .nodes import Tracker
+from .preemption import Preemption
 from .preparations import Preparations
 from .progress import Progress
 from .reconcile import Decision, Outcome, Terms, is_given_up, reconcile, stays, stops_first
@@ -82,6 +83,7 @@ class Decider:
         self._everywhere: set[str] = set()
         self._turns = Turns(ledger.state)
         self._jobs = runs.Jobs()
+        self.preemption = Preemption(ledger, tracker, self.ground, self._held)
         ledger.on_commit(self._committed)
 
     def wake(self, paths: Iterable[str]) -> None:
@@ -107,7 +109,7 @@ class Decider:
         await self._survey.warm_up()
         while True:
             await self._wait()
-            dirty, self._dirty = sorted(self._dirty), set()
+            dirty, self._dirty = self.preemption.in_order(self._dirty), set()
             while dirty:
                 dirty = dirty[await self._look(dirty) :]
                 await asyncio.sleep(0)
@@ -199,6 +201,7 @@ class Decider:
             decision = replace(decision, outcome=Outcome.FAILED, reason=why)
         is_to_place = decision.start or (decision.stop and stops_first(case.spec))
         reason = advance(draft, case, decision, self.ground(path) if is_to_place else ())
+        self.preemption.note(draft, case, decision, reason)
         self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
         left = replace(terms, replaceable=max(0, terms.replaceable - decision.replacing))
         trial = self.trials.look(
@@ -223,6 +226,7 @@ class Decider:
         self._rolls.forget(path)
         self.preparations.drop(path)
         self.trials.forget(path)
+        self.preemption.forget(path)
 
     def _stuck(self, case: Case) -> Shortage:
         """Return why nothing may stop to make way for its replacement, if there would be no room for that."""
@@ -252,7 +256,7 @@ class Decider:
             return waits
         if path not in self.unplaced:
             return ""
-        return waits_for_holder(self.case(app, "")) or str(self.unplaced[path])
+        return waits_for_holder(self.case(app, "")) or self.preemption.told(path, str(self.unplaced[path]))
 
     def _note(self, path: str, reason: Why) -> None:
         if reason:

@@ -141,6 +141,7 @@ class Leader:
         self.register(main)
         self._register_joins(joins)
         self._spawn(self.decider.run(), "decider")
+        self._spawn(self.decider.preemption.run(), "preemption")
         self._spawn(self.autoscaler.run(), "autoscaler")
         self._spawn(self.balancer.run(), "balancer")
         if self._keeper is not None:

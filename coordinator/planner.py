@@ -20,6 +20,7 @@ from .claims import conflicts
 from .decider import Decider
 from .dependencies import Set, mistakes
 from .diff import compare
+from .eviction import foreseen, makes_room
 from .jobs import job_of
 from .ledger import Ledger
 from .periodic import next_times, told
@@ -57,11 +58,23 @@ class Planner:
         if spec.kind == "job":
             shortage = self._lonely(spec)
             return [*found, f"no instance could be placed now: {shortage}"] if shortage else found
-        staying = sum(not app.tries(item) for item in self._staying(app)) if app else 0
-        shortage = lacking(spec, max(0, spec.instances - staying), self.decider.ground(spec.path, spec))
-        if shortage:
+        if shortage := self._lacking(app, spec):
             found.append(f"{shortage.missing} of {spec.instances} instances cannot be placed now: {shortage}")
         return found
+
+    def _lacking(self, app: App | None, spec: AppSpec) -> Shortage:
+        """Return which instances there would be too few, and why."""
+        staying = sum(not app.tries(item) for item in self._staying(app)) if app else 0
+        return lacking(spec, max(0, spec.instances - staying), self.decider.ground(spec.path, spec))
+
+    async def preempted(self, spec: AppSpec) -> list[str]:
+        """Return who would be stopped to make room, besides what `warnings` returns. In a large cluster that takes a while."""
+        spec = counted(spec, app := self.ledger.state.apps.get(spec.path))
+        missing = self._lacking(app, spec).missing if makes_room(spec) else 0
+        if not missing:
+            return []
+        rooms = await self.decider.preemption.rooms(spec, missing, self.decider.ground(spec.path, spec))
+        return [sentence] if (sentence := foreseen(self.ledger.state, rooms)) else []
 
     def plan(self, spec: AppSpec, together: Set) -> api_pb2.AppPlan:
         """Return the plan of one app. `together`: what the apps of the same request depend on."""

@@ -20,7 +20,7 @@ def shortage_message(shortage: Shortage, version: int = 0) -> model_pb2.Shortage
 def shortage_now(decider: Decider, path: str) -> model_pb2.Shortage | None:
     """Return what keeps instances of an app from being placed, where that is why it has too few, as of now."""
     why = decider.unplaced.get(path)
-    return shortage_message(why) if isinstance(why, Shortage) and decider.lacks(path) == str(why) else None
+    return shortage_message(why) if isinstance(why, Shortage) and str(why) in decider.lacks(path) else None
 
 
 def _obstacle(refusal: Refusal) -> model_pb2.Obstacle:

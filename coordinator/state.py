@@ -244,9 +244,9 @@ class State:
     def _keep_room(self, paths: Iterable[str], note: Callable[[str, AppSpec, tuple[int, ...]], None]) -> None:
         """Reserve the room that is kept for what has stopped, or give it free: whatever `note` does."""
         for path in paths:
-            if (app := self.apps.get(path)) is not None and app.held:
+            if (app := self.apps.get(path)) is not None and app.kept_room:
                 spec = self.version(path, app.version).spec
-                for node in app.held:
+                for node in app.kept_room:
                     note(node, spec, fixed_ports(spec))
 
     def _index(self, key: str, record: Record | None) -> None:
@@ -323,7 +323,9 @@ class State:
 
 def _gives_way(before: App | None, after: App | None) -> bool:
     """Tell whether an app may stand in the way of less than before: its instances apart."""
-    return before is not None and (after is None or (before.version, before.held) != (after.version, after.held))
+    if before is None or after is None:
+        return before is not None
+    return (before.version, before.kept_room, before.paused) != (after.version, after.kept_room, after.paused)
 
 
 @dataclass(slots=True)

@@ -52,4 +52,4 @@ def stands_alone(state: State, path: str) -> bool:
 
 
 def _is_on_the_move(app: App) -> bool:
-    return bool(app.moving or app.held or app.awaiting or app.canary or app.paused)
+    return bool(app.moving or app.kept_room or app.awaiting or app.canary or app.paused)

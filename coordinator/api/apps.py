@@ -73,7 +73,7 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         work: dict[str, Work] = {}
         warnings = []
         for spec in specs:
-            told = self.planner.warnings(spec)
+            told = self.planner.warnings(spec) + await self.planner.preempted(spec)
             await asyncio.sleep(0)  # many apps and many nodes must not hold the loop
             warnings += [f"{spec.path}: {sentence}" for sentence in told]
             work[spec.path] = partial(_describe, verb=verb, spec=spec, warnings=tuple(told), together=together)
@@ -86,7 +86,10 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         caller(context, self.cluster_id, Role.USER)
         specs = ordered(read_specs(request.apps))
         together = {spec.path: spec.depends_on for spec in specs}
-        return api_pb2.PlanReply(apps=[self.planner.plan(spec, together) for spec in specs])
+        plans = [self.planner.plan(spec, together) for spec in specs]
+        for spec, plan in zip(specs, plans, strict=True):
+            plan.warnings.extend(await self.planner.preempted(spec))
+        return api_pb2.PlanReply(apps=plans)
 
     async def _one(self, call: Call, path: str, work: Work) -> api_pb2.ChangeReply:
         return await self.requests.change(call, {path: work})

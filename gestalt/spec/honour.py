@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .schema import AppSpec, Placement, Update
+from .schema import MIN_DIFFERENCE, AppSpec, Update
 
-_PLACEMENT = tuple(Placement.model_fields)
-_HONOURED = (
-    "constraints",
-    "affinities",
-    "spread",
-    "strategy",
-    "pool",
-    "apart_from",
-    "beside",
-    "exclusive",
-    "failover_after",
-    "on_isolation",
-)
 _ONE_BY_ONE = (Update().max_surge, Update().max_unavailable)
 _CHOOSING = ("affinities", "beside", "spread", "strategy")
 _OF_CANARY = ("canary", "promote", "promote_after")
@@ -35,9 +22,6 @@ def warnings(spec: AppSpec) -> tuple[str, ...]:
 
 
 def _unhonoured(spec: AppSpec) -> Iterator[str]:
-    for name in _PLACEMENT:
-        if name not in _HONOURED and getattr(spec.placement, name) != Placement.model_fields[name].default:
-            yield f"placement.{name} is not acted on yet"
     if spec.resources.disk:
         yield "resources.disk is set aside on the node, but not limited yet"
     if spec.runtime == "process" and not spec.security.read_only_root:
@@ -55,10 +39,18 @@ def _doubts_of_kind(spec: AppSpec) -> Iterator[str]:
         yield "of update only health_deadline is used: an instance has to start within it. A run stays with its version"
 
 
-def _doubts(spec: AppSpec) -> Iterator[str]:
-    yield from _doubts_of_kind(spec)
+def _doubts_of_placement(spec: AppSpec) -> Iterator[str]:
+    if spec.placement.preempt and spec.kind != "service":
+        yield "placement.preempt is not used: room is made for services only"
+    elif spec.placement.preempt and spec.placement.priority < MIN_DIFFERENCE:
+        yield f"placement.preempt is not used: no priority is lower than {spec.placement.priority} by {MIN_DIFFERENCE}"
     if spec.kind == "system" and spec.placement.apart_from:
         yield "placement.apart_from: on nodes that have an instance of one of those apps it does not run"
+
+
+def _doubts(spec: AppSpec) -> Iterator[str]:
+    yield from _doubts_of_kind(spec)
+    yield from _doubts_of_placement(spec)
     fixed = [port for port in spec.ports if port.host_port]
     for port in fixed if spec.instances > 1 else ():
         yield f"port {port.name} has the fixed host port {port.host_port}: only one of the {spec.instances} instances fits on a node"

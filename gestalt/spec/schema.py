@@ -243,6 +243,10 @@ class Spread(Part):
     RULES: ClassVar[tuple[Rule, ...]] = (part_rules.percentages_fit,)
 
 
+MIN_DIFFERENCE = 10
+"""Only instances of apps whose priority is lower by at least so much are stopped to make room for others."""
+
+
 class Placement(Part):
     """On which nodes instances run."""
 
@@ -264,7 +268,11 @@ class Placement(Part):
         Field(description="Many nodes, or few full ones. Empty = as was said for the pool, or for the cluster, else spread."),
     ] = ""
     pool: Annotated[values.Pool, Field(description="Only nodes of this pool. Empty = the default one.")] = ""
-    priority: Annotated[values.Whole, Field(ge=0, le=100, description="Higher ones get room first.")] = 50
+    priority: Annotated[values.Whole, Field(ge=0, le=100, description="Of the apps that wait for room, higher ones get it first.")] = 50
+    preempt: Annotated[
+        values.Flag,
+        Field(description=f"Where it has no room, instances of apps whose priority is lower by {MIN_DIFFERENCE} or more are stopped."),
+    ] = False
     exclusive: Annotated[
         values.Flag, Field(description="Never two instances at work at once, whatever fails. Then instances is 0 or 1.")
     ] = False

@@ -757,6 +757,7 @@ class Placement(google.protobuf.message.Message):
     FAILOVER_AFTER_FIELD_NUMBER: builtins.int
     APART_FROM_FIELD_NUMBER: builtins.int
     BESIDE_FIELD_NUMBER: builtins.int
+    PREEMPT_FIELD_NUMBER: builtins.int
     strategy: builtins.str
     """"spread" or "binpack"; empty = as was said for the pool, or for the cluster, else "spread" """
     pool: builtins.str
@@ -766,6 +767,7 @@ class Placement(google.protobuf.message.Message):
     """"keep" or "stop" """
     failover_after: builtins.float
     """seconds"""
+    preempt: builtins.bool
     @property
     def constraints(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Constraint]: ...
     @property
@@ -792,8 +794,9 @@ class Placement(google.protobuf.message.Message):
         failover_after: builtins.float = ...,
         apart_from: collections.abc.Iterable[builtins.str] | None = ...,
         beside: collections.abc.Iterable[global___Beside] | None = ...,
+        preempt: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["affinities", b"affinities", "apart_from", b"apart_from", "beside", b"beside", "constraints", b"constraints", "exclusive", b"exclusive", "failover_after", b"failover_after", "on_isolation", b"on_isolation", "pool", b"pool", "priority", b"priority", "spread", b"spread", "strategy", b"strategy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["affinities", b"affinities", "apart_from", b"apart_from", "beside", b"beside", "constraints", b"constraints", "exclusive", b"exclusive", "failover_after", b"failover_after", "on_isolation", b"on_isolation", "pool", b"pool", "preempt", b"preempt", "priority", b"priority", "spread", b"spread", "strategy", b"strategy"]) -> None: ...
 
 global___Placement = Placement
 

@@ -98,6 +98,8 @@ def _spec_lines(spec: spec_pb2.AppSpec) -> Iterator[Line]:
         yield "command", "", " ".join([*spec.command, *spec.args])
     memory = show_size(spec.resources.memory) if spec.resources.memory else "no limit"
     yield "resources", "", f"{spec.resources.cpu:g} cores, memory {memory}"
+    preempts = ", has others stopped where it has no room" if spec.placement.preempt else ""
+    yield "priority", "", f"{spec.placement.priority}{preempts}"
     for port in spec.ports:
         yield "port", "", f"{port.name} {port.container_port}/{port.protocol}{_service(port)}"
     for check in spec.checks:

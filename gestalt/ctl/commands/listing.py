@@ -41,6 +41,7 @@ _APPS = (
     Column("VERSION", right=True),
     Column("STABLE", right=True, wide=True),
     Column("REVISION", right=True, wide=True),
+    Column("PRIORITY", right=True, wide=True),
     Column("RUNTIME", wide=True),
     Column("IMAGE"),
     Column("AGE", right=True),
@@ -142,9 +143,9 @@ def _app_row(app: model_pb2.App) -> tuple[str, ...]:
     from gestalt.ctl import words
 
     return (
-        app.path, app.state or "unknown", f"{app.healthy}/{app.count}", str(app.version), str(app.stable_version or "-"), str(app.revision),
-        app.spec.runtime, app.spec.image or " ".join(app.spec.command)[:40], words.since(app.created_at), app.message,
-        app.autoscaling,
+        app.path, app.state or "unknown", f"{app.healthy}/{app.count}", str(app.version), str(app.stable_version or "-"),
+        str(app.revision), str(app.spec.placement.priority), app.spec.runtime, app.spec.image or " ".join(app.spec.command)[:40],
+        words.since(app.created_at), app.message, app.autoscaling,
     )  # fmt: skip
 
 

@@ -73,6 +73,7 @@ FULL: Document = {
         "strategy": "binpack",
         "pool": "web",
         "priority": 70,
+        "preempt": True,
         "exclusive": True,
         "on_isolation": "stop",
         "failover_after": "2m",

@@ -188,16 +188,30 @@ def test_sections_may_be_given_as_values() -> None:
 # -- what is told of a valid description -----------------------------------------------------------------------------
 
 
-def test_what_is_not_acted_on_is_named() -> None:
+def test_every_field_of_placement_is_acted_on() -> None:
     honoured: dict[str, Any] = {
         "constraints": [{"attribute": "a", "value": "b"}], "affinities": [{"attribute": "a", "value": "b"}], "spread": [{"attribute": "a"}],
         "strategy": "binpack", "pool": "x", "apart_from": ["/a/b/c/e"], "exclusive": True, "failover_after": 1, "on_isolation": "stop",
         "beside": [{"apps": "a=b"}],
+        "priority": 60, "preempt": True,
     }  # fmt: skip
-    assert {*honoured, "priority"} == set(Placement.model_fields)
+    assert set(honoured) == set(Placement.model_fields)
     assert unhonoured(validate_spec({**SMALL, "placement": honoured})) == ()
-    (sentence,) = unhonoured(validate_spec({**SMALL, "placement": {**honoured, "priority": 1}}))
-    assert sentence.startswith("placement.priority ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentences"),
+    [
+        ({"placement": {"preempt": True}}, []),
+        ({"placement": {"preempt": True, "priority": 10}}, []),
+        ({"placement": {"preempt": True, "priority": 9}}, ["placement.preempt is not used: no priority is lower than 9 by 10"]),
+        ({"placement": {"priority": 9}}, []),
+        ({"placement": {"preempt": True}, "kind": "system"}, ["placement.preempt is not used: room is made for services only"]),
+        ({"placement": {"preempt": True}, "kind": "job"}, ["placement.preempt is not used: room is made for services only"]),
+    ],
+)
+def test_who_cannot_make_room_is_told(fields: dict[str, Any], sentences: list[str]) -> None:
+    assert [item for item in warnings(validate_spec({**SMALL, **fields})) if "preempt" in item] == sentences
 
 
 def test_what_is_exclusive_exists_once() -> None:
