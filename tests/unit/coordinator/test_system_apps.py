@@ -302,7 +302,7 @@ def test_an_update_that_reaches_no_node_is_not_done_until_one_is_back_and_is_und
 HAPPENINGS = ["decide", "agent", "time", "restart", "lose", "back", "cordon", "uncordon", "drain", "update", "stop", "start", "join"]
 
 
-def _happen(world: Everywhere, what: str, which: int) -> None:
+def happen(world: Everywhere, what: str, which: int) -> None:
     names = sorted(world.machines)
     name = names[which % len(names)]
     match what:
@@ -331,7 +331,7 @@ def test_no_node_ever_has_two_and_in_the_end_each_has_the_one_that_it_should(hap
         assert max(Counter(item.node for item in world.placed).values(), default=0) <= 1
 
     for what, which in happenings:
-        _happen(world, what, which)
+        happen(world, what, which)
         never_two()
     for name in world.machines:
         world.back(name)
