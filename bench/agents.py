@@ -15,7 +15,6 @@ import os
 import shutil
 import sys
 import tempfile
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -152,16 +151,19 @@ async def world(nodes: int, folder: Path) -> AsyncIterator[World]:
             await rig.down()
 
 
-async def enlist(rig: Coordinators, nodes: int) -> list[str]:
-    """Make nodes members before anybody leads; return their ids."""
-    identities = [str(uuid.uuid4()) for _ in range(nodes)]
+async def enlist(rig: Coordinators, nodes: int, racks: int = 0) -> list[str]:
+    """Make nodes members before anybody leads, with labels of so many racks; return their ids."""
+    identities = [f"{number:08}-0000-4000-8000-000000000000" for number in range(nodes)]
     zk = await Zk.connect(rig.ensemble.settings(rig.root), session=10.0, name="bench")
     paths = Paths(rig.root)
     store = ZookeeperStore(zk, paths, rig.cluster_id)
     try:
         await store.open()
         epoch = await store.take_office()
-        records = [Node(identity, f"node-{number:04}", address="127.0.0.1") for number, identity in enumerate(identities)]
+        records = [
+            Node(identity, f"node-{number:04}", address="127.0.0.1", labels={"rack": f"r{number % racks:02}"} if racks else {})
+            for number, identity in enumerate(identities)
+        ]
         await store.commit([Put("node", record.id, encode(record)) for record in records], epoch)
         await zk.ensure(paths.nodes)
         for identity in identities:

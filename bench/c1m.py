@@ -20,15 +20,14 @@ from typing import Any
 
 import psutil
 
-from bench.agents import Fleets
+from bench.agents import Fleets, enlist
 from bench.harness import machine_facts, options
 from bench.plot import Line, plot
 from bench.sheet import Sheet
 from gestalt.client import Client
 from gestalt.clock import monotonic
-from gestalt.coordinator.records import Node, Placements
-from gestalt.coordinator.state import decode, encode
-from gestalt.coordinator.store.base import Put
+from gestalt.coordinator.records import Placements
+from gestalt.coordinator.state import decode
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.errors import GestaltError
 from gestalt.pki import Role
@@ -139,7 +138,7 @@ async def world(size: Size, folder: Path) -> AsyncIterator[World]:
         rig = Coordinators(folder, ensemble, count=1, settings=settings, session=20.0)
         made = World(rig, Shadows("bench.shadows"), size)
         try:
-            await enlist(made)
+            made.identities = await enlist(made.rig, made.size.nodes, RACKS)
             await rig.up()
             await start_shadows(made)
             yield made
@@ -149,29 +148,6 @@ async def world(size: Size, folder: Path) -> AsyncIterator[World]:
         finally:
             await made.shadows.end()
             await rig.down()
-
-
-async def enlist(world: World) -> None:
-    """Make nodes members before anybody leads."""
-    rig = world.rig
-    zk = await Zk.connect(rig.ensemble.settings(rig.root), session=10.0, name="bench")
-    paths = Paths(rig.root)
-    store = ZookeeperStore(zk, paths, rig.cluster_id)
-    try:
-        await store.open()
-        epoch = await store.take_office()
-        world.identities = [f"{number:08}-0000-4000-8000-000000000000" for number in range(world.size.nodes)]
-        records = [
-            Node(identity, f"node-{number:04}", address="127.0.0.1", labels={"rack": f"r{number % RACKS:02}"})
-            for number, identity in enumerate(world.identities)
-        ]
-        await store.commit([Put("node", record.id, encode(record)) for record in records], epoch)
-        await zk.ensure(paths.nodes)
-        for identity in world.identities:
-            await zk.create(paths.node(identity))
-    finally:
-        await store.close()
-        await zk.close()
 
 
 async def start_shadows(world: World) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from gestalt.pki import Role
 from gestalt.proto.v1 import api_pb2
 from gestalt.rpc import decode_error
 from tests.real.members_rig import Members
-from tests.real.zookeeper_lab import Ensemble, running
+from tests.real.zookeeper_lab import Ensemble
 from tests.unit.coordinator.world import PATH
 
 TICK = deadlines.TICK
@@ -25,18 +24,9 @@ TICK = deadlines.TICK
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
-
-
 @pytest.fixture
-async def rig(ensemble: Ensemble, tmp_path: Path) -> AsyncIterator[Members]:
-    rig = Members(tmp_path, ensemble=ensemble)
-    await rig.up()
-    yield rig
-    await rig.down()
+async def rig(members: Members) -> Members:
+    return members
 
 
 @pytest.fixture
