@@ -51,7 +51,7 @@ def _route(app: App, port: Port, routed: list[Routed], serving: int, known: Mapp
     tcp = TcpService(port.tcp.port) if port.tcp else None
     key = f"{app.path}:{port.name}"
     before = {server.instance: server for server in known[key].servers} if key in known else {}
-    places = {item.version.number: _place(item.version, port.name) for item in routed}
+    places = {version.number: _place(version, port.name) for version in {item.version.number: item.version for item in routed}.values()}
     waiting = {number for number in places if serving not in (0, number)}
     servers = []
     for item in routed:

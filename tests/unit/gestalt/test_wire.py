@@ -200,3 +200,11 @@ def test_values_survive_the_wire(kind: type, message: Any) -> None:
         assert from_wire(message.FromString(to_wire(value, message).SerializeToString()), kind) == value
 
     check()
+
+
+def test_what_may_be_missing_is_told_from_zero() -> None:
+    for code in (None, 0, 7):
+        seen = model.Observed("web-aaaaaa-1", 1, model.Phase.STOPPED, exit_code=code)
+        assert from_wire(to_wire(seen, model_pb2.Observed), model.Observed) == seen
+    route = model.Route("/a/b/c/d:http", "/a/b/c/d", "http", model.HttpService((), ""), None)
+    assert from_wire(to_wire(route, agent_pb2.Route), model.Route) == route
