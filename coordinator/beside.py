@@ -19,21 +19,12 @@ _NO_LABELS: Mapping[str, str] = {}
 def meant(state: State, texts: Iterable[str]) -> set[str]:
     """Return the paths of the apps that one of these texts means; a path is one, whether there is such an app or not.
 
-    What labels an app has, its wanted version says. Those of all apps are looked at once if any of the texts speaks of labels.
+    What labels an app has, its wanted version says.
     """
-    texts = tuple(texts)
-    found, by_labels = {text for text in texts if is_path(text)}, [text for text in texts if not is_path(text)]
-    for path in state.apps if by_labels else ():
-        labels = labels_of(state, path)
-        if labels and any(means(text, path, labels) for text in by_labels):
-            found.add(path)
+    found: set[str] = set()
+    for text in texts:
+        found |= {text} if is_path(text) else state.labelled.meant(text)
     return found
-
-
-def labels_of(state: State, path: str) -> Mapping[str, str]:
-    """Return the labels of an app's wanted version; none if there is no such app."""
-    app = state.apps.get(path)
-    return state.version(path, app.version).spec.labels if app is not None else _NO_LABELS
 
 
 def rivals(state: State, path: str, spec: AppSpec | None) -> set[str]:

@@ -18,6 +18,7 @@ from gestalt.errors import GestaltError, Kind
 from gestalt.spec.part import STORED
 from gestalt.spec.schema import AppSpec
 
+from .labelled import Labelled
 from .notices import Notices
 from .packing import from_columns, to_columns
 from .records import (
@@ -155,6 +156,8 @@ class State:
     """What that asks for, also derived."""
     apart: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The apps that share no node with some others, which are named; also derived."""
+    labelled: Labelled = field(default_factory=Labelled)
+    """The labels of all apps, by their wanted versions; also derived."""
     touched: Notices = field(default_factory=Notices, compare=False)
     """The nodes whose records changed."""
     runs_by_app: dict[str, dict[str, Run]] = field(default_factory=dict)
@@ -172,7 +175,7 @@ class State:
     def load(self, documents: tuple[Document, ...]) -> None:
         """Take over everything that the store holds, in order of the keys."""
         self.owners, self.residents, self.reservations, self.runs_by_app = {}, {}, Reservations(), {}
-        self.apart = {}
+        self.apart, self.labelled = {}, Labelled()
         with _no_collection():
             for document in sorted(documents, key=lambda item: (item.kind, item.key)):
                 self.table(document.kind)[document.key] = decode(document)
@@ -193,6 +196,7 @@ class State:
             version = self.versions.get(version_key(path, app.version)) if app is not None else None
             if version is not None and version.spec.placement.apart_from:
                 self.apart[path] = version.spec.placement.apart_from
+            self.labelled.put(path, version.spec.labels if version is not None else {})
 
     def _settle(self, app: App, placed: Placed) -> None:
         """Have an instance in what is derived."""

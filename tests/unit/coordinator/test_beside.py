@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gestalt.coordinator.balancer import subject_of
 from gestalt.coordinator.beside import all_rivals, avoided, nodes_beside, rivals
+from gestalt.coordinator.labelled import Labelled
 from gestalt.coordinator.rebalance import Search, Subject, plan
 from gestalt.coordinator.records import App, Placed, Placements, Version
 from gestalt.coordinator.scheduler.place import place, points_of
@@ -20,6 +21,7 @@ from gestalt.spec.load import validate_spec
 from gestalt.spec.schema import AppSpec
 from gestalt.spec.selection import means
 from tests.unit.coordinator.test_apart import ready
+from tests.unit.coordinator.test_restoring import document
 from tests.unit.coordinator.test_survey import surveyed
 from tests.unit.coordinator.world import AT, node, spec
 
@@ -197,6 +199,9 @@ def test_who_is_where_is_as_the_definition_says(seed: int) -> None:
     on = {path: dice.choices(["n1", "n2", "n3", "n4"], k=dice.randint(0, 3)) for path in apps}
     for path, asked in apps.items():
         put(state, asked, *on[path])
+    again = State()
+    again.load(tuple(document(kind, key, record) for kind in ("app", "version", "placements") for key, record in state.table(kind).items()))
+    assert (again.labelled, again.apart) == (state.labelled, state.apart)
     everybody = {}
     for path, asked in apps.items():
         others = [other for other in apps.values() if other.path != path]
@@ -213,6 +218,18 @@ def test_who_is_where_is_as_the_definition_says(seed: int) -> None:
                 points[name] += item.weight * any(name in on[other.path] for other in others if is_meant(item.apps, other))
         assert nodes_beside(state, path, asked) == {name: weight for name, weight in points.items() if weight}
     assert {path: others for path, others in all_rivals(state).items() if path in apps} == everybody
+
+
+def test_what_is_known_of_labels_goes_with_them() -> None:
+    state = State()
+    put(state, app(DB, {"tier": "db", "team": "shop"}), "n1")
+    put(state, app(DB, {"tier": "db"}), "n1")
+    assert (state.labelled.meant("tier=db"), state.labelled.meant("team=shop,tier=db")) == ({DB}, set())
+    draft = Draft(state)
+    draft.delete("app", DB)
+    draft.delete("placements", DB)
+    state.apply(draft)
+    assert state.labelled == Labelled()
 
 
 def moves(state: State, *paths: str) -> list[tuple[str, str, str]]:
