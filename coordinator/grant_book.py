@@ -131,7 +131,7 @@ class GrantBook:
         grant = self.grant_of(app, placed) if self._tracker.fenced else None
         if grant is not None:
             return judge(self._holder(app, placed, grant), self._rules(app))
-        if not self._tracker.fenced or not any(self._is_exclusive(app, number) for number in (app.version, placed.version)):
+        if not self._tracker.fenced or not any(self._is_exclusive(app, number) for number in {app.version, placed.version}):
             return None
         later = self._state.grants.get(grant_name(app))
         if later is not None and later.serial > placed.serial:

@@ -30,6 +30,8 @@ def observed(message: model_pb2.Observed) -> Observed:
         seen = from_wire(message, Observed)
     except ValueError as error:
         raise GestaltError(Kind.INVALID, f"the report on {message.instance[:100]} is not valid: {error}") from error
+    if not (seen.log_tail or seen.checks) and max(map(len, (seen.instance, seen.app, seen.reason, seen.runtime_id))) <= OUTPUT:
+        return seen  # it is short enough
     return replace(
         seen,
         instance=seen.instance[:OUTPUT],

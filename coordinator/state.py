@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -120,6 +120,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
+@lru_cache(maxsize=16_384)
 def version_key(path: str, number: int) -> str:
     return f"{path}@{number:08d}"
 

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import IntEnum
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any, TypeVar, cast
 
@@ -70,7 +70,7 @@ def from_wire(message: Message, kind: type[T]) -> T:
     Raises:
         pydantic.ValidationError: a description in it breaks a rule of the schema.
     """
-    return cast(T, _value(message, kind))
+    return cast(T, _reader(cast(Any, kind))(message))
 
 
 def fill(message: Message, value: Any) -> None:
@@ -154,24 +154,34 @@ def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _value(content: Any, kind: Any) -> Any:
-    origin = typing.get_origin(kind)
+@cache
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """Return what makes a value of this type of the content of a field, or of a message: worked out once, as in a plan."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        inner = typing.get_args(kind)[0]
-        return tuple(_value(item, inner) for item in content)
+        return partial(_read_all, _reader(inner[0]))
     if origin is dict:
-        inner = typing.get_args(kind)[1]
-        return {key: _value(item, inner) for key, item in content.items()}
+        return partial(_read_entries, _reader(inner[1]))
     if kind is AppSpec:
-        return spec_from_wire(content)
+        return spec_from_wire
     if is_dataclass(kind):
-        hints = _hints(cast(type, kind))
-        return cast(Any, kind)(**{item.name: _member(content, item.name, hints[item.name]) for item in fields(kind)})
-    if isinstance(kind, type) and issubclass(kind, IntEnum):
-        return kind(content)
+        hints = {item.name: _without_none(_hints(cast(type, kind))[item.name]) for item in fields(kind)}
+        members = tuple((name, optional, _reader(part)) for name, (part, optional) in hints.items())
+        return partial(_read_members, cast(type, kind), members)
+    return kind if isinstance(kind, type) and issubclass(kind, IntEnum) else _as_it_is
+
+
+def _as_it_is(content: Any) -> Any:
     return content
 
 
-def _member(message: Message, name: str, kind: Any) -> Any:
-    inner, optional = _without_none(kind)
-    return None if optional and not message.HasField(name) else _value(getattr(message, name), inner)
+def _read_all(read: Callable[[Any], Any], content: Any) -> tuple[Any, ...]:
+    return tuple(content) if read is _as_it_is else tuple(map(read, content))
+
+
+def _read_entries(read: Callable[[Any], Any], content: Any) -> dict[Any, Any]:
+    return {key: read(item) for key, item in content.items()}
+
+
+def _read_members(kind: type, members: tuple[tuple[str, bool, Callable[[Any], Any]], ...], message: Any) -> Any:
+    return kind(*(None if optional and not message.HasField(name) else read(getattr(message, name)) for name, optional, read in members))
