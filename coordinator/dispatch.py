@@ -197,7 +197,9 @@ class Dispatcher:
                 self._news.update(dict.fromkeys(self._links if self.neighbours.look() else ()))
             self._behind = list(self._news)
         while self._behind and clock.monotonic() < end:
-            self._tell(self._behind.pop())
+            if self._tell(self._behind.pop()):
+                self._pace.owe(SENDING)
+                end -= SENDING  # who sends them has to have a turn, too
         return bool(self._behind)
 
     def _route(self, end: float) -> None:
@@ -212,10 +214,11 @@ class Dispatcher:
                 if (news := self._of(node)) is not None:
                     news.apps.update(paths)
 
-    def _tell(self, node: str) -> None:
+    def _tell(self, node: str) -> bool:
+        """Tell an agent what there is to tell; return whether that is anything."""
         link = self._links.get(node)
         if link is None or node not in self._news:
-            return
+            return False
         news = self._news.pop(node)
         message = agent_pb2.CoordinatorMessage()
         change = self._change(node, message.delta.put)
@@ -229,10 +232,10 @@ class Dispatcher:
         except Exception:  # what it was told is not certain any more
             log.exception("node %s: what has changed could not be told: ending the session", node)
             link.closed.set()
-            return
+            return False
         if is_news:
             link.send(message)
-            self._pace.owe(SENDING)
+        return is_news
 
     def _change(self, node: str, put: agent_pb2.NodeState) -> Change:
         here, state = self._state.placed_on(node), self._state

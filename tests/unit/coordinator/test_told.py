@@ -102,3 +102,13 @@ def test_what_cannot_be_told_ends_the_session(office: Office) -> None:
     (item,) = office.state.placed(PATHS[0]).instances
     office.flush()
     assert [name for name, agent in office.agents.items() if agent.link.closed.is_set()] == [item.node]
+
+
+def test_in_one_turn_no_more_is_told_than_can_be_sent(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.flush()
+    monkeypatch.setattr(dispatch, "SENDING", 1.0)
+    office.recover(1)
+    (work,) = OnDemand.asked
+    for count in (1, 2, 3, 4):
+        assert work() is (count < len(NODES))
+        assert sum(agent.link.outbox.qsize() for agent in office.agents.values()) == count
