@@ -12,8 +12,8 @@ import gc
 from .records import Placements
 from .state import Draft
 
-EVERY = 2_000
-"""Placements that are written between two looks: each is a few milliseconds for what came since."""
+EVERY = 10_000
+"""Placements that are written between two looks: each is ten to twenty milliseconds for what came since."""
 
 
 class Garbage:
