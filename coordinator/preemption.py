@@ -219,7 +219,7 @@ class Preemption:
                 self._silent.pop(node, None)
             elif now - self._silent.setdefault(node, now) < PATIENCE:
                 awaited.append(node)
-                shortage.due = self._silent[node] + PATIENCE
+                shortage.due = min(shortage.due, self._silent[node] + PATIENCE)
         return awaited
 
 
