@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from gestalt import clock
 from gestalt.proto.v1 import agent_pb2
@@ -57,10 +58,11 @@ class Link:
 
 @dataclass(slots=True)
 class News:
-    """What is to be looked at of a node: these instances, and the routes of these apps."""
+    """What is to be looked at of a node: these instances, the routes of these apps, and what it is told of other nodes."""
 
     instances: set[str] = field(default_factory=set)
     apps: set[str] = field(default_factory=set)
+    neighbours: bool = False
 
 
 class Dispatcher:
@@ -78,6 +80,7 @@ class Dispatcher:
         self._told: dict[str, Told] = {}
         self._revisions: dict[str, int] = {}
         self._is_begun = False
+        self._is_small = len(state.nodes) < ALL_EDGES
         self._knows_neighbours = True
         self._pace = Pace(self._flush)
         self._news: dict[str, News | None] = {}
@@ -89,13 +92,14 @@ class Dispatcher:
         """How nodes are told of an instance."""
         self.prepare: Callable[[str], Sequence[tuple[Version, int]]] = lambda node: ()
         """What a node is to prepare: versions, with the number of each request."""
-        self.neighbours = Neighbours(state.nodes, self._address)
+        address = partial(_address, state, tracker)
+        self.neighbours = Neighbours(state.nodes, address)
         self.believed: frozenset[str] = frozenset()
         """The nodes whose word counts although they lost their membership: most did at once, and these still report."""
         self._routing = Routing(
             state,
             tracker,
-            self._address,
+            address,
             is_cut_off=lambda node: node in self.neighbours.refused(),
             is_believed=lambda node: node in self.believed,
         )
@@ -139,7 +143,11 @@ class Dispatcher:
 
     def committed(self, draft: Draft, paths: Collection[str]) -> None:
         """A commit is durable that concerns these apps: have agents told of what it changes for them, soon."""
-        if any(kind in ("node", "switches") for kind, _ in draft.records):
+        if nodes := [key for kind, key in draft.records if kind == "node"]:
+            self.tell_neighbours()
+            self.tell_soon(nodes)
+        is_small, self._is_small = self._is_small, len(self._state.nodes) < ALL_EDGES
+        if is_small != self._is_small or any(kind == "switches" for kind, _ in draft.records):
             self.tell_all()
         self.refresh_routes(paths)
         for moves in draft.moves:
@@ -161,6 +169,14 @@ class Dispatcher:
         """Have every agent told of whatever changed for it, soon."""
         self._knows_neighbours = False
         self.tell_soon(self._links)
+
+    def tell_neighbours(self) -> None:
+        """Have every agent told of what changed about the other nodes, soon."""
+        self._knows_neighbours = False
+        for node in self._links:
+            if (news := self._of(node)) is not None:
+                news.neighbours = True
+        self._pace.ask()
 
     def tell_soon(self, nodes: Iterable[str]) -> None:
         """Have these nodes told of whatever changed for them, soon."""
@@ -193,8 +209,9 @@ class Dispatcher:
             return True
         if not self._behind:
             if not self._knows_neighbours:
+                if self.neighbours.look():
+                    self.tell_neighbours()
                 self._knows_neighbours = True
-                self._news.update(dict.fromkeys(self._links if self.neighbours.look() else ()))
             self._behind = list(self._news)
         while self._behind and clock.monotonic() < end:
             if self._tell(self._behind.pop()):
@@ -228,6 +245,8 @@ class Dispatcher:
             else:
                 change.instances(news.instances)
                 change.routes(self._routing, news.apps, all_routes=self._is_edge(node))
+                if news.neighbours:
+                    _look_at_neighbours(self.neighbours, link, change)
             is_news = change.finish_delta(self._epoch(), message.delta)
         except Exception:  # what it was told is not certain any more
             log.exception("node %s: what has changed could not be told: ending the session", node)
@@ -245,8 +264,7 @@ class Dispatcher:
         change.recovering(is_so=bool(self._state.switches.recovering))
         change.prepare(self.prepare(link.node))
         change.everything(self._routing, all_routes=self._is_edge(link.node))
-        change.refused(self.neighbours.refused_by(link.node))
-        change.peers(self.neighbours.known if link.wants_peers else {}, self.neighbours.put_peers)
+        _look_at_neighbours(self.neighbours, link, change)
 
     def _edges(self) -> Iterable[str]:
         """Return the nodes that get all routes: every node of a small cluster is an edge."""
@@ -257,7 +275,13 @@ class Dispatcher:
         record = self._state.nodes.get(node)
         return len(self._state.nodes) < ALL_EDGES or (record is not None and EDGE in record.roles)
 
-    def _address(self, node: str) -> str:
-        """Return where a node is reached: as its agent said, or as it was when it joined."""
-        view, record = self._tracker.nodes.get(node), self._state.nodes.get(node)
-        return (view.address if view is not None else "") or (record.address if record is not None else "")
+
+def _address(state: State, tracker: Tracker, node: str) -> str:
+    """Return where a node is reached: as its agent said, or as it was when it joined."""
+    view, record = tracker.nodes.get(node), state.nodes.get(node)
+    return (view.address if view is not None else "") or (record.address if record is not None else "")
+
+
+def _look_at_neighbours(neighbours: Neighbours, link: Link, change: Change) -> None:
+    change.refused(neighbours.refused_by(link.node))
+    change.peers(neighbours.known if link.wants_peers else {}, neighbours.put_peers)

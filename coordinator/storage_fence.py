@@ -79,7 +79,7 @@ class NetfilterFence:
 
         def changed(nodes: Collection[str]) -> None:
             dispatcher.refresh_routes({path for node in nodes for path in state.apps_on(node)})
-            dispatcher.tell_all()
+            dispatcher.tell_neighbours()
 
         fence = cls(reach.ledger, reach.tracker, changed, own=own, is_on=is_on)
         dispatcher.neighbours.refused = fence.refused

@@ -232,7 +232,7 @@ class Office:
             case 2:
                 self.refused = {} if name in self.refused else self.refused | {name: Refused("10.0.0.9", 1, (22,))}
                 self.dispatcher.refresh_routes({path for node in NODES for path in self.state.apps_on(node)})
-                self.dispatcher.tell_all()
+                self.dispatcher.tell_neighbours()
             case 3:
                 view.address = f"10.0.1.{number}"
                 self._reconnect(name)
