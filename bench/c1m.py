@@ -262,14 +262,19 @@ class Run:
 
     async def report(self) -> None:
         """Have the nodes report that everything is at work, and wait until all launches have ended well."""
-        begun, running = monotonic(), api_pb2.ListTasksRequest(running_only=True, limit=1)
+        begun = monotonic()
         self.answers.taken()
         self.world.shadows.ask({"report": True})
-        while (await self.client.call(lambda api: api.tasks.List, running, limit=_LIMIT)).tasks:
-            assert monotonic() - begun < _LIMIT, "not all launches have ended"
-            await asyncio.sleep(0.5)
+        await self.all_ended()
         self.sheet.add(f"{self.name}: reported ready, all at once, until all launches have ended", monotonic() - begun)
         self.sheet.add(f"{self.name}: slowest answer meanwhile, reports", self.answers.taken())
+
+    async def all_ended(self) -> None:
+        """Wait until no task is under way."""
+        begun, running = monotonic(), api_pb2.ListTasksRequest(running_only=True, limit=1)
+        while (await self.client.call(lambda api: api.tasks.List, running, limit=_LIMIT)).tasks:
+            assert monotonic() - begun < _LIMIT, "not all tasks have ended"
+            await asyncio.sleep(0.5)
 
     async def lose(self) -> None:
         """Have one node of a hundred vanish."""
@@ -285,7 +290,8 @@ class Run:
         self.sheet.add(f"{self.name}: slowest answer meanwhile, nodes lost", self.answers.taken(), aim="at most 0.05 s")
 
     async def scale(self) -> None:
-        """Scale one app to twice its size and back."""
+        """Scale one app to twice its size and back, once what was lost is forgotten."""
+        await self.all_ended()
         before, path, count = await self.world.placements(), self.world.size.path(0), self.world.size.instances
         self.placed.begin()
         for number in (2 * count, count):

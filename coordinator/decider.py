@@ -135,6 +135,7 @@ class Decider:
                 company = Company(self._ledger.state, draft)
                 self._try_to_decide(draft, seen[0])
                 while company.goes_on(seen[-1]) and len(seen) < len(paths) and company.admits(paths[len(seen)]):
+                    await asyncio.sleep(0)  # others have their turn; nothing is committed meanwhile but this draft
                     seen.append(paths[len(seen)])
                     self._try_to_decide(draft, seen[-1])
         except GestaltError as error:

@@ -14,9 +14,9 @@ from .reconcile import stops_first
 from .records import App, Placements
 from .state import Draft, State
 
-SLICE = 0.01
-"""Seconds of deciding after which a commit is made."""
-LARGE = 5_000
+SLICE = 0.1
+"""Seconds after which a commit is made: so long others may have to wait for theirs."""
+LARGE = 12_000
 """Instances in all placements that one commit writes, from which on it is large enough: ZooKeeper takes a megabyte at most."""
 
 
