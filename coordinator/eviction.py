@@ -20,6 +20,8 @@ from .state import Draft, State
 
 NAMED = 3
 """So many instances are named at most."""
+MANY = 100
+"""So many instances are stopped by one commit at most, if they are for more than one: what is told of them has to fit into a document."""
 
 
 def settled(app: App, spec: AppSpec, lacking: int, placed_on: Iterable[str]) -> App:
@@ -108,6 +110,20 @@ def keep(search: Search, claims: Iterable[str], silent: Iterable[str]) -> tuple[
     """Return the claims that hold: there is, or will be, room on their nodes. `silent`: nodes of which nobody knows better now."""
     unknown = frozenset(silent)
     return tuple(node for node in claims if search.take(node) or node in unknown)
+
+
+def in_parts(rooms: Iterable[Room]) -> list[list[Room]]:
+    """Return the same in parts, of which each is made by a commit of its own."""
+    parts: list[list[Room]] = []
+    size = MANY
+    for room in rooms:
+        more = max(1, len(room.victims))
+        if size + more > MANY:
+            parts.append([])
+            size = 0
+        parts[-1].append(room)
+        size += more
+    return parts
 
 
 def evict(draft: Draft, app: App, version: Version, claims: Sequence[str], rooms: Sequence[Room]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from gestalt.errors import GestaltError
 from gestalt.spec.schema import AppSpec
 
 from .advance import LEADER, Case, lacking
-from .eviction import Lower, evict, keep, makes_room, told, vacated
+from .eviction import Lower, evict, in_parts, keep, makes_room, told, vacated
 from .ledger import Ledger
 from .membership import Life
 from .nodes import Tracker
@@ -146,7 +146,7 @@ class Preemption:
         if shortage.held or app is None:
             shortage.due = clock.monotonic() + RETRY
             return
-        found: frozenset[str] = frozenset()
+        found: list[Room] = []
         if shortage.number > len(app.claims):
             now = clock.monotonic()
             if (not_before := max(shortage.rested, self._patient(shortage, now))) > now:
@@ -155,9 +155,11 @@ class Preemption:
             found = await self._search(app, shortage.number)
             took = clock.monotonic() - now
             shortage.rested, shortage.in_vain = now + REST * took, not found
-        if found or app.claims:
+        for part in in_parts(found) or ([[]] if app.claims else []):
             async with self._ledger.draft(LEADER, "make room") as draft:
-                self._make(draft, app, shortage, found)
+                self._make(draft, app, shortage, part)
+            if (app := self._ledger.state.apps.get(path)) is None:
+                return
 
     def _patient(self, shortage: _Shortage, now: float) -> float:
         """Return until when a node that is not heard, and may have room, is to be waited for."""
@@ -168,10 +170,10 @@ class Preemption:
         view = self._tracker.nodes.get(node)
         return self._tracker.standing(node).life in _MAY_COME and not (view is not None and view.heard)
 
-    async def _search(self, app: App, number: int) -> frozenset[str]:
-        """Return the nodes where room for those for which none is kept yet is made best, as far as all stays as it is."""
+    async def _search(self, app: App, number: int) -> list[Room]:
+        """Return where room for those for which none is kept yet is made best, as far as all stays as it is."""
         spec = _counted(app, self._ledger.state.version(app.path, app.version).spec)
-        return frozenset(room.node for room in await self.rooms(spec, number, self._ground(app.path)))
+        return await self.rooms(spec, number, self._ground(app.path))
 
     async def rooms(self, spec: AppSpec, number: int, ground: Ground) -> list[Room]:
         """Return where room can be made for so many instances that have none, without those for which it is kept already.
@@ -198,18 +200,18 @@ class Preemption:
             await turn.over()
         return found
 
-    def _make(self, draft: Draft, app: App, shortage: _Shortage, found: frozenset[str]) -> None:
-        """Have instances stop on these nodes, and keep room on those where it is kept already, if all is still so."""
+    def _make(self, draft: Draft, app: App, shortage: _Shortage, found: Sequence[Room]) -> None:
+        """Have instances stop where these were found, and keep room where it is kept already, if all is still so."""
         state, path = self._ledger.state, app.path
         if state.apps.get(path) is not app or self._short.get(path) is not shortage or self._held():
             return  # whatever changed, it is looked at again
         version, ground = state.version(path, app.version), self._ground(path)
-        spec, chosen = _counted(app, version.spec), {*found, *app.claims}
+        spec, chosen = _counted(app, version.spec), {*(room.node for room in found), *app.claims}
         search = Search(with_strategy(spec, ground.strategies), Lower(state, path, spec.placement.priority).on)
         for node in ground.fleet.ids() if search.is_balanced else sorted({*chosen, *ground.same_app} & ground.fleet.ids_there):
             search.add(vacated(state, app, ground.node(node)), takes=node in chosen)
         claims = keep(search, app.claims, self._awaited(app, shortage))
-        evict(draft, app, version, claims, search.find(shortage.number - len(claims)) if found else ())
+        evict(draft, app, version, claims, search.find(min(len(found), shortage.number - len(claims))))
 
     def _awaited(self, app: App, shortage: _Shortage) -> list[str]:
         """Return the nodes on which room is kept for an app that are not heard, but may be soon."""

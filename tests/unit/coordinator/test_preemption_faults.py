@@ -1,0 +1,56 @@
+"""Making room when much is asked for at once, or something changes in between."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from gestalt.coordinator.eviction import MANY, in_parts
+from gestalt.coordinator.scheduler.preempt import Kind, Room, Victim
+from gestalt.spec.schema import Resources
+from tests.unit.coordinator.crowd import Crowd, app
+
+Begin = Callable[..., Awaitable[Crowd]]
+
+
+@pytest.fixture
+async def begin() -> AsyncIterator[Begin]:
+    begun: list[Crowd] = []
+
+    async def one(*cores: float) -> Crowd:
+        begun.append(Crowd(*cores))
+        await begun[-1].begin()
+        return begun[-1]
+
+    yield one
+    for crowd in begun:
+        await crowd.end()
+
+
+def urgent(instances: int = 1, cpu: float = 1, **fields: object) -> object:
+    return app("urgent", instances, cpu, **({"priority": 80, "preempt": True} | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sizes", [[], [1] * 250, [30] * 10, [99, 2, 98], [5, 250, 5], [0] * 150])
+def test_rooms_are_made_in_parts_that_a_document_can_tell_of(sizes: list[int]) -> None:
+    kind = Kind(50, Resources())
+    rooms = [Room(f"n{at}", tuple(Victim(f"{at}-{number}", kind) for number in range(size))) for at, size in enumerate(sizes)]
+    parts = in_parts(rooms)
+    assert [room for part in parts for room in part] == rooms
+    for part in parts:
+        assert part
+        assert len(part) == 1 or sum(max(1, len(room.victims)) for room in part) <= MANY
+
+
+async def test_many_are_stopped_by_several_commits_none_of_which_is_too_large(begin: Begin) -> None:
+    crowd = await begin(90, 90)
+    await crowd.apply(app("other", 180, 1))
+    crowd.machines["n1"].slow = crowd.machines["n2"].slow = True
+    await crowd.apply(urgent(16, 10))
+    assert (crowd.leaving("other"), len(crowd.of("urgent").claims)) == (160, 16)
+    assert len(crowd.told("instance.preempted")) == 160
+    stopped = [sum(event.kind == "instance.preempted" for event in audit.events) for audit in crowd.state.audits.values()]
+    assert max(stopped) <= MANY
+    await crowd.let("n1", "n2")
+    assert (len(crowd.placed("urgent")), len(crowd.placed("other"))) == (16, 20)
