@@ -36,7 +36,7 @@ SLICE = 0.005
 """Seconds for which a search goes on without letting others have their turn."""
 
 RETRY = 1.0
-"""Seconds until it is tried again after the store refused a commit, or while nobody may be stopped."""
+"""Seconds until it is tried again after the store refused a commit, something changed in between, or while nobody may be stopped."""
 
 _MAY_COME = (Life.READY, Life.AGENT_DOWN, Life.UNREACHABLE)
 
@@ -157,8 +157,10 @@ class Preemption:
             shortage.rested, shortage.in_vain = now + REST * took, not found
         for part in in_parts(found) or ([[]] if app.claims else []):
             async with self._ledger.draft(LEADER, "make room") as draft:
-                self._make(draft, app, shortage, part)
-            if (app := self._ledger.state.apps.get(path)) is None:
+                made = self._make(draft, app, shortage, part)
+            app = self._ledger.state.apps.get(path)
+            if app is None or made < len(part):  # something changed since it was searched
+                shortage.due = min(shortage.due, clock.monotonic() + RETRY)
                 return
 
     def _patient(self, shortage: _Shortage, now: float) -> float:
@@ -200,18 +202,23 @@ class Preemption:
             await turn.over()
         return found
 
-    def _make(self, draft: Draft, app: App, shortage: _Shortage, found: Sequence[Room]) -> None:
-        """Have instances stop where these were found, and keep room where it is kept already, if all is still so."""
+    def _make(self, draft: Draft, app: App, shortage: _Shortage, found: Sequence[Room]) -> int:
+        """Have instances stop where these were found, and keep room where it is kept already, if all is still so.
+
+        Return for how many room was found again; below 0, nothing was looked at: something changed.
+        """
         state, path = self._ledger.state, app.path
         if state.apps.get(path) is not app or self._short.get(path) is not shortage or self._held():
-            return  # whatever changed, it is looked at again
+            return -1  # whatever changed, it is looked at again
         version, ground = state.version(path, app.version), self._ground(path)
         spec, chosen = _counted(app, version.spec), {*(room.node for room in found), *app.claims}
         search = Search(with_strategy(spec, ground.strategies), Lower(state, path, spec.placement.priority).on)
         for node in ground.fleet.ids() if search.is_balanced else sorted({*chosen, *ground.same_app} & ground.fleet.ids_there):
             search.add(vacated(state, app, ground.node(node)), takes=node in chosen)
         claims = keep(search, app.claims, self._awaited(app, shortage))
-        evict(draft, app, version, claims, search.find(min(len(found), shortage.number - len(claims))))
+        rooms = search.find(min(len(found), shortage.number - len(claims)))
+        evict(draft, app, version, claims, rooms)
+        return len(rooms)
 
     def _awaited(self, app: App, shortage: _Shortage) -> list[str]:
         """Return the nodes on which room is kept for an app that are not heard, but may be soon."""

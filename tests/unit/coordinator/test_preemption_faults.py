@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from gestalt.coordinator import changes
 from gestalt.coordinator.eviction import MANY, in_parts
+from gestalt.coordinator.records import App, Switches
 from gestalt.coordinator.scheduler.preempt import Kind, Room, Victim
 from gestalt.spec.schema import Resources
 from tests.unit.coordinator.crowd import Crowd, app
+from tests.unit.coordinator.world import AT
 
 Begin = Callable[..., Awaitable[Crowd]]
 
@@ -54,3 +58,48 @@ async def test_many_are_stopped_by_several_commits_none_of_which_is_too_large(be
     assert max(stopped) <= MANY
     await crowd.let("n1", "n2")
     assert (len(crowd.placed("urgent")), len(crowd.placed("other"))) == (16, 20)
+
+
+def meanwhile(crowd: Crowd, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]]) -> None:
+    """Have something happen between the first search and what is done with its result."""
+    search, happened = crowd.decider.preemption._search, list[bool]()
+
+    async def searched(found: App, number: int) -> list[Room]:
+        rooms = await search(found, number)
+        if not happened:
+            happened.append(True)
+            await act()
+        return rooms
+
+    monkeypatch.setattr(crowd.decider.preemption, "_search", searched)
+
+
+async def test_who_was_forestalled_while_it_searched_searches_again(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = await begin(3, 3)
+    await crowd.apply(app("big", 1, 3), app("other", 1, 1))
+
+    async def forestall() -> None:
+        async with crowd.ledger.draft("tester", "change") as draft:
+            changes.describe(draft, None, app("small", 2, 1, priority=90), (), changes.Asked("tester", AT, 0, "t", "ffffff"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    meanwhile(crowd, monkeypatch, forestall)
+    await crowd.apply(urgent(1, 3))
+    assert (crowd.on("small"), crowd.told("instance.preempted")) == ({"n2": 2}, [])
+    await crowd.until(lambda: crowd.on("urgent") == {"n1": 1})
+
+
+async def test_who_searched_when_replacement_was_paused_has_room_when_it_goes_on(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = await begin(1)
+    await crowd.apply(app("other"))
+
+    async def switch(by: str = "by tester") -> None:
+        async with crowd.ledger.draft("tester", "pause") as draft:
+            draft.put(Switches(paused=by))
+
+    meanwhile(crowd, monkeypatch, switch)
+    await crowd.apply(urgent())
+    assert crowd.on("other") == {"n1": 1}
+    await switch("")
+    await crowd.until(lambda: crowd.on("urgent") == {"n1": 1})
