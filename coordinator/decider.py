@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 _LOOKED_AT = 10
 """So many instances that would have to stop first are tried, whether there were room for a replacement without them."""
 
+MANY = 200
+"""So many apps are decided about in one commit at most."""
+
 RETRY = 1.0
 """Seconds until an app is looked at again after the store refused a commit."""
 
@@ -83,6 +86,7 @@ class Decider:
         self._everywhere: set[str] = set()
         self._turns = Turns(ledger.state)
         self._jobs = runs.Jobs()
+        self._alone: set[str] = set()
         self.preemption = Preemption(ledger, tracker, self.ground, self._held)
         ledger.on_commit(self._committed)
 
@@ -110,8 +114,9 @@ class Decider:
         while True:
             await self._wait()
             dirty, self._dirty = self.preemption.in_order(self._dirty), set()
-            while dirty:
-                dirty = dirty[await self._look(dirty) :]
+            done = 0
+            while done < len(dirty):
+                done += await self._look(dirty[done : done + MANY])
                 await asyncio.sleep(0)
 
     async def _wait(self) -> None:
@@ -128,23 +133,28 @@ class Decider:
             await self._wait()
 
     async def _look(self, paths: Sequence[str]) -> int:
-        """Look at the first of these apps, and at those after it for which one commit will do; return at how many."""
-        seen = [paths[0]]
+        """Look at the first of these apps, and at those after it for which one commit will do; return how many of them are done with."""
+        seen, is_again = [paths[0]], False
         try:
             async with self._ledger.draft(LEADER, "reconcile") as draft:
-                company = Company(self._ledger.state, draft)
+                company = Company(self._ledger.state, draft, self._alone)
                 self._try_to_decide(draft, seen[0])
                 while company.goes_on(seen[-1]) and len(seen) < len(paths) and company.admits(paths[len(seen)]):
                     await asyncio.sleep(0)  # others have their turn; nothing is committed meanwhile but this draft
                     seen.append(paths[len(seen)])
                     self._try_to_decide(draft, seen[-1])
+                    if is_again := company.leaves_room and seen[-1] in self.unplaced:
+                        break  # what others leave is there after the commit, and it comes first
+            self._alone -= set(seen)
         except GestaltError as error:
             log.error("%s: decided, but not written: %s", ", ".join(seen), error)
             self._due |= dict.fromkeys(seen, clock.monotonic() + RETRY)
+            self._alone |= set(seen)  # what is wrong with one of them is not to stop the others
+            is_again = False
         for path in seen:
             if waiting := self.gate.woken(path):
                 self.wake(waiting)
-        return len(seen)
+        return len(seen) - is_again
 
     def _try_to_decide(self, draft: Draft, path: str) -> None:
         """Decide, or nothing: an app that cannot be decided about must not take this leader, and every next one, from all the others."""
@@ -228,6 +238,7 @@ class Decider:
         self.preparations.drop(path)
         self.trials.forget(path)
         self.preemption.forget(path)
+        self._alone.discard(path)
 
     def _stuck(self, case: Case) -> Shortage:
         """Return why nothing may stop to make way for its replacement, if there would be no room for that."""

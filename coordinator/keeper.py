@@ -158,7 +158,7 @@ class NodeKeeper:
     def _believed(self) -> frozenset[str]:
         """Return the nodes whose agents say at this moment that they are there, whatever became of their memberships."""
         since = clock.monotonic() - self._fresh
-        return frozenset(node for node, view in self._tracker.nodes.items() if view.heard and view.last_seen >= since)
+        return frozenset(node for node, view in self._tracker.nodes.items() if view.heard and (view.is_in_line or view.last_seen >= since))
 
     def _members(self) -> frozenset[str]:
         return frozenset(node for node in self._ledger.state.nodes if self._tracker.standing(node).life not in GONE)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 SETTLE_LIMIT = 1.5
 """Seconds for which a store is asked what became of a commit; as long at most as the office lasts."""
 SETTLE_PAUSE = 0.1
+
+KEPT_EVENTS = 500
+"""So many events of one commit are kept in its audit record, which has to stay small enough to be stored. Who watches is told of all."""
 
 TRIM = 3
 """How many old documents of a kind one commit removes at most: more than it adds, so that the number shrinks, but never a burst."""
@@ -174,7 +177,7 @@ class Ledger:
         now = clock.wall()
         at = now.isoformat()
         events = tuple(make(self.epoch, self._next(), at) for make in draft.events)
-        draft.put_audit(audit_key(self.epoch, self._next()), Audit(actor, action, request, at, events))
+        draft.put_audit(audit_key(self.epoch, self._next()), Audit(actor, action, request, at, _kept(events)))
         self._trim(draft, now)
         await self._write(draft)
         self.state.apply(draft)
@@ -227,3 +230,14 @@ class Ledger:
         for key, answer in list(state.answers.items())[:TRIM]:
             if answer.at < horizon:
                 draft.delete("answer", key)
+
+
+def _kept(events: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Return what an audit record keeps of the events of a commit; of more than that it says how many there were."""
+    if len(events) <= KEPT_EVENTS:
+        return events
+    more = len(events) - KEPT_EVENTS + 1
+    rest = replace(
+        events[KEPT_EVENTS - 1], kind="audit.shortened", message=f"{more} more events of this commit were told, and are not kept"
+    )
+    return (*events[: KEPT_EVENTS - 1], rest)

@@ -56,6 +56,8 @@ class NodeView:
     heard: bool = False
     ever_heard: bool = False
     last_seen: float = 0.0
+    is_in_line: bool = False
+    """A report of it waits to be taken in."""
     disconnected_at: float = 0.0
     member: Member | None = None
     expected_at: float = 0.0

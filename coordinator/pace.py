@@ -84,12 +84,14 @@ class Line:
     def _go_on(self) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + SLICE
-        while self._waiting:
-            self._do(*self._waiting.popleft())
-            if loop.time() >= end:
-                break
-        if self._waiting:
-            loop.call_soon(self._go_on)
+        try:
+            while self._waiting:
+                self._do(*self._waiting.popleft())
+                if loop.time() >= end:
+                    break
+        finally:
+            if self._waiting:
+                loop.call_soon(self._go_on)
 
     @staticmethod
     def _do(work: Callable[[], None], done: asyncio.Future[None]) -> None:
@@ -98,6 +100,12 @@ class Line:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - it is theirs who asked for it
-            done.set_exception(error)
+            outcome: Exception | None = error
         else:
+            outcome = None
+        if done.cancelled():
+            return
+        if outcome is None:
             done.set_result(None)
+        else:
+            done.set_exception(outcome)

@@ -268,8 +268,11 @@ def is_settled(app: App, view: View, spec: AppSpec) -> bool:
 
 
 def is_enough(app: App, strategy: str, views: Iterable[View], settled: int) -> bool:
-    """Tell whether beside these views a number of settled instances is enough to decide by: none of them is chosen out, or makes room."""
-    return strategy != "recreate" and settled + sum(not view.placed.stop and stays(app, view) for view in views) <= app.wanted
+    """Tell whether beside these views a number of settled instances is enough to decide by: none of them is chosen out, or makes room.
+
+    What moves counts as if it stayed: it may have to wait for its turn.
+    """
+    return strategy != "recreate" and settled + sum(not view.placed.stop and is_current(app, view.placed) for view in views) <= app.wanted
 
 
 def _to_start(case: _Case, replaceable: int) -> tuple[int, int, int]:

@@ -6,6 +6,8 @@ look at more of each other than at room.
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from gestalt import clock
 
 from .beside import rivals
@@ -20,25 +22,49 @@ LARGE = 12_000
 """Instances in all placements that one commit writes, from which on it is large enough: ZooKeeper takes a megabyte at most."""
 
 
-class Company:
-    """The apps that are decided about in one draft, one after the other."""
+TOLD = 250
+"""Events of one commit, from which on nothing more is put in: its audit record is to keep them."""
 
-    def __init__(self, state: State, draft: Draft) -> None:
+
+class Company:
+    """The apps that are decided about in one draft, one after the other.
+
+    Args:
+        state: all of it.
+        draft: what they are decided about in.
+        alone: those that have a commit for themselves, whatever they are.
+    """
+
+    def __init__(self, state: State, draft: Draft, alone: Set[str]) -> None:
         self._state = state
         self._draft = draft
+        self._alone = alone
         self._end = clock.monotonic() + SLICE
         self._written = 0
+        self.leaves_room = False
+        """Instances are forgotten: their room is there after the commit, and not before."""
         self._is_quiet = not any(node.admin == Life.DRAINING for node in state.nodes.values())  # those that leave one take turns
 
     def goes_on(self, path: str) -> bool:
         """Tell, after an app was decided about, whether others may follow."""
         record = self._draft.records.get(("placements", path))
         self._written += len(record.instances) if isinstance(record, Placements) else 0
-        return clock.monotonic() < self._end and self._written < LARGE and not stands_alone(self._state, path)
+        self.leaves_room |= ("placements", path) in self._draft.records and self._forgets(path, record)
+        is_small = self._written < LARGE and len(self._draft.events) < TOLD
+        return is_small and clock.monotonic() < self._end and not self._stands_alone(path)
+
+    def _forgets(self, path: str, record: object) -> bool:
+        """Tell whether some of an app's instances are not there any more. Its new ones have later serials."""
+        app, before = self._state.apps.get(path), self._state.placed(path).instances
+        kept = sum(item.serial < app.next_serial for item in record.instances) if app is not None and isinstance(record, Placements) else 0
+        return kept < len(before)
 
     def admits(self, path: str) -> bool:
         """Tell whether an app may follow."""
-        return self._is_quiet and not stands_alone(self._state, path)
+        return self._is_quiet and not self._stands_alone(path)
+
+    def _stands_alone(self, path: str) -> bool:
+        return path in self._alone or stands_alone(self._state, path)
 
 
 def stands_alone(state: State, path: str) -> bool:

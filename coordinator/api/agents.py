@@ -193,7 +193,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
 
     def _replace(self, view: NodeView, link: Link) -> None:
         """Let a node come back whose last session has fallen silent; a second live claimant of its id is refused."""
-        if clock.monotonic() - view.last_seen < self.heartbeat * (SILENCE - 1):
+        if view.is_in_line or clock.monotonic() - view.last_seen < self.heartbeat * (SILENCE - 1):
             raise GestaltError(
                 Kind.EXISTS,
                 f"node {link.node} has a live session already",
@@ -224,8 +224,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             while True:
                 async with asyncio.timeout(self.heartbeat * SILENCE):
                     message = await anext(messages)
-                view.last_seen = clock.monotonic()
-                await self.line.do(partial(self._take, message, view, link))
+                await self._stand_in_line(message, view, link)
                 if link.closed.is_set():
                     return
         except (StopAsyncIteration, TimeoutError, asyncio.CancelledError, grpc.aio.AbortError):
@@ -236,6 +235,15 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             log.exception("node %s: the session failed", view.name)
         finally:
             link.closed.set()
+
+    async def _stand_in_line(self, message: agent_pb2.AgentMessage, view: NodeView, link: Link) -> None:
+        """Have a message taken in when its turn comes. Nothing more is read until then; whoever waits is there."""
+        view.is_in_line, view.last_seen = True, clock.monotonic()
+        try:
+            await self.line.do(partial(self._take, message, view, link))
+            view.last_seen = clock.monotonic()
+        finally:
+            view.is_in_line = False
 
     def _take(self, message: agent_pb2.AgentMessage, view: NodeView, link: Link) -> None:
         if link.closed.is_set():

@@ -131,3 +131,15 @@ async def test_what_the_work_makes_others_do_is_rested_for_too() -> None:
     pace.ask()
     await asyncio.wait_for(ended.wait(), 10)
     assert begins[1] - begins[0] >= 0.2
+
+
+async def test_a_caller_that_is_gone_when_its_work_is_done_does_not_stop_the_line() -> None:
+    line, done = Line(), list[str]()
+
+    def leave() -> None:
+        first.cancel()
+
+    first = asyncio.ensure_future(line.do(leave))
+    await asyncio.gather(first, line.do(partial(done.append, "next")), return_exceptions=True)
+    assert done == ["next"]
+    assert first.cancelled()
