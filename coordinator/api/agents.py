@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Set
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Set
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -224,7 +224,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             while True:
                 async with asyncio.timeout(self.heartbeat * SILENCE):
                     message = await anext(messages)
-                await self._stand_in_line(message, view, link)
+                with _in_line(view):
+                    await self.line.do(partial(self._take, message, view, link))
                 if link.closed.is_set():
                     return
         except (StopAsyncIteration, TimeoutError, asyncio.CancelledError, grpc.aio.AbortError):
@@ -235,15 +236,6 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             log.exception("node %s: the session failed", view.name)
         finally:
             link.closed.set()
-
-    async def _stand_in_line(self, message: agent_pb2.AgentMessage, view: NodeView, link: Link) -> None:
-        """Have a message taken in when its turn comes. Nothing more is read until then; whoever waits is there."""
-        view.is_in_line, view.last_seen = True, clock.monotonic()
-        try:
-            await self.line.do(partial(self._take, message, view, link))
-            view.last_seen = clock.monotonic()
-        finally:
-            view.is_in_line = False
 
     def _take(self, message: agent_pb2.AgentMessage, view: NodeView, link: Link) -> None:
         if link.closed.is_set():
@@ -331,6 +323,17 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
             await channel.end_up()
+
+
+@contextmanager
+def _in_line(view: NodeView) -> Iterator[None]:
+    """Note that a report of a node waits to be taken in. Nothing more is read of it until then; it is there."""
+    view.is_in_line, view.last_seen = True, clock.monotonic()
+    try:
+        yield
+        view.last_seen = clock.monotonic()
+    finally:
+        view.is_in_line = False
 
 
 async def _outgoing(link: Link, period: float) -> AsyncGenerator[agent_pb2.CoordinatorMessage, None]:
