@@ -68,7 +68,7 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> Why:
     put_grant(draft, case, kept, added, nodes)
     held = _held(case, decision, kept, added, nodes)
     app = replace(case.app, next_serial=case.app.next_serial + len(added), held=held)
-    if app.claims or app.gave_way:
+    if app.claims:
         app = settled(app, case.spec, lacking(case, (*kept, *added)), [item.node for item in added])
     if decision.replacing and added:
         app = _fail_over(draft, app, case, decision)

@@ -58,7 +58,8 @@ class Attended:
     """What became of a look at a canary.
 
     `unplaced`: why there are too few; `waits`: why it is not promoted although it was well for long enough. `replaced`: how many lost ones
-    were; `held_back`: how many more would be, were they allowed to. `wake_in`: seconds until time alone may change something.
+    were; `held_back`: how many more would be, were they allowed to. `missing`: how many were not started that are to be. `wake_in`: seconds
+    until time alone may change something.
     """
 
     unplaced: Why = ""
@@ -66,6 +67,7 @@ class Attended:
     replaced: int = 0
     held_back: int = 0
     wake_in: float = NONE
+    missing: int = 0
 
 
 def attend(draft: Draft, case: Case, decision: Decision, nodes: Nodes, waits: str) -> Attended:
@@ -85,6 +87,7 @@ def attend(draft: Draft, case: Case, decision: Decision, nodes: Nodes, waits: st
     if decision.outcome is Outcome.FAILED and task is not None and task.state is TaskState.RUNNING:
         _give_up(draft, app, case, task, waits or _reason(case, decision, nodes))
         return Attended()
+    wanted = decision.start
     is_filled_up = app.next_serial != draft.base.apps.get(app.path, app).next_serial  # in this draft: the commit has us look again
     if decision.start and (waits or is_filled_up):
         waits = f"the canary waits, the wanted version comes first: {waits}" if waits else ""
@@ -96,7 +99,8 @@ def attend(draft: Draft, case: Case, decision: Decision, nodes: Nodes, waits: st
     if added:
         draft.put_app(replace(app, next_serial=app.next_serial + len(added)))
     why, wake_in = _promote_in_time(draft, case, decision)
-    return Attended(waits or unplaced, why, min(decision.replacing, len(added)), decision.held_back, min(decision.wake_in, wake_in))
+    wake_in, missing = min(decision.wake_in, wake_in), wanted - len(added)
+    return Attended(waits or unplaced, why, min(decision.replacing, len(added)), decision.held_back, wake_in, missing)
 
 
 def _reason(case: Case, decision: Decision, nodes: Nodes) -> str:

@@ -16,12 +16,13 @@ from gestalt.errors import GestaltError
 from gestalt.spec.schema import AppSpec
 
 from . import drain, runs, system
-from .advance import LEADER, Case, advance, paused, steps, waits_for, waits_for_holder
+from .advance import LEADER, Case, advance, lacking, paused, steps, waits_for, waits_for_holder
 from .brakes import Brakes
 from .canary import apart
 from .capacity import Survey
 from .dependencies import begun, held
 from .dispatch import Dispatcher
+from .eviction import got_over
 from .gate import Gate
 from .grant_book import GrantBook
 from .grants import grant_name
@@ -204,6 +205,7 @@ class Decider:
             case = replace(case, app=app)
         else:
             decision = held_open(reconcile(app, case.spec, case.views, stalled, terms), case)
+        wanted = decision.start
         decision, readiness = self.preparations.hold(case, decision, lambda: self.ground(path))
         if wait.why:
             update = self._ledger.state.version(path, app.goal).spec.update
@@ -213,19 +215,24 @@ class Decider:
         is_to_place = decision.start or (decision.stop and stops_first(case.spec))
         reason = advance(draft, case, decision, self.ground(path) if is_to_place else ())
         self.preemption.note(draft, case, decision, reason)
-        self.brakes.allowance.take(min(decision.replacing, sum(item.serial >= app.next_serial for item in draft.placed(path).instances)))
+        instances = draft.placed(path).instances
+        added = sum(item.serial >= app.next_serial for item in instances)
+        self.brakes.allowance.take(min(decision.replacing, added))
         left = replace(terms, replaceable=max(0, terms.replaceable - decision.replacing))
         trial = self.trials.look(
             draft, case, nodes=partial(self._survey.ground, path), terms=left, now=now, waits=str(reason), needs=self.gate.look
         )
         self.brakes.allowance.take(trial.replaced)
+        got_over(draft, path, case.spec, max(lacking(case, instances), wanted - added, trial.missing))
         self._note(path, paused(app) or reason or waits_for(case, decision, halted) or stuck or readiness.why or trial.unplaced)
         self._hopeless[path] = decision.reason
         self.wake(self._turns.next())
-        wake_in = min(decision.wake_in, trial.wake_in)
-        if (decision.held_back or trial.held_back) and not halted:
-            self._due[path] = now + self.brakes.allowance.wait
-        elif not math.isinf(wake_in):
+        is_held_back = bool(decision.held_back or trial.held_back) and not halted
+        self._look_again(path, self.brakes.allowance.wait if is_held_back else min(decision.wake_in, trial.wake_in), now)
+
+    def _look_again(self, path: str, wake_in: float, now: float) -> None:
+        """Have an app looked at in so many seconds, unless these are infinite."""
+        if not math.isinf(wake_in):
             self._due[path] = now + wake_in
 
     def _forget(self, path: str) -> None:

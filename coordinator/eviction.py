@@ -25,7 +25,7 @@ MANY = 100
 
 
 def settled(app: App, spec: AppSpec, lacking: int, placed_on: Iterable[str]) -> App:
-    """Return the app with only the room that it still waits for, and without a reason for having too few when it has not.
+    """Return the app with only the room that it still waits for.
 
     Args:
         app: as it is to be otherwise.
@@ -38,8 +38,21 @@ def settled(app: App, spec: AppSpec, lacking: int, placed_on: Iterable[str]) -> 
         if node in claims:
             claims.remove(node)
     may_wait = makes_room(spec) and not app.paused
-    left = tuple(claims[: max(0, lacking - len(app.held))]) if may_wait else ()
-    return replace(app, claims=left, gave_way=app.gave_way if lacking > 0 and spec.kind == "service" else "")
+    return replace(app, claims=tuple(claims[: max(0, lacking - len(app.held))]) if may_wait else ())
+
+
+def got_over(draft: Draft, path: str, spec: AppSpec, missing: int) -> None:
+    """Have an app forget for whom instances of it were stopped, once nothing of it waits for room.
+
+    Args:
+        draft: with everything that was decided about the app in it.
+        path: of the app.
+        spec: the template of the wanted version.
+        missing: how many instances it has too few, or would start if there were room: canaries, and what an update has in addition.
+    """
+    app = draft.app(path)
+    if app is not None and app.gave_way and not app.paused and (missing <= 0 or spec.kind != "service"):
+        draft.put_app(replace(app, gave_way=""))
 
 
 def makes_room(spec: AppSpec) -> bool:

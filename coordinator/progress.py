@@ -18,10 +18,11 @@ RIGHT = 3
 class _Mark:
     """How far a change got, and since when.
 
-    `goal`: task, version, what was lost, what moves, and whether it is paused: each of these is measured afresh.
+    `goal`: task, version, what was lost, what moves, for whom instances were stopped, and whether it is paused: each of these is measured
+    afresh.
     """
 
-    goal: tuple[str, int, frozenset[int], frozenset[int], bool]
+    goal: tuple[str, int, frozenset[int], frozenset[int], str, bool]
     best: int
     since: float
     heard: bool
@@ -38,7 +39,8 @@ class Progress:
         """Return for how many seconds the change of an app has not got on. `settled`: how many instances more are as they should be."""
         alive = tuple(view for view in views if not is_given_up(view, spec))
         lost = frozenset(view.placed.serial for view in views) - {view.placed.serial for view in alive}
-        goal = app.task, app.version, lost, frozenset(view.placed.serial for view in alive if view.moving), bool(app.paused)
+        moving = frozenset(view.placed.serial for view in alive if view.moving)
+        goal = app.task, app.version, lost, moving, app.gave_way, bool(app.paused)
         best, heard = score(app, alive) + RIGHT * settled, all(view.heard for view in alive)
         mark = self._marks.get(app.path)
         if app.paused or (mark is not None and mark.goal[-1]):

@@ -364,7 +364,8 @@ def _judge(case: _Case) -> tuple[Outcome, str]:
     for view in case.current if case.app.wanted else ():
         if reason := hopeless(view, case.spec):
             return Outcome.FAILED, reason
-    waits = bool(case.lost or case.app.gave_way) or any(view.moving and view.placed.serial not in case.app.moving for view in case.old)
+    gave_way = case.app.gave_way and not case.app.moving  # a migration is given up: what moves is better where it is than nowhere
+    waits = bool(case.lost or gave_way) or any(view.moving and view.placed.serial not in case.app.moving for view in case.old)
     short_of_nodes = waits and case.number < case.app.wanted  # what waits for a node is no fault of the change
     everyone = (*case.current, *case.old, *case.leaving)
     if case.stalled >= case.spec.update.progress_deadline and all(view.heard for view in everyone) and not short_of_nodes:

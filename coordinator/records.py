@@ -52,7 +52,7 @@ class App:
     the nodes on which room for one of the wanted version each is kept, for what stops before its replacement can be placed. `fired`: of a
     job, up to when its schedule has been gone through. `changed_at`: when its last change was done, by the wall clock; empty = none was.
     `claims`: the nodes on which room for one each is kept, because others were stopped to make it; `gave_way`: for whom instances of this
-    app were, in a sentence, as long as it has too few.
+    app were, in a sentence, as long as any of it waits for room.
 
     `canary`: a version that is tried beside the wanted one, 0 = none, and `canary_task` its task, empty once that ended. `paused`: who had
     the change paused, empty = it is not; `at_pause` instances were there then, and `canaries_at_pause` canaries.

@@ -88,7 +88,7 @@ def look_at(crowd: Crowd) -> None:
         spec = crowd.state.version(path, found_app.version).spec
         missing = found_app.wanted - len(crowd.placed(path.removeprefix(AREA)))
         assert len(found_app.claims) == 0, "all that was to stop has stopped"
-        assert bool(found_app.gave_way) <= (missing > 0)
+        assert bool(found_app.gave_way) <= bool(crowd.why(path.removeprefix(AREA)))
         if missing > 0:
             assert_it_waits_for_good_reason(crowd, path, spec)
 
