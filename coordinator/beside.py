@@ -45,9 +45,13 @@ def all_rivals(state: State) -> dict[str, frozenset[str]]:
 
 
 def avoided(state: State, path: str, spec: AppSpec | None) -> dict[str, str]:
-    """Return the nodes that have instances of apps from which one is kept apart: with one of these by node."""
-    others = sorted(rivals(state, path, spec))
-    return {placed.node: other for other in others for placed in state.placed(other).instances if not placed.ended}
+    """Return the nodes that have instances of apps from which one is kept apart, or room kept for them: with one of these by node."""
+    found: dict[str, str] = {}
+    for other in sorted(rivals(state, path, spec)):
+        if (app := state.apps.get(other)) is not None:
+            found |= dict.fromkeys(app.kept_room, other)
+        found |= {placed.node: other for placed in state.placed(other).instances if not placed.ended}
+    return found
 
 
 def wishes(state: State, path: str, spec: AppSpec) -> Wishes:

@@ -12,7 +12,7 @@ from gestalt.coordinator.eviction import MANY, in_parts
 from gestalt.coordinator.records import App, Switches
 from gestalt.coordinator.scheduler.preempt import Kind, Room, Victim
 from gestalt.spec.schema import Resources
-from tests.unit.coordinator.crowd import Crowd, app
+from tests.unit.coordinator.crowd import AREA, Crowd, app
 from tests.unit.coordinator.world import AT
 
 Begin = Callable[..., Awaitable[Crowd]]
@@ -103,3 +103,34 @@ async def test_who_searched_when_replacement_was_paused_has_room_when_it_goes_on
     assert crowd.on("other") == {"n1": 1}
     await switch("")
     await crowd.until(lambda: crowd.on("urgent") == {"n1": 1})
+
+
+async def test_room_that_is_kept_for_an_app_keeps_those_away_that_are_apart_from_it(begin: Begin) -> None:
+    crowd = await begin(4, 4)
+    await crowd.apply(app("other", 4), app("x", 4, priority=75))
+    crowd.machines["n1"].slow = crowd.machines["n2"].slow = True
+    await crowd.apply(urgent(), app("apart", 1, 1, priority=80, preempt=True, placement={"apart_from": [AREA + "urgent"]}))
+    assert (crowd.of("urgent").claims, crowd.of("apart").claims) == (("n1",), ("n2",))
+    await crowd.let("n1", "n2")
+    assert (crowd.on("urgent"), crowd.on("apart")) == ({"n1": 1}, {"n2": 1})
+    assert len(crowd.told("instance.preempted")) == 2
+
+
+async def test_nobody_who_is_apart_from_an_app_takes_the_node_where_room_is_kept_for_it(begin: Begin) -> None:
+    crowd = await begin(8, 8)
+    fixed = [{"name": "http", "container_port": 80, "host_port": 8080}]
+    await crowd.apply(app("other", 2, ports=fixed), app("full", 2, 3, priority=90, placement=_on("n2")))
+    crowd.machines["n1"].slow = crowd.machines["n2"].slow = True
+    await crowd.apply(urgent(ports=fixed))
+    assert crowd.of("urgent").claims == ("n1",)
+    await crowd.apply(app("apart", 1, 2, priority=0, placement={"apart_from": [AREA + "urgent"], **_on("n1")}))
+    assert (crowd.on("apart"), crowd.of("urgent").claims) == ({}, ("n1",))
+    assert "from which it is kept apart" in crowd.why("apart")
+    await crowd.let("n1", "n2")
+    assert (crowd.on("urgent"), len(crowd.told("instance.preempted"))) == ({"n1": 1}, 1)
+    await crowd.ask(changes.stop, AREA + "urgent")
+    assert crowd.on("apart") == {"n1": 1}
+
+
+def _on(node: str) -> dict[str, object]:
+    return {"constraints": [{"attribute": "node.name", "value": node}]}
