@@ -44,6 +44,7 @@ def as_goal(app: App, spec: AppSpec) -> App:
         canary_task="",
         awaiting=0,
         held=(),
+        claims=(),
     )
 
 

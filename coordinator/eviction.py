@@ -176,8 +176,7 @@ def _stop(draft: Draft, path: str, stopped: dict[int, Victim], winner: str, prio
         words = f"stopped to make room for {winner} (priority {priority} over {victim.kind.priority})"
         draft.tell("instance.preempted", instance_id(owner, serial), f"{instance_id(owner, serial)} is {words}", path)
     over = max(victim.kind.priority for victim in stopped.values())
-    many = f"{len(stopped)} instances were" if len(stopped) > 1 else "an instance was"
-    draft.put_app(replace(owner, gave_way=f"{many} stopped to make room for {winner} (priority {priority} over {over})"))
+    draft.put_app(replace(owner, gave_way=f"it had to make room for {winner} (priority {priority} over {over})"))
 
 
 def _stopping(item: Placed, stopped: dict[int, Victim]) -> Placed:

@@ -48,7 +48,7 @@ async def test_the_smallest_set_is_stopped_and_its_room_is_taken_when_it_is_free
     assert (crowd.on("urgent"), crowd.of("urgent").claims, crowd.why("urgent")) == ({"n1": 1}, (), "")
     assert (crowd.on("large"), crowd.on("small")) == ({"n2": 1}, {"n1": 1, "n2": 1})
     assert crowd.why("large") == (
-        f"an instance was stopped to make room for {AREA}urgent (priority 80 over 50);"
+        f"it had to make room for {AREA}urgent (priority 80 over 50);"
         " 2 nodes: too few cores left (n1 has 0 of 4 cores left, 3 are asked for)"
     )
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from gestalt.coordinator import changes
+from gestalt.coordinator.canary import as_goal
 from gestalt.coordinator.eviction import MANY, in_parts
 from gestalt.coordinator.records import App, Switches
 from gestalt.coordinator.scheduler.preempt import Kind, Room, Victim
@@ -134,3 +135,12 @@ async def test_nobody_who_is_apart_from_an_app_takes_the_node_where_room_is_kept
 
 def _on(node: str) -> dict[str, object]:
     return {"constraints": [{"attribute": "node.name", "value": node}]}
+
+
+async def test_a_canary_does_not_take_the_room_that_is_kept_for_the_wanted_version(begin: Begin) -> None:
+    crowd = await begin(1)
+    await crowd.apply(app("other"))
+    crowd.machines["n1"].slow = True
+    await crowd.apply(urgent())
+    assert crowd.of("urgent").claims == ("n1",)
+    assert as_goal(crowd.of("urgent"), crowd.state.version(AREA + "urgent", 1).spec).kept_room == ()
