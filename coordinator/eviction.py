@@ -7,7 +7,7 @@ leader goes on where the one before stopped, and nobody else gets in between. Th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from gestalt.spec.schema import MIN_DIFFERENCE, AppSpec
@@ -77,11 +77,14 @@ class Lower:
         """There is an app some of whose instances might be."""
         return any(self._kind(path, app.version) is not None for path, app in self.state.apps.items())
 
-    def on(self, node: str) -> list[Victim]:
-        """Return those on a node."""
+    def on(self, node: str, spared: Set[str] = frozenset()) -> list[Victim]:
+        """Return those on a node. `spared`: who is none of them in any case."""
         found = []
         for instance, placed in self.state.placed_on(node).items():
-            if not (placed.stop or placed.ended) and (kind := self._kind(self.state.owners[instance], placed.version)) is not None:
+            if (
+                not (placed.stop or placed.ended or instance in spared)
+                and (kind := self._kind(self.state.owners[instance], placed.version)) is not None
+            ):
                 found.append(Victim(instance, kind, placed.ports))
         return found
 

@@ -64,16 +64,20 @@ class Planner:
 
     def _lacking(self, app: App | None, spec: AppSpec) -> Shortage:
         """Return which instances there would be too few, and why."""
-        staying = sum(not app.tries(item) for item in self._staying(app)) if app else 0
-        return lacking(spec, max(0, spec.instances - staying), self.decider.ground(spec.path, spec))
+        return lacking(spec, _missing(spec, app, self._staying(app) if app else []), self.decider.ground(spec.path, spec))
 
-    async def preempted(self, spec: AppSpec) -> list[str]:
-        """Return who would be stopped to make room, besides what `warnings` returns. In a large cluster that takes a while."""
+    async def preempted(self, spec: AppSpec, named: set[str]) -> list[str]:
+        """Return who would be stopped to make room, besides what `warnings` returns. In a large cluster that takes a while.
+
+        `named`: the instances that would be for apps of the same request; those of this app are added.
+        """
         spec = counted(spec, app := self.ledger.state.apps.get(spec.path))
-        missing = self._lacking(app, spec).missing if makes_room(spec) else 0
-        if not missing:
+        is_at_rest = app is not None and bool(app.stopped or app.paused)
+        if is_at_rest or not makes_room(spec) or not self._lacking(app, spec).missing:
             return []
-        rooms = await self.decider.preemption.rooms(spec, missing, self.decider.ground(spec.path, spec))
+        number = _missing(spec, app, self._staying(app) if app else [])
+        rooms = await self.decider.preemption.rooms(spec, number, self.decider.ground(spec.path, spec), named)
+        named |= {victim.id for room in rooms for victim in room.victims}
         return [sentence] if (sentence := foreseen(self.ledger.state, rooms)) else []
 
     def plan(self, spec: AppSpec, together: Set) -> api_pb2.AppPlan:
@@ -218,6 +222,11 @@ class Planner:
     def _node_name(self, node: str) -> str:
         found = self.ledger.state.nodes.get(node)
         return found.name if found else node
+
+
+def _missing(spec: AppSpec, app: App | None, staying: list[Placed]) -> int:
+    """Return how many instances there are too few."""
+    return max(0, spec.instances - sum(app is None or not app.tries(item) for item in staying))
 
 
 def _note(lacks: _Shortages, shortage: Shortage, version: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -177,19 +177,20 @@ class Preemption:
         spec = _counted(app, self._ledger.state.version(app.path, app.version).spec)
         return await self.rooms(spec, number, self._ground(app.path))
 
-    async def rooms(self, spec: AppSpec, number: int, ground: Ground) -> list[Room]:
+    async def rooms(self, spec: AppSpec, number: int, ground: Ground, spared: Set[str] = frozenset()) -> list[Room]:
         """Return where room can be made for so many instances that have none, without those for which it is kept already.
 
         Args:
             spec: their description, with as many instances as are wanted.
             number: how many they are.
             ground: the nodes as their app finds them.
+            spared: instances that are not to be stopped.
         """
         state, turn, app = self._ledger.state, _Turn(), self._ledger.state.apps.get(spec.path)
         lower = Lower(state, spec.path, spec.placement.priority)
         if not lower.are_there:
             return []
-        search, found = Search(with_strategy(spec, ground.strategies), lower.on), list[Room]()
+        search, found = Search(with_strategy(spec, ground.strategies), lambda node: lower.on(node, spared)), list[Room]()
         for node in ground.fleet.ids():
             if node in ground.fleet:
                 search.add(vacated(state, app, ground.node(node)))

@@ -71,9 +71,9 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         if len(specs) > 1 and request.request.expected_version:
             raise GestaltError(Kind.INVALID, "expected_version goes with one app only", hint="send one request an app")
         work: dict[str, Work] = {}
-        warnings = []
+        warnings, victims = [], set[str]()
         for spec in specs:
-            told = self.planner.warnings(spec) + await self.planner.preempted(spec)
+            told = self.planner.warnings(spec) + await self.planner.preempted(spec, victims)
             await asyncio.sleep(0)  # many apps and many nodes must not hold the loop
             warnings += [f"{spec.path}: {sentence}" for sentence in told]
             work[spec.path] = partial(_describe, verb=verb, spec=spec, warnings=tuple(told), together=together)
@@ -86,9 +86,9 @@ class AppsServicer(api_pb2_grpc.AppsServicer):
         caller(context, self.cluster_id, Role.USER)
         specs = ordered(read_specs(request.apps))
         together = {spec.path: spec.depends_on for spec in specs}
-        plans = [self.planner.plan(spec, together) for spec in specs]
+        plans, victims = [self.planner.plan(spec, together) for spec in specs], set[str]()
         for spec, plan in zip(specs, plans, strict=True):
-            plan.warnings.extend(await self.planner.preempted(spec))
+            plan.warnings.extend(await self.planner.preempted(spec, victims))
         return api_pb2.PlanReply(apps=plans)
 
     async def _one(self, call: Call, path: str, work: Work) -> api_pb2.ChangeReply:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from gestalt.coordinator import changes
+from gestalt.coordinator import changes, steering
 from gestalt.coordinator.canary import as_goal
 from gestalt.coordinator.eviction import MANY, in_parts
+from gestalt.coordinator.planner import Planner
 from gestalt.coordinator.records import App, Switches
 from gestalt.coordinator.scheduler.preempt import Kind, Room, Victim
 from gestalt.spec.schema import Resources
@@ -144,3 +145,32 @@ async def test_a_canary_does_not_take_the_room_that_is_kept_for_the_wanted_versi
     await crowd.apply(urgent())
     assert crowd.of("urgent").claims == ("n1",)
     assert as_goal(crowd.of("urgent"), crowd.state.version(AREA + "urgent", 1).spec).kept_room == ()
+
+
+async def test_a_plan_names_nobody_twice_and_nobody_for_what_does_not_start(begin: Begin) -> None:
+    crowd = await begin(2)
+    planner = Planner(crowd.ledger, crowd.decider)
+    await crowd.apply(app("other", 2))
+    plan, other = app("urgent", 1, 1, priority=80, preempt=True), f"other-{crowd.of('other').uid}"
+    named: set[str] = set()
+    for name, number in (("a", 1), ("b", 2)):
+        (told,) = await planner.preempted(app(name, 1, 1, priority=80, preempt=True), named)
+        assert told.startswith(f"to make room, 1 instance of lower priority would be stopped: {other}-{number} of {AREA}other")
+    assert await planner.preempted(plan, named) == [], "none is left"
+    assert await planner.preempted(plan, set())
+    await crowd.apply(app("urgent", 3, 1))
+    await crowd.ask(steering.pause, AREA + "urgent")
+    assert await planner.preempted(plan, set()) == []
+    await crowd.ask(steering.resume, AREA + "urgent")
+    assert await planner.preempted(plan, set())
+    await crowd.ask(changes.stop, AREA + "urgent")
+    assert await planner.preempted(plan, set()) == []
+
+
+async def test_a_plan_foresees_who_is_stopped_for_those_that_do_not_fit_beside_the_others(begin: Begin) -> None:
+    crowd = await begin(2)
+    await crowd.apply(app("other"))
+    plan = app("urgent", 2, 1, priority=80, preempt=True)
+    assert len(await Planner(crowd.ledger, crowd.decider).preempted(plan, set())) == 1
+    await crowd.apply(plan)
+    await crowd.until(lambda: (crowd.on("urgent"), crowd.on("other")) == ({"n1": 2}, {}))
