@@ -137,7 +137,7 @@ class Preemption:
         except GestaltError as error:
             log.error("%s: room was to be made for it, but that was not written: %s", path, error)
             shortage.due = clock.monotonic() + RETRY
-        except Exception:
+        except Exception:  # a mistake of ours about one app, and the others go on
             log.exception("%s: no room can be made for it", path)
             shortage.due = clock.monotonic() + PATIENCE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +14,12 @@ from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 from gestalt.wire import spec_to_wire
 from tests.real.coordinator_rig import refused
 from tests.real.members_rig import Members
-from tests.real.zookeeper_lab import Ensemble, running, until
+from tests.real.zookeeper_lab import Ensemble, until
 from tests.unit.coordinator.world import PATH, spec
 
 pytestmark = pytest.mark.real
 
 RACKS = {"a": "r1", "b": "r1", "c": "r2", "d": "r3"}
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
 
 
 @pytest.fixture

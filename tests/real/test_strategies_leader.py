@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +17,12 @@ from tests.real.coordinator_rig import refused
 from tests.real.members_rig import Members
 from tests.real.test_export import contexts, exported, held, imported, values, zookeeper_file
 from tests.real.test_placement import label, well
-from tests.real.zookeeper_lab import Ensemble, new_root, running
+from tests.real.zookeeper_lab import Ensemble, new_root
 from tests.unit.coordinator.world import spec
 
 pytestmark = pytest.mark.real
 
 NODES = "abcd"
-
-
-@pytest.fixture(scope="module")
-def ensemble() -> Iterator[Ensemble]:
-    with running() as started:
-        yield started
 
 
 @pytest.fixture

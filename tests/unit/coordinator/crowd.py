@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from gestalt import clock
@@ -32,6 +32,11 @@ def app(name: str, instances: int = 1, cpu: float = 1, *, priority: int = 50, pr
     placement = {"priority": priority, "preempt": preempt, **fields.pop("placement", {})}  # type: ignore[dict-item]
     base = {"path": AREA + name, "image": "web:1", "instances": instances, "resources": {"cpu": cpu}, "checks": [_CHECK]}
     return AppSpec.model_validate(base | {"placement": placement} | fields)
+
+
+def urgent(instances: int = 1, cpu: float = 1, **fields: object) -> AppSpec:
+    """An app for which others are stopped."""
+    return app("urgent", instances, cpu, **({"priority": 80, "preempt": True} | fields))  # type: ignore[arg-type]
 
 
 class Memory(MetaStore):
@@ -166,12 +171,15 @@ class Crowd:
             still = still + 1 if before == self.store.number else 0
             self.check()
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait for what time alone brings about."""
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.01)
-                await self.settle()
+    async def until(self, condition: Callable[[], object], what: str = "what time brings about") -> None:
+        """Wait for what time alone brings about; fail with where everything is."""
+        try:
+            async with asyncio.timeout(10):
+                while not condition():
+                    await asyncio.sleep(0.01)
+                    await self.settle()
+        except TimeoutError:
+            raise AssertionError(f"waited 10 s for {what}; placed is {self.state.placements}") from None
 
     def _obey(self) -> None:
         for name, machine in self.machines.items():
@@ -228,3 +236,7 @@ class Crowd:
         for name in names:
             self.machines[name].slow = False
         await self.settle()
+
+
+Begin = Callable[..., Awaitable[Crowd]]
+"""What the fixture `begin` is."""

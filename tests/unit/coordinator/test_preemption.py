@@ -4,33 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from gestalt.coordinator import changes, preemption, runs, steering
 from gestalt.coordinator.records import Switches
-from tests.unit.coordinator.crowd import AREA, Crowd, app
-
-Begin = Callable[..., Awaitable[Crowd]]
-
-
-@pytest.fixture
-async def begin() -> AsyncIterator[Begin]:
-    begun: list[Crowd] = []
-
-    async def one(*cores: float) -> Crowd:
-        begun.append(Crowd(*cores))
-        await begun[-1].begin()
-        return begun[-1]
-
-    yield one
-    for crowd in begun:
-        await crowd.end()
-
-
-def urgent(instances: int = 1, cpu: float = 1, **fields: object) -> object:
-    return app("urgent", instances, cpu, **({"priority": 80, "preempt": True} | fields))  # type: ignore[arg-type]
+from tests.unit.coordinator.crowd import AREA, Begin, app, urgent
 
 
 async def test_the_smallest_set_is_stopped_and_its_room_is_taken_when_it_is_free(begin: Begin) -> None:
@@ -242,7 +221,7 @@ async def test_nobody_is_stopped_while_the_brakes_hold_or_the_change_is_paused(b
     await crowd.ask(steering.pause, AREA + "urgent")
     async with crowd.ledger.draft("tester", "resume") as draft:
         draft.put(Switches())
-    await asyncio.sleep(1.1)
+    await asyncio.sleep(1.1)  # time has to pass: it would be tried again by now
     await crowd.settle()
     assert crowd.on("other") == {"n1": 1}
     await crowd.ask(steering.resume, AREA + "urgent")
@@ -320,7 +299,7 @@ async def test_an_update_of_what_was_stopped_waits_for_room_and_does_not_fail(be
     before = crowd.of("other")
     await crowd.apply(app("other", 2, image="web:2", update={"progress_deadline": "2s", "health_deadline": "1s", "max_unavailable": 1}))
     assert crowd.of("other").gave_way
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(2.5)  # time has to pass: the deadline of the update is over
     await crowd.settle()
     assert crowd.of("other").version == before.version + 1
     assert crowd.state.tasks[crowd.of("other").task].rolling_back == ""

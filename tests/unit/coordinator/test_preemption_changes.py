@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-
-import pytest
 
 from gestalt.coordinator import changes
 from gestalt.coordinator.records import TaskState
-from tests.unit.coordinator.crowd import AREA, Crowd, app
-
-Begin = Callable[..., Awaitable[Crowd]]
+from tests.unit.coordinator.crowd import AREA, Begin, Crowd, app
 
 BRIEF = {"progress_deadline": "2s", "health_deadline": "1s", "min_healthy_time": "200ms"}
-
-
-@pytest.fixture
-async def begin() -> AsyncIterator[Begin]:
-    begun: list[Crowd] = []
-
-    async def one(*cores: float) -> Crowd:
-        begun.append(Crowd(*cores))
-        await begun[-1].begin()
-        return begun[-1]
-
-    yield one
-    for crowd in begun:
-        await crowd.end()
 
 
 URGENT = app("urgent", 1, 1, priority=80, preempt=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -14,28 +14,8 @@ from gestalt.coordinator.planner import Planner
 from gestalt.coordinator.records import App, Switches
 from gestalt.coordinator.scheduler.preempt import Kind, Room, Victim
 from gestalt.spec.schema import Resources
-from tests.unit.coordinator.crowd import AREA, Crowd, app
+from tests.unit.coordinator.crowd import AREA, Begin, Crowd, app, urgent
 from tests.unit.coordinator.world import AT
-
-Begin = Callable[..., Awaitable[Crowd]]
-
-
-@pytest.fixture
-async def begin() -> AsyncIterator[Begin]:
-    begun: list[Crowd] = []
-
-    async def one(*cores: float) -> Crowd:
-        begun.append(Crowd(*cores))
-        await begun[-1].begin()
-        return begun[-1]
-
-    yield one
-    for crowd in begun:
-        await crowd.end()
-
-
-def urgent(instances: int = 1, cpu: float = 1, **fields: object) -> object:
-    return app("urgent", instances, cpu, **({"priority": 80, "preempt": True} | fields))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sizes", [[], [1] * 250, [30] * 10, [99, 2, 98], [5, 250, 5], [0] * 150])
@@ -84,7 +64,7 @@ async def test_who_was_forestalled_while_it_searched_searches_again(begin: Begin
         async with crowd.ledger.draft("tester", "change") as draft:
             changes.describe(draft, None, app("small", 2, 1, priority=90), (), changes.Asked("tester", AT, 0, "t", "ffffff"))
         for _ in range(20):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the leader places it
 
     meanwhile(crowd, monkeypatch, forestall)
     await crowd.apply(urgent(1, 3))

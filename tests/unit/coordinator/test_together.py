@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -39,14 +38,6 @@ async def begun(*cores: float) -> tuple[Crowd, Picky]:
     return crowd, store
 
 
-async def until(crowd: Crowd, is_so: object, what: str) -> None:
-    async with asyncio.timeout(15):
-        while not is_so():  # type: ignore[operator]
-            await crowd.settle()
-            await asyncio.sleep(0.05)
-    assert is_so(), what  # type: ignore[operator]
-
-
 async def scale_all(crowd: Crowd) -> None:
     """Scale all to two in one commit, so that all are to be looked at then."""
     async with crowd.ledger.draft("test", "scale") as draft:
@@ -59,10 +50,10 @@ async def test_one_that_cannot_be_written_does_not_keep_the_others_from_it() -> 
     await crowd.apply(*(app(name) for name in NAMES))
     store.refused = AREA + NAMES[3]
     await scale_all(crowd)
-    await until(crowd, lambda: all(len(crowd.placed(name)) == 2 for name in NAMES if name != NAMES[3]), "the others are scaled")
+    await crowd.until(lambda: all(len(crowd.placed(name)) == 2 for name in NAMES if name != NAMES[3]), "the others are scaled")
     assert len(crowd.placed(NAMES[3])) == 1
     store.refused = ""
-    await until(crowd, lambda: len(crowd.placed(NAMES[3])) == 2, "it follows as soon as it can be written")
+    await crowd.until(lambda: len(crowd.placed(NAMES[3])) == 2, "it follows as soon as it can be written")
     await crowd.end()
 
 
@@ -72,7 +63,7 @@ async def test_a_commit_of_many_events_stays_small_enough_to_be_written() -> Non
     await crowd.apply(*(app(name, 900, 0.1) for name in names))
     for name in names:
         await crowd.ask(changes.stop, AREA + name)
-    await until(crowd, lambda: not any(crowd.placed(name) for name in names), "all are stopped")
+    await crowd.until(lambda: not any(crowd.placed(name) for name in names), "all are stopped")
     audits = [record for record in crowd.state.audits.values() if isinstance(record, Audit)]
     assert max(len(audit.events) for audit in audits) == ledger.KEPT_EVENTS
     assert any("events of this commit were told" in event.message for audit in audits for event in audit.events)
@@ -102,7 +93,7 @@ async def test_room_that_one_leaves_is_given_by_priority(port: list[dict[str, ob
     await crowd.ask(changes.stop, AREA + "m")
     machine.quick = set(machine.running)
     crowd.decider.wake_unplaced()  # in the same turn something about a node changes
-    await until(crowd, lambda: crowd.on("high") or crowd.on("low"), "somebody has the room")
+    await crowd.until(lambda: crowd.on("high") or crowd.on("low"), "somebody has the room")
     assert crowd.on("high")
     assert not crowd.on("low")
     await crowd.end()
@@ -113,14 +104,14 @@ async def test_who_waits_for_its_turn_to_leave_a_node_counts_when_there_are_too_
     crowd.check = lambda: None  # a drain is beyond what it knows
     quick = {"progress_deadline": 4, "health_deadline": 3}
     await crowd.apply(app("first", 4, 1, priority=90), app("web", 7, 1, update=quick))
-    await until(crowd, lambda: crowd.state.apps[AREA + "web"].stable == 1, "it is well")
+    await crowd.until(lambda: crowd.state.apps[AREA + "web"].stable == 1, "it is well")
     node = next(name for name in crowd.machines if crowd.on("web")[name] == 1)
     crowd.machines[node].slow = True  # whoever leaves it takes long to stop
     async with crowd.ledger.draft("test", "drain") as draft:
         asked = changes.Asked("tester", AT, 0, "drain", "d")
         drain.begin(draft, crowd.state.nodes[node], "ready", asked, drain.Limits(parallel=1))
     crowd.decider.wake([AREA + "first"])  # as who keeps an eye on nodes does
-    await until(crowd, lambda: crowd.leaving("first") == 1, "the place of the one that moves is taken")
+    await crowd.until(lambda: crowd.leaving("first") == 1, "the place of the one that moves is taken")
     await crowd.ask(changes.scale, AREA + "web", 6)
-    await until(crowd, lambda: sum(not item.stop for item in crowd.placed("web")) == 6, "one is stopped")
+    await crowd.until(lambda: sum(not item.stop for item in crowd.placed("web")) == 6, "one is stopped")
     await crowd.end()
