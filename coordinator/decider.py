@@ -189,11 +189,7 @@ class Decider:
         now, halted = clock.monotonic(), self._held()
         case = self.case(app, clock.wall().isoformat(), brief=True)
         if case.spec.kind == "job":
-            bounds = runs.Terms(now, 0 if halted else self.brakes.allowance.left(now), partial(self.ground, path), halted)
-            told = self._jobs.decide(draft, case, bounds)
-            self.brakes.allowance.take(told.lost)
-            self._note(path, told.waits or waits_for_holder(case))
-            self._due |= {path: now + told.wake_in} if told.wake_in < math.inf else {}
+            self._decide_job(draft, case, now, halted)
             return
         stuck = self._stuck(case)
         stalled = self._progress.stalled(app, case.spec, case.views, now, settled=case.settled)
@@ -223,12 +219,21 @@ class Decider:
             draft, case, nodes=partial(self._survey.ground, path), terms=left, now=now, waits=str(reason), needs=self.gate.look
         )
         self.brakes.allowance.take(trial.replaced)
-        got_over(draft, path, case.spec, max(lacking(case, instances), wanted - added, trial.missing))
+        if app.gave_way:
+            got_over(draft, path, case.spec, max(lacking(case, instances), wanted - added, trial.missing))
         self._note(path, paused(app) or reason or waits_for(case, decision, halted) or stuck or readiness.why or trial.unplaced)
         self._hopeless[path] = decision.reason
         self.wake(self._turns.next())
-        is_held_back = bool(decision.held_back or trial.held_back) and not halted
+        is_held_back = (decision.held_back or trial.held_back) and not halted
         self._look_again(path, self.brakes.allowance.wait if is_held_back else min(decision.wake_in, trial.wake_in), now)
+
+    def _decide_job(self, draft: Draft, case: Case, now: float, halted: str) -> None:
+        path = case.app.path
+        bounds = runs.Terms(now, 0 if halted else self.brakes.allowance.left(now), partial(self.ground, path), halted)
+        told = self._jobs.decide(draft, case, bounds)
+        self.brakes.allowance.take(told.lost)
+        self._note(path, told.waits or waits_for_holder(case))
+        self._look_again(path, told.wake_in, now)
 
     def _look_again(self, path: str, wake_in: float, now: float) -> None:
         """Have an app looked at in so many seconds, unless these are infinite."""

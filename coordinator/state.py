@@ -69,11 +69,6 @@ class Moves:
     come: list[tuple[App, Placed]]
     changed: list[tuple[App, Placed]]
 
-    @property
-    def nodes(self) -> set[str]:
-        """The nodes of all of them."""
-        return {placed.node for _, placed in (*self.gone, *self.come, *self.changed)}
-
 
 _NAMES = {kind: name for name, kind in KINDS.items()}
 _TABLES = {"placements": "placements", "switches": "switches_by_key"}
