@@ -12,9 +12,10 @@ from gestalt.proto.v1 import api_pb2
 from gestalt.spec.values import POOL_LENGTH, POOL_NAME
 
 from ..export import export_pieces
-from ..records import Switches
+from ..records import Node, Switches
 from ..requests import Call, answered, check_request, put_answer
-from ..scheduler.strategies import KNOWN
+from ..scheduler.strategies import KNOWN, doubts
+from ..scheduler.values import DEFAULT_POOL
 from ..state import Draft
 from .guard import Context, caller, streaming, unary
 from .views import ClusterServicer
@@ -62,7 +63,8 @@ class ControlServicer(ClusterServicer):
                 hint = "take back what was said of pools that are no more: gestaltctl cluster strategy --unset --pool POOL"
                 raise GestaltError(Kind.REFUSED, f"something is said of {POOLS} pools, which is as many as may be", hint=hint)
             changed = after != switches.strategies
-            reply = api_pb2.StrategyReply(changed=changed, strategy=after.cluster, pool_strategies=after.pools)
+            warnings = doubts(switches.strategies, request.pool, request.strategy, map(_pool_of, draft.base.nodes.values()))
+            reply = api_pb2.StrategyReply(changed=changed, strategy=after.cluster, pool_strategies=after.pools, warnings=warnings)
             if changed:
                 draft.put(replace(switches, strategies=after))
                 placed = f"apps of {_meant(request)} that name no strategy are placed by {request.strategy}"
@@ -88,6 +90,10 @@ class ControlServicer(ClusterServicer):
 
 def _meant(request: api_pb2.StrategyRequest) -> str:
     return f"pool {request.pool}" if request.pool else "the cluster"
+
+
+def _pool_of(node: Node) -> str:
+    return node.labels.get("pool") or DEFAULT_POOL
 
 
 def check_strategy(request: api_pb2.StrategyRequest) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from gestalt.spec.schema import AppSpec, Placement
@@ -52,3 +52,32 @@ def told(placement: Placement, strategies: Strategies) -> str:
     strategy, source = strategies.of(placement)
     words = {"pool": f"for pool {placement.pool or DEFAULT_POOL}", "cluster": "for the whole cluster"}
     return f"placement.strategy is {strategy}, as was said {words[source]}" if source in words else ""
+
+
+POOLS_SHOWN = 20
+"""So many pools are named where something is said of another one."""
+
+
+def doubts(before: Strategies, pool: str, strategy: str, pools: Iterable[str]) -> tuple[str, ...]:
+    """Say what looks like a slip of who says something of a pool: it may be meant, as a pool may be prepared before its first node joins.
+
+    Args:
+        before: what was said until now.
+        pool: of which something is said; empty = of the cluster.
+        strategy: what is said; empty = nothing any more.
+        pools: those that nodes are in.
+    """
+    if not pool:
+        return ()
+    if not strategy:
+        there = f"something was said of {_listed(before.pools)}" if before.pools else "of none was there anything said"
+        return () if pool in before.pools else (f"nothing was said of pool {pool}: {there}",)
+    known = set(pools)
+    there = f"there are nodes in {_listed(known)}" if known else "there are no nodes yet"
+    return () if pool in known else (f"no node is in pool {pool}: {there}",)
+
+
+def _listed(pools: Iterable[str]) -> str:
+    names = sorted(pools)
+    more = f" and {len(names) - POOLS_SHOWN} more" if len(names) > POOLS_SHOWN else ""
+    return ", ".join(names[:POOLS_SHOWN]) + more

@@ -1410,6 +1410,7 @@ class StrategyReply(google.protobuf.message.Message):
     CHANGED_FIELD_NUMBER: builtins.int
     STRATEGY_FIELD_NUMBER: builtins.int
     POOL_STRATEGIES_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     changed: builtins.bool
     strategy: builtins.str
     """of the cluster, as it is then; empty = nothing was said"""
@@ -1417,14 +1418,19 @@ class StrategyReply(google.protobuf.message.Message):
     def pool_strategies(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """by pool, those of which something was said"""
 
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """what may not be as it was meant: no node is in the pool"""
+
     def __init__(
         self,
         *,
         changed: builtins.bool = ...,
         strategy: builtins.str = ...,
         pool_strategies: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["changed", b"changed", "pool_strategies", b"pool_strategies", "strategy", b"strategy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "pool_strategies", b"pool_strategies", "strategy", b"strategy", "warnings", b"warnings"]) -> None: ...
 
 global___StrategyReply = StrategyReply
 

@@ -49,7 +49,7 @@ async def test_a_pool_and_the_cluster_have_a_strategy_and_the_next_leader_keeps_
     assert (await said(rig)).out == "the cluster: spread, the default\n"
     assert (await said(rig, "binpack")).out == "the cluster: binpack\n"
     told = json.loads((await said(rig, "spread", "--pool", "gpu", "-o", "json")).out)
-    assert told == {"changed": True, "strategy": "binpack", "pools": {"gpu": "spread"}}
+    assert told == {"changed": True, "strategy": "binpack", "pools": {"gpu": "spread"}, "warnings": []}
     assert not json.loads((await said(rig, "spread", "--pool", "gpu", "-o", "json")).out)["changed"], "it was said already"
     assert rig.runs("a") == rig.runs("b") == 1, "what is placed stays where it is"
     request = api_pb2.LaunchRequest(
@@ -77,7 +77,12 @@ async def test_a_pool_and_the_cluster_have_a_strategy_and_the_next_leader_keeps_
     found = {app.path: (app.strategy, app.strategy_from) for app in (await rig.apps().List(api_pb2.ListRequest(), timeout=10)).apps}
     assert found["/o/w/e/gpu"] == ("spread", "pool")
     assert found["/o/w/e/default"] == ("binpack", "cluster")
-    assert json.loads((await said(rig, "--unset", "-o", "json")).out) == {"changed": True, "strategy": "", "pools": {"gpu": "spread"}}
+    assert json.loads((await said(rig, "--unset", "-o", "json")).out) == {
+        "changed": True,
+        "strategy": "",
+        "pools": {"gpu": "spread"},
+        "warnings": [],
+    }
     assert rig.events("cluster.strategy") == [
         "alice: apps of the cluster that name no strategy are placed by binpack",
         "alice: apps of pool gpu that name no strategy are placed by spread",
@@ -108,6 +113,16 @@ async def test_a_request_is_answered_alike_and_what_makes_no_sense_is_refused(ri
         ended = await said(rig, *arguments)
         assert ended.code == 2
         assert complaint in ended.err
+
+
+async def test_a_pool_that_no_node_is_in_is_accepted_with_a_warning(rig: Members) -> None:
+    typo = "no node is in pool gpuu: there are nodes in default, gpu"
+    ended = await said(rig, "binpack", "--pool", "gpuu")
+    assert (ended.code, ended.err) == (0, f"warning: {typo}\n")
+    assert json.loads((await said(rig, "binpack", "--pool", "gpuu", "-o", "json")).out)["warnings"] == [typo], "also if it was said already"
+    await label(rig, "d", pool="gpuu")
+    assert (await said(rig, "spread", "--pool", "gpuu")).err == "", "it was prepared, and now a node is in it"
+    assert (await said(rig, "--unset", "--pool", "gpuuu")).err == "warning: nothing was said of pool gpuuu: something was said of gpuu\n"
 
 
 async def test_it_is_exported_and_imported(rig: Members, ensemble: Ensemble) -> None:

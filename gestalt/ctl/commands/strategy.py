@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
 from gestalt.ctl.options import connected, examples, output_option
 from gestalt.ctl.output import emit
+from gestalt.ctl.report import warn
 from gestalt.ctl.session import converse
 
 if TYPE_CHECKING:
     from gestalt.client import Client
     from gestalt.proto.v1 import api_pb2
+
+
+class Answer(TypedDict):
+    """What `-o json` prints: what holds now, whether this changed it, and what may not be as it was meant."""
+
+    changed: bool
+    strategy: str
+    pools: dict[str, str]
+    warnings: list[str]
 
 
 @click.command(
@@ -39,25 +50,30 @@ def strategy(strategy: str | None, pool: str, unset: bool, output: str) -> None:
         raise click.UsageError("--unset stands beside a strategy; allowed: either", click.get_current_context())
     if pool and not (unset or strategy):
         raise click.UsageError("--pool stands alone; allowed: with a strategy, or with --unset", click.get_current_context())
-    changed, cluster, pools = converse(lambda client: _ask(client, strategy or "", pool, is_change=bool(unset or strategy)), patience=60)
+    answer = converse(lambda client: _ask(client, strategy or "", pool, is_change=bool(unset or strategy)), patience=60)
+    for text in answer["warnings"]:
+        warn(text)
 
     def people(_: bool) -> None:
-        for line in told(cluster, pools):
+        for line in told(answer["strategy"], answer["pools"]):
             print(line)
 
-    emit(output, lambda: {"changed": changed, "strategy": cluster, "pools": pools}, list, people)
+    emit(output, lambda: answer, list, people)
 
 
-async def _ask(client: Client, strategy: str, pool: str, *, is_change: bool) -> tuple[bool, str, dict[str, str]]:
+async def _ask(client: Client, strategy: str, pool: str, *, is_change: bool) -> Answer:
     from gestalt.proto.v1 import api_pb2
 
-    reply: api_pb2.StrategyReply | api_pb2.StatusReply
     if is_change:
         asked = api_pb2.StrategyRequest(pool=pool, strategy=strategy)
         reply = await client.call(lambda api: api.cluster.SetStrategy, asked)
-        return reply.changed, reply.strategy, dict(sorted(reply.pool_strategies.items()))
-    reply = await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
-    return False, reply.strategy, dict(sorted(reply.pool_strategies.items()))
+        return _answer(reply, changed=reply.changed, warnings=reply.warnings)
+    return _answer(await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest()))
+
+
+def _answer(reply: api_pb2.StrategyReply | api_pb2.StatusReply, *, changed: bool = False, warnings: Sequence[str] = ()) -> Answer:
+    pools = dict(sorted(reply.pool_strategies.items()))
+    return {"changed": changed, "strategy": reply.strategy, "pools": pools, "warnings": list(warnings)}
 
 
 def told(cluster: str, pools: dict[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from gestalt.coordinator.reservations import Reservations
 from gestalt.coordinator.restoring import fitted
 from gestalt.coordinator.scheduler.fleet import Fleet, Ground
 from gestalt.coordinator.scheduler.place import place
-from gestalt.coordinator.scheduler.strategies import Strategies, settled, told
+from gestalt.coordinator.scheduler.strategies import POOLS_SHOWN, Strategies, doubts, settled, told
 from gestalt.coordinator.state import SWITCHES, Draft, State, decode
 from gestalt.coordinator.store import Document
 from gestalt.spec.honour import warnings
@@ -60,6 +60,28 @@ def test_a_word_is_put_changed_and_taken_back() -> None:
     assert said.put("gpu", "binpack").pools == {"default": "binpack", "gpu": "binpack"}
     assert said.put("gpu", "").put("default", "").put("", "") == Strategies()
     assert said.put("nobody", "") == said
+
+
+@pytest.mark.parametrize(
+    ("pool", "strategy", "pools", "expected"),
+    [
+        ("gpuu", "spread", ["default", "gpu", "gpu"], ("no node is in pool gpuu: there are nodes in default, gpu",)),
+        ("gpuu", "spread", [], ("no node is in pool gpuu: there are no nodes yet",)),
+        ("gpu", "spread", ["gpu"], ()),
+        ("", "spread", ["gpu"], ()),
+        ("gpuu", "", ["gpuu"], ("nothing was said of pool gpuu: something was said of default, gpu",)),
+        ("gpu", "", [], ()),
+        ("", "", [], ()),
+    ],
+)
+def test_what_looks_like_a_slip_is_told(pool: str, strategy: str, pools: list[str], expected: tuple[str, ...]) -> None:
+    assert doubts(SAID, pool, strategy, pools) == expected
+
+
+def test_of_very_many_pools_some_are_named() -> None:
+    (told_of,) = doubts(SAID, "gpuu", "spread", (f"p{number}" for number in range(1000)))
+    assert told_of.endswith(f" and {1000 - POOLS_SHOWN} more")
+    assert len(told_of) < 500
 
 
 @pytest.mark.parametrize("large", [0, 100])
