@@ -23,7 +23,7 @@ from gestalt.zk.session_length import is_beyond, objection
 
 from .issuing import coordinator_names
 from .layout import ClusterLayout
-from .names import check_address, check_name
+from .names import check_address, check_labels, check_name, check_roles
 from .secrets import ensure_secret, node_secret, read_secret, write_secret
 from .settings import Member, NodeChoices, agent_document, coordinator_document, fence_document, have_settings, tls_of, yaml_of
 
@@ -77,6 +77,8 @@ async def found(layout: ClusterLayout, options: InitOptions) -> list[Made]:
     """
     check_name("--name", options.name)
     check_address("--address", options.address)
+    check_roles(options.node.roles)
+    check_labels(options.node.labels)
     for folder in (layout.settings, layout.data):
         folder.mkdir(parents=True, exist_ok=True)
     taken: list[Made] = []

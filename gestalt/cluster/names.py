@@ -9,9 +9,11 @@ from gestalt.errors import Detail, GestaltError, Kind
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _ROLE = re.compile(r"[a-z][a-z0-9-]{0,30}")
-_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
 LABELS_MAX = 64
+LABEL_KEY_MAX = 63
 LABEL_VALUE_MAX = 256
+_SHOWN = 80
 
 
 def check_name(field: str, name: str) -> None:
@@ -40,10 +42,11 @@ def check_labels(labels: dict[str, str]) -> None:
         GestaltError: INVALID.
     """
     for key, value in labels.items():
-        _check(f"labels.{key[:80]}", key, _KEY.fullmatch(key) is not None, "a key of up to 63 letters, digits and ._-/")
-        _check(
-            f"labels.{key}", value, len(value) <= LABEL_VALUE_MAX and value.isprintable(), f"up to {LABEL_VALUE_MAX} printable characters"
-        )
+        field = f"labels.{key if len(key) <= _SHOWN else key[:_SHOWN] + '…'}"
+        _check_length(field, "a key", key, LABEL_KEY_MAX)
+        _check(field, key, _KEY.fullmatch(key) is not None, f"a key of up to {LABEL_KEY_MAX} letters, digits and ._-/")
+        _check_length(field, "a value", value, LABEL_VALUE_MAX)
+        _check(field, value, value.isprintable(), f"up to {LABEL_VALUE_MAX} printable characters")
     _check("labels", f"{len(labels)} labels", len(labels) <= LABELS_MAX, f"up to {LABELS_MAX} labels")
 
 
@@ -74,9 +77,15 @@ def split_address(field: str, text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _check_length(field: str, what: str, text: str, most: int) -> None:
+    if len(text) > most:
+        problem, allowed = f"has {what} of {len(text)} characters", f"at most {most}"
+        raise GestaltError(Kind.INVALID, f"{field}: {problem}", hint=f"allowed: {allowed}", details=[Detail(field, problem, allowed)])
+
+
 def _check(field: str, value: str, good: bool, allowed: str) -> None:
     if not good:
-        shown = value if len(value) <= 80 else value[:80] + "…"
+        shown = value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
         raise GestaltError(
             Kind.INVALID,
             f"{field}: {shown!r} is not allowed",

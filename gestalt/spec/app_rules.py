@@ -190,11 +190,19 @@ def port_variables_are_free(spec: AppSpec) -> Iterable[Mistake]:
             yield Mistake(("env", name), "is set by Gestalt", "another name")
 
 
+LABEL_VALUE_MAX = 1024
+"""Characters of a label's value: the labels of all apps are compared with what others ask for, and told in messages."""
+
+
 @rule("labels")
-def labels_are_free(spec: AppSpec) -> Iterable[Mistake]:
-    for name in spec.labels:
+def labels_are_free_and_short(spec: AppSpec) -> Iterable[Mistake]:
+    for name, value in spec.labels.items():
         if name.lower().startswith("gestalt"):
             yield Mistake(("labels", name), "begins with gestalt, as Gestalt's own labels do", "another name")
+        if len(value) > LABEL_VALUE_MAX:
+            yield Mistake(
+                ("labels", name), f"has a value of {len(value)} characters", f"at most {LABEL_VALUE_MAX}: more goes into env, or a file"
+            )
 
 
 @rule("path", "depends_on")
@@ -228,5 +236,5 @@ APP: tuple[Rule, ...] = (
     image_fits_runtime, memory_is_enough, process_has_command, pull_is_for_images, process_sees_node, process_is_told_its_port,
     targets_differ, ports_differ, services_differ, checks_find_their_port, check_names_differ, docker_check_needs_docker,
     deadline_outlasts_grace, canaries_are_fewer, canary_stands_beside, promotion_rests_on_checks, variables_are_free,
-    port_variables_are_free, labels_are_free, depends_on_others, apart_from_others, *KIND, *AUTOSCALED,
+    port_variables_are_free, labels_are_free_and_short, depends_on_others, apart_from_others, *KIND, *AUTOSCALED,
 )  # fmt: skip

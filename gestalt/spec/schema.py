@@ -433,7 +433,8 @@ class AppSpec(Part):
         dict[values.LabelName, values.Argument],
         Field(
             max_length=200,
-            description="Put on the container; `placement` of other apps may speak of them. Names beginning with `gestalt` are ours.",
+            description="Put on the container; `placement` of other apps may speak of them. Names beginning with `gestalt` are ours. "
+            "A name has at most 128 characters, a value 1024.",
         ),
     ] = {}
     workdir: Annotated[values.Path, Field(description="Working folder. Empty = the image's, or / for a process.")] = ""

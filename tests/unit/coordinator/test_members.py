@@ -150,6 +150,23 @@ def test_what_a_machine_says_of_itself_is_checked(field: str, value: object) -> 
     assert told.value.details[0].field.split(".")[0] == field
 
 
+@pytest.mark.parametrize(
+    ("labels", "problem", "allowed"),
+    [
+        ({"rack": "a" * 257}, "labels.rack: has a value of 257 characters", "at most 256"),
+        ({"r" * 64: "a"}, f"labels.{'r' * 64}: has a key of 64 characters", "at most 63"),
+        ({"r" * 5000: "a"}, f"labels.{'r' * 80}…: has a key of 5000 characters", "at most 63"),
+    ],
+)
+def test_how_long_labels_may_be_is_told(labels: dict[str, str], problem: str, allowed: str) -> None:
+    check_asked(asked(labels={"r" * 63: "a" * 256}))
+    for change in (lambda: check_asked(asked(labels=labels)), lambda: relabelled(Node(ID, "two"), labels, (), (), ())):
+        with pytest.raises(GestaltError) as told:
+            change()
+        assert (told.value.kind, told.value.message, told.value.hint) == (Kind.INVALID, problem, f"allowed: {allowed}")
+        assert told.value.details[0].allowed == allowed
+
+
 @pytest.mark.parametrize("address", ["10.0.0.2", "10.0.0.2:0", "10.0.0.2:65536", "host:7400", ":7400"])
 def test_a_coordinator_has_an_address_with_port(address: str) -> None:
     check_asked(asked("coordinator", join_address="[fd00::2]:7401"))

@@ -194,7 +194,7 @@ BAD: list[tuple[Place, list[Any]]] = [
     (("placement", "priority"), [-1, 101]),
     (("update", "max_surge"), ["101%", "-1", "a few", "1.5", "%", 1.5, "٣"]),
     (("pull", "credentials"), ["../secrets", "/etc/passwd", "a b", ".."]),
-    (("labels",), [{"gestalt.node": "x"}, {"GESTALT": "x"}, {"a b": "x"}, {"": "x"}, {"a=b": "x"}]),
+    (("labels",), [{"gestalt.node": "x"}, {"GESTALT": "x"}, {"a b": "x"}, {"": "x"}, {"a=b": "x"}, {"n" * 129: "x"}]),
     (("env",), [{"1A": "x"}, {"A B": "x"}, {"A=B": "x"}, {"": "x"}, {"É": "x"}, {"GESTALT_NODE": "x"}, {"PORT_WEB": "1"}]),
 ]  # fmt: skip
 

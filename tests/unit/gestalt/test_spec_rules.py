@@ -121,6 +121,7 @@ RULES: list[tuple[str, Document, str]] = [
     ("soft within hard", {**SMALL, "ulimits": {"nofile": {"soft": 2, "hard": 1}}}, "ulimits.nofile.soft"),
     ("unlimited is not within a limit", {**SMALL, "ulimits": {"nofile": {"soft": -1, "hard": 1}}}, "ulimits.nofile.soft"),
     ("capabilities differ", {**SMALL, "security": {"capabilities": ["CHOWN", "CAP_CHOWN"]}}, "security.capabilities[1]"),
+    ("a label is short", {**SMALL, "labels": {"team": "x" * 1025, "long": "x" * 1024}}, "labels.team"),
     ("not apart from itself", {**SMALL, "placement": {"apart_from": ["/a/b/c/d"]}}, "placement.apart_from[0]"),
     ("apart from others once", {**SMALL, "placement": {"apart_from": ["/a/b/c/e", "/a/b/c/e"]}}, "placement.apart_from[1]"),
     ("not its own dependency", {**SMALL, "depends_on": ["/a/b/c/d"]}, "depends_on[0]"),
@@ -152,6 +153,15 @@ def test_rule(document: Document, field: str) -> None:
 )
 def test_what_the_rules_leave_alone(document: Document) -> None:
     assert fields(document) == set()
+
+
+def test_how_long_the_value_of_a_label_may_be_is_told() -> None:
+    with pytest.raises(GestaltError) as told:
+        validate_spec({**SMALL, "labels": {"team": "x" * 1025}})
+    assert (told.value.details[0].problem, told.value.details[0].allowed) == (
+        "has a value of 1025 characters",
+        "at most 1024: more goes into env, or a file",
+    )
 
 
 def test_a_broken_section_brings_no_further_mistakes() -> None:
