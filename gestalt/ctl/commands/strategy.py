@@ -65,10 +65,10 @@ async def _ask(client: Client, strategy: str, pool: str, *, is_change: bool) -> 
     from gestalt.proto.v1 import api_pb2
 
     if is_change:
-        asked = api_pb2.StrategyRequest(pool=pool, strategy=strategy)
-        reply = await client.call(lambda api: api.cluster.SetStrategy, asked)
+        reply = await client.call(lambda api: api.cluster.SetStrategy, api_pb2.StrategyRequest(pool=pool, strategy=strategy))
         return _answer(reply, changed=reply.changed, warnings=reply.warnings)
-    return _answer(await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest()))
+    status = await client.call(lambda api: api.cluster.Status, api_pb2.StatusRequest())
+    return _answer(status)
 
 
 def _answer(reply: api_pb2.StrategyReply | api_pb2.StatusReply, *, changed: bool = False, warnings: Sequence[str] = ()) -> Answer:
