@@ -100,8 +100,11 @@ class Survey:
             del here[node]
         if special is not None:
             here.update(map(_NODE, instances))
-            here.subtract(map(_NODE, special))
-        return +here
+            for placed in special:
+                here[placed.node] -= 1
+            for node in {placed.node for placed in special if here[placed.node] <= 0}:
+                del here[node]
+        return here
 
     def _given_up(self, nodes: Iterable[str], spec: AppSpec | None) -> set[str]:
         """Return those of these nodes whose instances do not count any more: nothing of them is in anybody's way."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -38,7 +38,7 @@ from .rolls import Rolls
 from .scheduler.fleet import Ground
 from .scheduler.place import place
 from .scheduler.shortage import ENOUGH, Shortage, Why
-from .state import Draft, State, reserve
+from .state import Draft, State, before, reserve
 from .together import Company
 from .trials import Trials, held_open
 from .turns import Turns
@@ -191,7 +191,7 @@ class Decider:
         if case.spec.kind == "job":
             self._decide_job(draft, case, now, halted)
             return
-        stuck = self._stuck(case)
+        stuck = _stuck(case, self._ledger.state, self.ground)
         stalled = self._progress.stalled(app, case.spec, case.views, now, settled=case.settled)
         case = replace(case, views=self._progress.since_resumed(path, case.views, now))
         terms = Terms(0 if halted else self.brakes.allowance.left(now), bool(stuck), case.strategy, case.settled)
@@ -212,7 +212,7 @@ class Decider:
         reason = advance(draft, case, decision, self.ground(path) if is_to_place else ())
         self.preemption.note(draft, case, decision, reason)
         instances = draft.placed(path).instances
-        added = sum(item.serial >= app.next_serial for item in instances)
+        added = len(instances) - before(instances, app.next_serial)
         self.brakes.allowance.take(min(decision.replacing, added))
         left = replace(terms, replaceable=max(0, terms.replaceable - decision.replacing))
         trial = self.trials.look(
@@ -251,22 +251,6 @@ class Decider:
         self.trials.forget(path)
         self.preemption.forget(path)
         self._alone.discard(path)
-
-    def _stuck(self, case: Case) -> Shortage:
-        """Return why nothing may stop to make way for its replacement, if there would be no room for that."""
-        if not stops_first(case.spec) or case.spec.kind == "system":
-            return ENOUGH
-        old = [view.placed for view in case.views if not (view.placed.stop or stays(case.app, view) or is_given_up(view, case.spec))]
-        if not old:
-            return ENOUGH
-        why, ground = ENOUGH, self.ground(case.app.path)
-        for placed in old[:_LOOKED_AT]:
-            asked = self._ledger.state.version(case.app.path, placed.version).spec.resources
-            placing = place(case.spec, 1, ground.without(placed.node, placed.ports, asked))
-            if not placing.missing:
-                return ENOUGH
-            why = placing.shortage
-        return why
 
     def _held(self) -> str:
         return self.brakes.why_not(self._ledger.state.switches.paused)
@@ -345,6 +329,23 @@ class Decider:
             self.wake(self._turns.next())
         if any(kind == "node" for kind, _ in draft.records):
             self.wake_unplaced()  # a label or an operator's word may be what they wait for
+
+
+def _stuck(case: Case, state: State, ground_of: Callable[[str], Ground]) -> Shortage:
+    """Return why nothing may stop to make way for its replacement, if there would be no room for that."""
+    if not stops_first(case.spec) or case.spec.kind == "system":
+        return ENOUGH
+    old = [view.placed for view in case.views if not (view.placed.stop or stays(case.app, view) or is_given_up(view, case.spec))]
+    if not old:
+        return ENOUGH
+    why, ground = ENOUGH, ground_of(case.app.path)
+    for placed in old[:_LOOKED_AT]:
+        asked = state.version(case.app.path, placed.version).spec.resources
+        placing = place(case.spec, 1, ground.without(placed.node, placed.ports, asked))
+        if not placing.missing:
+            return ENOUGH
+        why = placing.shortage
+    return why
 
 
 def _hindered(case: Case, decision: Decision, stuck: str, state: State, tracker: Tracker) -> str:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import gc
 
-from .records import Placements
 from .state import Draft
 
 EVERY = 10_000
-"""Placements that are written between two looks: each is ten to twenty milliseconds for what came since."""
+"""Instances that come or change between two looks: each is ten to twenty milliseconds for what came since."""
 
 
 class Garbage:
-    """Counts what commits write. `begin` once the state is read, `end` with the office."""
+    """Counts what commits bring. `begin` once the state is read, `end` with the office."""
 
     def __init__(self) -> None:
-        self._written = 0
+        self._came = 0
 
     def begin(self) -> None:
         """Leave alone what is there."""
@@ -29,9 +28,9 @@ class Garbage:
 
     def committed(self, draft: Draft) -> None:
         """Look through what came, if it is much."""
-        self._written += sum(len(record.instances) for record in draft.records.values() if isinstance(record, Placements))
-        if self._written >= EVERY:
-            self._written = 0
+        self._came += sum(len(moves.come) + len(moves.changed) for moves in draft.moves)
+        if self._came >= EVERY:
+            self._came = 0
             self.begin()
 
     def end(self) -> None:

@@ -267,12 +267,13 @@ def is_settled(app: App, view: View, spec: AppSpec) -> bool:
     return view.verdict is None and view.away is None and stays(app, view)
 
 
-def is_enough(app: App, strategy: str, views: Iterable[View], settled: int) -> bool:
+def is_enough(app: App, spec: AppSpec, strategy: str, views: Iterable[View], settled: int) -> bool:
     """Tell whether beside these views a number of settled instances is enough to decide by: none of them is chosen out, or makes room.
 
     What moves counts as if it stayed: it may have to wait for its turn.
     """
-    return strategy != "recreate" and settled + sum(not view.placed.stop and is_current(app, view.placed) for view in views) <= app.wanted
+    there = sum(not view.placed.stop and is_current(app, view.placed) and not is_given_up(view, spec) for view in views)
+    return strategy != "recreate" and settled + there <= app.wanted
 
 
 def _to_start(case: _Case, replaceable: int) -> tuple[int, int, int]:

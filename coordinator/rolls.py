@@ -83,7 +83,7 @@ class Rolls:
             return self._tracker.views(app, placements) if roll is not None else views, 0
         self._rolls[path] = _Roll(_goal(app), {view.placed.serial: view.placed for view in special})
         newest = self._state.version(path, max(app.version, *(view.placed.version for view in special), 0))
-        if is_enough(app, newest.spec.update.strategy, special, settled):
+        if is_enough(app, spec, newest.spec.update.strategy, special, settled):
             return special, settled
         return self._tracker.views(app, placements), 0
 

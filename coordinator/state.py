@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from itertools import takewhile
+from operator import attrgetter
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -70,6 +71,7 @@ class Moves:
     changed: list[tuple[App, Placed]]
 
 
+_SERIAL = attrgetter("serial")
 _NAMES = {kind: name for name, kind in KINDS.items()}
 _TABLES = {"placements": "placements", "switches": "switches_by_key"}
 SWITCHES = "cluster"
@@ -264,6 +266,8 @@ class State:
         before, after = self.apps.get(path), draft.app(path)
         then, now = self.placed(path).instances if before else (), draft.placed(path).instances if after else ()
         if before is not None and after is not None and before.uid == after.uid:
+            if now[: len(then)] == then:  # nothing but new ones: looked at are these only
+                return Moves([], [(after, placed) for placed in now[len(then) :]], [])
             same = set(map(id, then)) & set(map(id, now))  # most stay as they are
             then, now = tuple(item for item in then if id(item) not in same), tuple(item for item in now if id(item) not in same)
         old = {(before.uid, placed.serial, placed.ended): (before, placed) for placed in then} if before else {}
@@ -435,11 +439,17 @@ class Draft:
         return bool(self.records)
 
 
+def before(instances: Sequence[Placed], serial: int) -> int:
+    """Return how many of an app's instances, which are in order of their serials, have a lower one."""
+    return bisect_left(instances, serial, key=_SERIAL)
+
+
 def reserve(draft: Draft, path: str) -> None:
     """Reserve now what a draft places anew for an app: who is decided about next in the same draft finds it taken."""
     if (app := draft.base.apps.get(path)) is None or ("placements", path) not in draft.records:
         return
-    for item in takewhile(lambda item: item.serial >= app.next_serial, reversed(draft.placed(path).instances)):
+    instances = draft.placed(path).instances
+    for item in instances[before(instances, app.next_serial) :]:
         version = draft.version(path, item.version)
         assert version is not None, "an instance is of a version that there is"
         draft.reserved.append((item.node, version.spec, item.ports))

@@ -14,7 +14,7 @@ from .beside import rivals
 from .membership import Life
 from .reconcile import stops_first
 from .records import App, Placements
-from .state import Draft, State
+from .state import Draft, State, before
 
 SLICE = 0.1
 """Seconds after which a commit is made: so long others may have to wait for theirs."""
@@ -55,9 +55,9 @@ class Company:
 
     def _forgets(self, path: str, record: object) -> bool:
         """Tell whether some of an app's instances are not there any more. Its new ones have later serials."""
-        app, before = self._state.apps.get(path), self._state.placed(path).instances
-        kept = sum(item.serial < app.next_serial for item in record.instances) if app is not None and isinstance(record, Placements) else 0
-        return kept < len(before)
+        app, there = self._state.apps.get(path), self._state.placed(path).instances
+        kept = before(record.instances, app.next_serial) if app is not None and isinstance(record, Placements) else 0
+        return kept < len(there)
 
     def admits(self, path: str) -> bool:
         """Tell whether an app may follow."""

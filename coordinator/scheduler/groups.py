@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,7 +24,7 @@ Choose = Callable[[int], tuple[Choice, float | None]]
 """Has a node take an instance; returns what it is worth for another one, None when it has no room for one."""
 
 
-def groups_of(columns: Columns, points: Floats, tallies: Sequence[Tally], limits: Sequence[Limit]) -> Queue | Table:
+def groups_of(columns: Columns, points: Floats, tallies: Sequence[Tally], limits: Sequence[Limit], count: int) -> Queue | Table:
     """Return the nodes that are worth anything in groups.
 
     Args:
@@ -31,28 +32,44 @@ def groups_of(columns: Columns, points: Floats, tallies: Sequence[Tally], limits
         points: what each is worth by itself.
         tallies: what is spread; they are added to.
         limits: what is limited; they are added to.
+        count: how many are to be placed.
     """
     counters: list[Tally | Limit] = [*tallies, *limits]
     attributes = list(dict.fromkeys(item.attribute for item in counters))
-    groups = _grouped(columns, points, attributes)
+    groups = _grouped(columns, points, attributes, count)
     return Queue(groups, tallies, limits) if len(attributes) == 1 else Table(groups, attributes, tallies, limits)
 
 
-def _grouped(columns: Columns, points: Floats, attributes: Sequence[str]) -> dict[Values, list[Head]]:
-    """Return the nodes with room by their values, each group in order: so it is a heap."""
-    heads = in_order(points, np.flatnonzero(points > NOWHERE))
-    rows = np.array([row for _, row in heads], dtype=np.intp)
-    coded = [columns.coded(attribute) for attribute in attributes]
-    texts = [[value or "" for value in column.values] for column in coded]
-    groups: dict[Values, list[Head]] = {}
-    by_codes: dict[tuple[int, ...], list[Head]] = {}
-    for head, codes in zip(heads, zip(*(column.codes[rows].tolist() for column in coded), strict=True), strict=True):
-        group = by_codes.get(codes)
-        if group is None:
-            values = tuple(text[code] for text, code in zip(texts, codes, strict=True))
-            group = by_codes[codes] = groups.setdefault(values, [])
-        group.append(head)
-    return groups
+def _grouped(columns: Columns, points: Floats, attributes: Sequence[str], count: int) -> dict[Values, list[Head]]:
+    """Return the nodes with room by their values, each group in order: so it is a heap.
+
+    Of each group there are no more than the `count` best. That is enough: when the last one is chosen, fewer than `count` nodes have taken
+    any, so that one of these is as it was, and no worse than all that are left out.
+    """
+    rows = np.flatnonzero(points > NOWHERE)
+    rows = rows[np.argsort(-points[rows], kind="stable")]
+    coded = [_coded(columns, attribute) for attribute in attributes]
+    codes = coded[0][0][rows]
+    for numbers, texts in coded[1:]:
+        codes = np.unique(codes * len(texts) + numbers[rows], return_inverse=True)[1]
+    by_code = np.argsort(codes, kind="stable")
+    rows, codes = rows[by_code], codes[by_code]
+    begins = np.flatnonzero(np.diff(codes, prepend=-1))
+    sizes = np.diff(begins, append=len(rows))
+    heads = rows[np.arange(len(rows)) - np.repeat(begins, sizes) < count]
+    listed = list(zip((-points[heads]).tolist(), heads.tolist(), strict=True))
+    ends = np.cumsum(np.minimum(sizes, count)).tolist()
+    keys = zip(*([texts[number] for number in numbers[rows[begins]].tolist()] for numbers, texts in coded), strict=True)
+    return {key: listed[begin:end] for key, (begin, end) in zip(keys, pairwise([0, *ends]), strict=True)}
+
+
+def _coded(columns: Columns, attribute: str) -> tuple[Rows, list[str]]:
+    """Return the value of an attribute as a number for each node, and what the numbers stand for: a node without one has an empty one."""
+    column = columns.coded(attribute)
+    numbers, values = column.codes.astype(np.intp), column.values
+    if None in values and "" in values:
+        numbers[numbers == values.index(None)] = values.index("")
+    return numbers, [value or "" for value in values]
 
 
 class Queue:

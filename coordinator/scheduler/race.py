@@ -15,7 +15,7 @@ import numpy as np
 from gestalt.spec.conditions import DISTRIBUTING
 from gestalt.spec.schema import AppSpec
 
-from .columns import NOWHERE, Columns, Floats, Mask, bar_of, on_grid, powers_of
+from .columns import NOWHERE, Columns, Counts, Floats, Mask, Rows, bar_of, on_grid, powers_of
 from .fleet import Ground
 from .groups import Head, groups_of, in_order
 from .obstacles import SLACK, free_ports, room
@@ -119,6 +119,7 @@ class Race:
         self.asked = tuple(port.host_port for port in spec.ports)
         self.has_fixed = any(self.asked)
         self.liked = self._liked()
+        self._own = _rows_of(self.columns, ground.same_app)
         self.left: dict[int, Runner] = {}
         self.able, self._bar = self._able()
         self._count = count
@@ -166,9 +167,8 @@ class Race:
             points = score.points + self._bar
         else:
             points = np.where(score.points > NOWHERE, on_grid(score.fit + self.liked), NOWHERE) + self._bar
-        if self.ground.same_app and not self.binpack:
-            own = [(row, there) for node, there in self.ground.same_app.items() if (row := self.columns.rows.get(node)) is not None]
-            rows, there = np.array([row for row, _ in own], dtype=np.intp), np.array([there for _, there in own])
+        rows, there = self._own
+        if len(rows) and not self.binpack:
             liked = 0.0 if self.liked is None else self.liked[rows]
             apart = on_grid(score.fit[rows] + OWN_POINTS * (-there / self.wanted) + liked)
             points[rows] = np.where(points[rows] > NOWHERE, apart, NOWHERE)
@@ -192,12 +192,9 @@ class Race:
 
     def _counts(self, attribute: str) -> Counter[str]:
         """Count the instances that are there by value of an attribute."""
-        counts: Counter[str] = Counter()
-        rows, offers = self.columns.rows, self.columns.offers
-        for row, there in sorted((rows[node], there) for node, there in self.ground.same_app.items() if node in rows and there):
-            if (value := offers[row].attributes.get(attribute)) is not None:
-                counts[value] += there
-        return counts
+        column, (rows, there) = self.columns.coded(attribute), self._own
+        sums = np.bincount(column.codes[rows], weights=there, minlength=len(column.values)).tolist()
+        return Counter({value: int(number) for value, number in zip(column.values, sums, strict=True) if number and value is not None})
 
     def _values(self, attribute: str) -> set[str]:
         return {value or "" for value in self.columns.coded(attribute).among(self.able)}
@@ -237,7 +234,7 @@ class Race:
         """Place all that can be placed."""
         if not (self.tallies or self.limits):
             return self._run_alone()
-        return groups_of(self.columns, self._points, self.tallies, self.limits).run(self.choose, self._count)
+        return groups_of(self.columns, self._points, self.tallies, self.limits, self._count).run(self.choose, self._count)
 
     def _run_alone(self) -> list[Choice]:
         """Place where no node's points depend on what another one takes."""
@@ -269,3 +266,10 @@ class Race:
         if runner is None:
             runner = self.left[row] = Runner(self, row)
         return Choice(self.columns.offers[row].id, runner.take()), runner.points()
+
+
+def _rows_of(columns: Columns, there: Mapping[str, int]) -> tuple[Rows, Counts]:
+    """Return the nodes that have instances of the app, and how many each. `there`: as many by node."""
+    rows = [row for node in there if (row := columns.rows.get(node)) is not None]
+    numbers = there.values() if len(rows) == len(there) else [number for node, number in there.items() if node in columns.rows]
+    return np.array(rows, dtype=np.intp), np.fromiter(numbers, dtype=np.int64, count=len(rows))

@@ -109,7 +109,7 @@ class Cluster(Limit):
         if self.is_open:
             return ""
         others = [name for name, count in self._counts.items() if count] or [self._settled or ""]
-        return f"is in {self.attribute} {value}, the others are in {others[0]}" if value not in others else ""
+        return f"is in {self.attribute} {value}, the others are in {min(others)}" if value not in others else ""
 
 
 def limit_of(constraint: Constraint, counts: Counter[str], values: Collection[str]) -> Limit | None:

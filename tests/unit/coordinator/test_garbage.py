@@ -10,9 +10,9 @@ import pytest
 
 from gestalt.coordinator import garbage
 from gestalt.coordinator.garbage import Garbage
-from gestalt.coordinator.records import Placed, Placements
-from gestalt.coordinator.state import Draft, State
-from tests.unit.coordinator.world import PATH
+from gestalt.coordinator.records import App, Placed
+from gestalt.coordinator.state import Draft, Moves, State
+from tests.unit.coordinator.world import AT, PATH
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +22,10 @@ def unfrozen() -> Iterator[None]:
 
 
 def draft(count: int) -> Draft:
-    made = Draft(State())
-    made.put_placements(Placements(PATH, tuple(Placed(serial, 1, "n1", (3000 + serial,)) for serial in range(count))))
+    """A commit that brings so many instances."""
+    made, app = Draft(State()), App(PATH, "u", 1, 1, 1, 1, count, AT)
+    come = [Placed(serial, 1, "n1", (3000 + serial,)) for serial in range(count)]
+    made.moves = [Moves([], [(app, placed) for placed in come], [])]
     return made
 
 
