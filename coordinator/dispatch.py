@@ -11,6 +11,7 @@ from functools import partial
 from gestalt import clock
 from gestalt.proto.v1 import agent_pb2
 
+from .again import Again
 from .grant_book import PLAIN, Terms
 from .neighbours import Neighbours
 from .nodes import Tracker
@@ -87,6 +88,7 @@ class Dispatcher:
         self._behind: list[str] = []
         self._unrouted: set[str] = set()
         self._to_route: list[str] = []
+        self._again = Again(lambda path: self.refresh_routes({path}))
         self._templates = Templates()
         self.terms: Callable[[App, Placed], Terms] = _free
         """How nodes are told of an instance."""
@@ -220,11 +222,18 @@ class Dispatcher:
         return bool(self._behind)
 
     def _route(self, end: float) -> None:
-        """Work out routes until this time, and note who is to be told."""
+        """Work out routes until this time, and note who is to be told. An app whose routes cannot be worked out keeps those it has."""
         changed = []
         with self._routing.one_moment():
             while self._to_route and clock.monotonic() < end:
-                if self._routing.refresh(path := self._to_route.pop()):
+                path = self._to_route.pop()
+                try:
+                    is_news = self._routing.refresh(path)
+                except Exception as error:  # noqa: BLE001 - it is logged there; one app's fault is no other's
+                    self._again.failed(path, f"the routes of {path}", error)
+                    continue
+                self._again.succeeded(path)
+                if is_news:
                     changed.append(path)
         for nodes, paths in [(self._edges() if changed else (), changed), *((self._state.nodes_of([path]), [path]) for path in changed)]:
             for node in nodes:

@@ -1,0 +1,51 @@
+"""What failed for one thing is tried again for that one: a few times, after pauses that grow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+log = logging.getLogger(__name__)
+
+PAUSES = (1.0, 5.0, 30.0, 120.0)
+"""Seconds before each further try. After the last one it is tried when something asks for it, and not by itself."""
+
+
+class Again:
+    """Remembers what failed and has it tried anew. Every failure is logged with where it came from.
+
+    Args:
+        ask: called with what is to be tried.
+        pauses: before each further try.
+    """
+
+    def __init__(self, ask: Callable[[str], None], pauses: Sequence[float] = PAUSES) -> None:
+        self._ask = ask
+        self._pauses = pauses
+        self._failures: dict[str, int] = {}
+        self._planned: dict[str, asyncio.TimerHandle] = {}
+
+    def failed(self, key: str, what: str, error: Exception) -> None:
+        """Note that it failed once more for `key`; `what` says in the log what did."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        self._stop(key)
+        if failures > len(self._pauses):
+            log.error("%s: failed %d times: not tried again until something about it changes", what, failures, exc_info=error)
+            return
+        pause = self._pauses[failures - 1]
+        log.error("%s: failed %d times: tried again in %g s", what, failures, pause, exc_info=error)
+        self._planned[key] = asyncio.get_running_loop().call_later(pause, self._try, key)
+
+    def succeeded(self, key: str) -> None:
+        """Forget what failed before. Costs next to nothing when nothing did."""
+        if self._failures.pop(key, None) is not None:
+            self._stop(key)
+
+    def _try(self, key: str) -> None:
+        del self._planned[key]
+        self._ask(key)
+
+    def _stop(self, key: str) -> None:
+        if (handle := self._planned.pop(key, None)) is not None:
+            handle.cancel()
