@@ -136,10 +136,16 @@ class Dispatcher:
                 self._routing.refresh(path)
 
     def detach(self, link: Link) -> None:
-        """Let an agent go. When it comes back, it is told everything; only the number of the last revision is kept until then."""
+        """Let an agent go. When it comes back, it is told everything; only the number of the last revision is kept until then.
+
+        Of a node that was removed nothing is kept: what joins again by its id begins anew.
+        """
         if self._links.get(link.node) is link:
             del self._links[link.node]
-            self._revisions[link.node] = self._told.pop(link.node).revision
+            self._news.pop(link.node, None)
+            told = self._told.pop(link.node)
+            if link.node in self._state.nodes:
+                self._revisions[link.node] = told.revision
 
     # What there may be to tell
 
@@ -148,6 +154,9 @@ class Dispatcher:
         if nodes := [key for kind, key in draft.records if kind == "node"]:
             self.tell_neighbours()
             self.tell_soon(nodes)
+            for node in nodes:
+                if node not in self._state.nodes:
+                    self._revisions.pop(node, None)
         is_small, self._is_small = self._is_small, len(self._state.nodes) < ALL_EDGES
         if is_small != self._is_small or any(kind == "switches" for kind, _ in draft.records):
             self.tell_all()

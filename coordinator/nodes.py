@@ -139,6 +139,7 @@ class Tracker:
     def disconnected(self, view: NodeView) -> None:
         self.touched.add(view.id)
         view.connected, view.heard, view.disconnected_at = False, False, self._now()
+        self._standings.pop(view.id, None)  # it holds for one that is heard, and a removed one never is again
 
     def member(self, view: NodeView, member: Member | None) -> None:
         """Take in the membership of a node. Time in which its agent did not run is not held against it."""

@@ -97,6 +97,8 @@ class Usages:
         for number, node in enumerate(tuple(self._reports)):
             if (report := self._fresh(node)) is not None:
                 _add(sums, report.message)
+            else:
+                self._reports.pop(node, None)  # it says nothing any more; the node may be no more
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
         self._sums, took = sums, self.now() - begun
