@@ -44,14 +44,18 @@ def all_rivals(state: State) -> dict[str, frozenset[str]]:
     return {path: frozenset(others) for path, others in found.items()}
 
 
-def avoided(state: State, path: str, spec: AppSpec | None) -> dict[str, str]:
-    """Return the nodes that have instances of apps from which one is kept apart, or room kept for them: with one of these by node."""
-    found: dict[str, str] = {}
+def avoided(state: State, path: str, spec: AppSpec | None) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the nodes that have instances of apps from which one is kept apart, or room kept for them: with one of these by node.
+
+    Besides, those of these nodes where there is nothing of any of them but that room.
+    """
+    there: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for other in sorted(rivals(state, path, spec)):
         if (app := state.apps.get(other)) is not None:
-            found |= dict.fromkeys(app.kept_room, other)
-        found |= {placed.node: other for placed in state.placed(other).instances if not placed.ended}
-    return found
+            kept |= dict.fromkeys(app.kept_room, other)
+        there |= {placed.node: other for placed in state.placed(other).instances if not placed.ended}
+    return kept | there, frozenset(kept.keys() - there.keys())
 
 
 def wishes(state: State, path: str, spec: AppSpec) -> Wishes:

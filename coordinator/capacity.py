@@ -75,8 +75,8 @@ class Survey:
         self._refresh()
         goal = goal or state.apps.get(path)
         spec = spec or (state.version(path, goal.version).spec if goal is not None else None)
-        away, beside = avoided(state, path, spec), nodes_beside(state, path, spec)
-        ground = Ground(self._fleet, avoided=away, strategies=state.switches.strategies, beside=beside)
+        (away, only_room), beside = avoided(state, path, spec), nodes_beside(state, path, spec)
+        ground = Ground(self._fleet, avoided=away, only_room=only_room, strategies=state.switches.strategies, beside=beside)
         if goal is None:
             return ground
         instances = state.placed(path).instances

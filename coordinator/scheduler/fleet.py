@@ -115,8 +115,9 @@ class Ground:
     """A fleet as one app finds it: the nodes in order of their names, each with what is reserved there and how much of the app it has.
 
     `same_app`: instances of the app by node that are there and stay. `target`: the node where it is to go, empty = any. `left`: where it
-    must not go. `avoided`: the app because of which it must not go to some more, by node. `instead`: nodes that are looked at as if
-    they were these. `strategies`: what operators said of apps that name none.
+    must not go. `avoided`: the app because of which it must not go to some more, by node; `only_room`: those of them where nothing is of it
+    but room that is kept for it. `instead`: nodes that are looked at as if they were these. `strategies`: what operators said of apps that
+    name none.
     `beside`: the sum of the weights of the wishes to stand beside other apps that are fulfilled there, by node.
     """
 
@@ -126,6 +127,7 @@ class Ground:
     left: frozenset[str] = frozenset()
     instead: Mapping[str, Capacity] = field(default_factory=dict)
     avoided: Mapping[str, str] = field(default_factory=dict)
+    only_room: Set[str] = frozenset()
     strategies: Strategies = NOTHING_SAID
     beside: Mapping[str, int] = field(default_factory=dict)
 
@@ -148,8 +150,13 @@ class Ground:
             why_not = "is left by the migration" if node in self.left else ELSEWHERE
             return replace(found, ready=False, why_not=why_not, barred=(MIGRATION, ""))
         if node in self.avoided:
-            return replace(found, ready=False, why_not=told_apart(self.avoided[node]), barred=(APART_FROM, self.avoided[node]))
+            return replace(found, ready=False, why_not=self.told_apart(node), barred=(APART_FROM, self.avoided[node]))
         return found
+
+    def told_apart(self, node: str) -> str:
+        """Say why the app must not go to a node because of another one."""
+        what = "keeps room for" if node in self.only_room else "has an instance of"
+        return f"{what} {self.avoided[node]}, from which it is kept apart"
 
     def without(self, node: str, ports: Sequence[int], asked: Resources) -> Ground:
         """Return the ground as it would be without an instance."""
@@ -161,11 +168,6 @@ class Ground:
     def without_own(self) -> Ground:
         """Return the ground as it is for an app of which nothing stays."""
         return replace(self, same_app={})
-
-
-def told_apart(other: str) -> str:
-    """Say why an app must not go to a node that has an instance of another one."""
-    return f"has an instance of {other}, from which it is kept apart"
 
 
 Nodes = tuple[Capacity, ...] | Ground

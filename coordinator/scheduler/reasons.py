@@ -80,7 +80,7 @@ class _Reasons:
             if ground.target in columns.rows:
                 left[columns.rows[ground.target]] = False
             self._count(left)
-        rows = sorted((columns.rows[node], why) for node, why in ground.avoided.items() if node in columns.rows)
+        rows = sorted((columns.rows[node], ground.told_apart(node)) for node in ground.avoided if node in columns.rows)
         self._count_by_kind((row, why) for row, why in rows if self._rest[row])
 
     def _elsewhere(self) -> None:

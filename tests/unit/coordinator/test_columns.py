@@ -107,7 +107,8 @@ class Dice(Random):
         avoided = {node: self.choice(["/a/rival", "/a/second"]) for node in self.sample(ids, self.choice([0, 0, 4]))}
         said = self.choice([Strategies(), Strategies("binpack"), Strategies("spread", {"gpu": "binpack"})])
         beside = {node: self.randint(-200, 200) for node in self.sample([*ids, "gone"], self.choice([0, 0, 5]))}
-        return Ground(fleet, same_app, target, left, avoided=avoided, strategies=said, beside=beside)
+        kept = frozenset(node for node in avoided if self.random() < 0.5)
+        return Ground(fleet, same_app, target, left, avoided=avoided, only_room=kept, strategies=said, beside=beside)
 
 
 @dataclass

@@ -107,9 +107,10 @@ async def test_nobody_who_is_apart_from_an_app_takes_the_node_where_room_is_kept
     assert crowd.of("urgent").claims == ("n1",)
     await crowd.apply(app("apart", 1, 2, priority=0, placement={"apart_from": [AREA + "urgent"], **_on("n1")}))
     assert (crowd.on("apart"), crowd.of("urgent").claims) == ({}, ("n1",))
-    assert "from which it is kept apart" in crowd.why("apart")
+    assert f"keeps room for {AREA}urgent, from which it is kept apart" in crowd.why("apart")
     await crowd.let("n1", "n2")
     assert (crowd.on("urgent"), len(crowd.told("instance.preempted"))) == ({"n1": 1}, 1)
+    assert f"has an instance of {AREA}urgent, from which it is kept apart" in crowd.why("apart")
     await crowd.ask(changes.stop, AREA + "urgent")
     assert crowd.on("apart") == {"n1": 1}
 

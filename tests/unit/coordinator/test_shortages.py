@@ -104,7 +104,8 @@ def test_who_must_not_go_somewhere_says_because_of_whom(large: int) -> None:
     fleet = Fleet(Reservations(), large=large)
     for name in ("n1", "n2", "n3", "n4"):
         fleet.put(node(name))
-    ground = Ground(fleet, left=frozenset({"n1"}), avoided={"n2": "/a/rival", "n3": "/a/rival", "n4": "/a/second"})
+    avoided = {"n2": "/a/rival", "n3": "/a/rival", "n4": "/a/second"}
+    ground = Ground(fleet, left=frozenset({"n1"}), avoided=avoided)
     placing = place(asking(resources={"cpu": 1}), 2, ground)
     assert [(item.obstacle.word, item.obstacle.subject, item.nodes) for item in placing.refusals] == [
         ("apart-from", "/a/rival", 2),
@@ -112,6 +113,10 @@ def test_who_must_not_go_somewhere_says_because_of_whom(large: int) -> None:
         ("apart-from", "/a/second", 1),
     ]
     assert placing.reason.startswith("2 nodes: has an instance of /a/rival, from which it is kept apart; 1 node: is left by the migration")
+    ground = Ground(fleet, left=frozenset({"n1"}), avoided=avoided, only_room=frozenset({"n3"}))
+    refusals = {item.text: (item.obstacle.subject, item.nearest) for item in place(asking(resources={"cpu": 1}), 2, ground).refusals}
+    assert refusals["keeps room for /a/rival, from which it is kept apart"] == ("/a/rival", "n3")
+    assert refusals["has an instance of /a/rival, from which it is kept apart"] == ("/a/rival", "n2")
 
 
 def test_the_sentence_is_made_from_the_fields() -> None:
