@@ -28,14 +28,18 @@ from gestalt.plugins.loadbalancer.haproxy_socket import Processes
 
 PATIENCE = 15.0
 _PREFIX = "gestalt-haproxy-"
+_ESTABLISHED = "01"  # in /proc/net/tcp
 _SERVER = """
-import asyncio, os, sys
+import asyncio, os, sys, time
 name, delay, address = sys.argv[1].encode(), float(sys.argv[2]), sys.argv[3]
 async def serve(reader, writer):
     try:
         while True:
             head = await reader.readuntil(b"\\r\\n\\r\\n")
             if b" /die " in head:
+                writer.transport.abort()  # a kernel that ends a process closes what it has one by one, the listener last
+                await asyncio.sleep(0)
+                time.sleep(0.05)
                 os.kill(os.getpid(), 9)
             await asyncio.sleep(delay)
             body = head if b" /echo " in head else name
@@ -115,6 +119,21 @@ class Backend:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
+    async def freeze(self) -> None:
+        """Have it read nothing any more, while its kernel goes on to accept connections."""
+        self.process.send_signal(signal.SIGSTOP)
+
+        async def stands_still() -> bool:
+            return Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+        await until("it stands still", stands_still)
+
+    def unread(self) -> int:
+        """Return how many connections have brought it something that it has not read."""
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        received = [row[4].split(":")[1] for row in rows if row[1].endswith(f":{self.port:04X}") and row[3] == _ESTABLISHED]
+        return sum(int(size, 16) > 0 for size in received)
+
 
 async def start_backend(name: str, delay: float = 0.0, address: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Backend:
     """Start one that listens on `address`; `inside` comes before its command line (`ip netns exec …`)."""
@@ -185,12 +204,15 @@ async def request(port: int, path: str = "/", host: str = "any.example", method:
     """Send one request over a connection of its own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        return await _exchange(reader, writer, path, host, method)
+        return await exchange(reader, writer, path, host, method)
     finally:
         writer.close()
 
 
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, host: str, method: str) -> tuple[int, str]:
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str = "/", host: str = "any.example", method: str = "GET"
+) -> tuple[int, str]:
+    """Send one request over this connection."""
     writer.write(f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n".encode())
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     body = await _body(reader, head) if method != "HEAD" else ""
@@ -265,7 +287,7 @@ class OpenLoop:
     async def _ask(self) -> tuple[int, str]:
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self._address, self._port)
         try:
-            answer = await _exchange(reader, writer, self._path, self._host, "GET")
+            answer = await exchange(reader, writer, self._path, self._host)
         except BaseException:
             writer.close()
             raise
