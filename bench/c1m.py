@@ -276,7 +276,7 @@ class Run:
             assert monotonic() - begun < _LIMIT, "not all tasks have ended"
             await asyncio.sleep(0.5)
 
-    async def lose(self) -> None:
+    async def lose(self, leader: psutil.Process) -> None:
         """Have one node of a hundred vanish."""
         before, size = await self.world.placements(), self.world.size
         lost = list(range(0, size.nodes, 100))
@@ -284,9 +284,11 @@ class Run:
         instances = sum(placed.node in there for item in before.values() for placed in item.instances)
         self.answers.taken()
         self.placed.begin()
+        cpu = sum(leader.cpu_times()[:2])
         self.world.shadows.ask({"vanish": lost})
         took = await self.placed.until(instances, "replaced")
         self.sheet.add(f"{self.name}: {len(lost)} nodes lost, {instances:,} instances replaced, durable", took, aim="at most 3 s")
+        self.sheet.add(f"{self.name}: leader, processor, nodes lost", sum(leader.cpu_times()[:2]) - cpu)
         self.sheet.add(f"{self.name}: slowest answer meanwhile, nodes lost", self.answers.taken(), aim="at most 0.05 s")
 
     async def scale(self) -> None:
@@ -317,7 +319,7 @@ async def measure(sheet: Sheet, size: Size) -> Line:
             curve = tuple((at, float(count)) for at, count in run.placed.curve if count)
             await run.told(leader)
             await run.report()
-            await run.lose()
+            await run.lose(leader)
             await run.scale()
             for task in watching:
                 task.cancel()

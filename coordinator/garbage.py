@@ -1,38 +1,50 @@
 """Keeps Python's garbage collector from looking through the whole cluster again and again.
 
 What the leader knows of a million instances is millions of objects, none of which is garbage: a full collection looks at all of them and
-holds the loop for seconds. So what has grown is looked through once, and then left alone for good: `gc.freeze`. What is not needed any more
-is freed by its reference count as ever; only cycles among frozen objects would stay, and records have none.
+holds the loop for seconds. So what a collection took long to look through, and found to be no garbage, is left alone for good: `gc.freeze`.
+What is not needed any more is freed by its reference count as ever; only cycles among frozen objects would stay, and records have none.
 """
 
 from __future__ import annotations
 
 import gc
+from typing import Literal
 
-from .state import Draft
+from gestalt import clock
 
-EVERY = 10_000
-"""Instances that come or change between two looks: each is ten to twenty milliseconds for what came since."""
+LONG = 0.01
+"""Seconds of a full collection from which on what it has looked through is left alone: so long the next one takes again, and more."""
+
+_FULL = 2
+"""The oldest generation, whose collections look at everything that is not frozen."""
 
 
 class Garbage:
-    """Counts what commits bring. `begin` once the state is read, `end` with the office."""
+    """Watches what collections take. `begin` once the state is read, `end` with the office."""
 
     def __init__(self) -> None:
-        self._came = 0
+        self._begun = 0.0
 
     def begin(self) -> None:
-        """Leave alone what is there."""
+        """Leave alone what is there, and what is found to have grown later."""
         gc.collect()
         gc.freeze()
-
-    def committed(self, draft: Draft) -> None:
-        """Look through what came, if it is much."""
-        self._came += sum(len(moves.come) + len(moves.changed) for moves in draft.moves)
-        if self._came >= EVERY:
-            self._came = 0
-            self.begin()
+        gc.collect()  # how long it is until the next one depends on what this one has found, which is nothing
+        if self._note not in gc.callbacks:
+            gc.callbacks.append(self._note)
 
     def end(self) -> None:
-        """Have everything looked at again: of the office, nothing is needed any more."""
+        """Have everything looked at again: of the office, nothing is needed any more. Idempotent."""
+        if self._note in gc.callbacks:
+            gc.callbacks.remove(self._note)
         gc.unfreeze()
+
+    def _note(self, phase: Literal["start", "stop"], info: dict[str, int]) -> None:
+        """Take notice of a collection that begins, or has ended; called by the collector."""
+        if info["generation"] < _FULL:
+            return
+        now = clock.monotonic()
+        if phase == "start":
+            self._begun = now
+        elif now - self._begun >= LONG:
+            gc.freeze()

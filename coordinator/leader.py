@@ -120,7 +120,6 @@ class Leader:
         """
         await self.ledger.read()
         self._garbage.begin()
-        self.ledger.on_commit(self._garbage.committed)
         Recovery(self.ledger, self._brakes, self.decider).begin()
         self._enrolment = Enrolment.create(self._settings, self.ledger, self._seat.zk)
         await self._enrolment.begin()

@@ -22,6 +22,7 @@ from gestalt.spec.schema import AppSpec
 from .labelled import Labelled
 from .notices import Notices
 from .packing import from_columns, to_columns
+from .pieces import changed_pieces, piece_key
 from .records import (
     Answer,
     App,
@@ -173,10 +174,10 @@ class State:
     def load(self, documents: tuple[Document, ...]) -> None:
         """Take over everything that the store holds, in order of the keys."""
         self.owners, self.residents, self.reservations, self.runs_by_app = {}, {}, Reservations(), {}
-        self.apart, self.labelled = {}, Labelled()
+        self.apart, self.labelled, self.placements = {}, Labelled(), {}
         with _no_collection():
             for document in sorted(documents, key=lambda item: (item.kind, item.key)):
-                self.table(document.kind)[document.key] = decode(document)
+                self._read(document.key, decode(document))
         self.touched.update(self.nodes)
         self.answers = dict(sorted(self.answers.items(), key=lambda item: item[1].at))  # the oldest are trimmed first
         for run in sorted(self.runs.values(), key=lambda item: item.created_at):
@@ -186,6 +187,13 @@ class State:
                 self._settle(app, placed)
         self._keep_room(self.apps, self.reservations.add)
         self._note_apart(self.apps)
+
+    def _read(self, key: str, record: Record) -> None:
+        """Take over what a document says; of placements it is a part, and the parts come in their order."""
+        if isinstance(record, Placements):
+            self.placements[record.app] = Placements(record.app, self.placed(record.app).instances + record.instances)
+        else:
+            self.table(_NAMES[type(record)])[key] = record
 
     def _note_apart(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -430,13 +438,24 @@ class Draft:
 
     def changes(self, format_number: int | None = None) -> list[Put | Delete]:
         """Return what a store of this format has to do; None: of the newest."""
-        return [
-            Delete(kind, key) if record is None else Put(kind, key, encode(record, format_number))
-            for (kind, key), record in self.records.items()
-        ]
+        changes = list[Put | Delete]()
+        for (kind, key), record in self.records.items():
+            if kind == "placements":
+                after = record.instances if isinstance(record, Placements) else ()
+                changes += _pieces(key, self.base.placed(key).instances, after)
+            else:
+                changes.append(Delete(kind, key) if record is None else Put(kind, key, encode(record, format_number)))
+        return changes
 
     def __bool__(self) -> bool:
         return bool(self.records)
+
+
+def _pieces(path: str, before: Sequence[Placed], after: Sequence[Placed]) -> Iterator[Put | Delete]:
+    """Yield what a store has to do for the placements of an app."""
+    for number, piece in changed_pieces(before, after).items():
+        key = piece_key(path, number)
+        yield Put("placements", key, encode(Placements(path, tuple(piece)))) if piece else Delete("placements", key)
 
 
 def before(instances: Sequence[Placed], serial: int) -> int:

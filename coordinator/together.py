@@ -6,20 +6,21 @@ look at more of each other than at room.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 from gestalt import clock
 
 from .beside import rivals
 from .membership import Life
+from .pieces import changed_pieces
 from .reconcile import stops_first
-from .records import App, Placements
+from .records import App, Placed
 from .state import Draft, State, before
 
 SLICE = 0.1
 """Seconds after which a commit is made: so long others may have to wait for theirs."""
 LARGE = 12_000
-"""Instances in all placements that one commit writes, from which on it is large enough: ZooKeeper takes a megabyte at most."""
+"""Instances in all pieces of placements that one commit writes, from which on it is large enough: ZooKeeper takes a megabyte at most."""
 
 
 TOLD = 250
@@ -47,17 +48,17 @@ class Company:
 
     def goes_on(self, path: str) -> bool:
         """Tell, after an app was decided about, whether others may follow."""
-        record = self._draft.records.get(("placements", path))
-        self._written += len(record.instances) if isinstance(record, Placements) else 0
-        self.leaves_room |= ("placements", path) in self._draft.records and self._forgets(path, record)
+        if ("placements", path) in self._draft.records:
+            there, after = self._state.placed(path).instances, self._draft.placed(path).instances
+            self._written += sum(map(len, changed_pieces(there, after).values()))
+            self.leaves_room |= self._forgets(path, there, after)
         is_small = self._written < LARGE and len(self._draft.events) < TOLD
         return is_small and clock.monotonic() < self._end and not self._stands_alone(path)
 
-    def _forgets(self, path: str, record: object) -> bool:
+    def _forgets(self, path: str, there: Sequence[Placed], after: Sequence[Placed]) -> bool:
         """Tell whether some of an app's instances are not there any more. Its new ones have later serials."""
-        app, there = self._state.apps.get(path), self._state.placed(path).instances
-        kept = before(record.instances, app.next_serial) if app is not None and isinstance(record, Placements) else 0
-        return kept < len(there)
+        app = self._state.apps.get(path)
+        return app is not None and before(after, app.next_serial) < len(there)
 
     def admits(self, path: str) -> bool:
         """Tell whether an app may follow."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from collections.abc import Iterator
 
@@ -10,45 +11,49 @@ import pytest
 
 from gestalt.coordinator import garbage
 from gestalt.coordinator.garbage import Garbage
-from gestalt.coordinator.records import App, Placed
-from gestalt.coordinator.state import Draft, Moves, State
-from tests.unit.coordinator.world import AT, PATH
+from gestalt.coordinator.records import Placed
 
 
-@pytest.fixture(autouse=True)
-def unfrozen() -> Iterator[None]:
-    yield
-    gc.unfreeze()
+@pytest.fixture
+def begun() -> Iterator[Garbage]:
+    made = Garbage()
+    made.begin()
+    yield made
+    made.end()
 
 
-def draft(count: int) -> Draft:
-    """A commit that brings so many instances."""
-    made, app = Draft(State()), App(PATH, "u", 1, 1, 1, 1, count, AT)
-    come = [Placed(serial, 1, "n1", (3000 + serial,)) for serial in range(count)]
-    made.moves = [Moves([], [(app, placed) for placed in come], [])]
-    return made
+def grown() -> list[Placed]:
+    return [Placed(serial, 1, "n1", (3000 + serial,)) for serial in range(1000)]
 
 
-def test_a_little_is_left_to_the_collector_and_much_is_frozen() -> None:
-    found, before = Garbage(), gc.get_freeze_count()
-    little = draft(garbage.EVERY - 1)
-    found.committed(little)
+def test_what_takes_long_to_look_through_is_left_alone_from_then_on(begun: Garbage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "LONG", math.inf)
+    there, before = grown(), gc.get_freeze_count()
+    gc.collect()
     assert gc.get_freeze_count() == before
-    found.committed(draft(1))
-    assert gc.get_freeze_count() > before + garbage.EVERY - 1
-    frozen = gc.get_freeze_count()
-    found.committed(draft(1))
-    assert gc.get_freeze_count() <= frozen
+    monkeypatch.setattr(garbage, "LONG", 0.0)
+    gc.collect(1)
+    assert gc.get_freeze_count() == before, "a collection of the young ones has not looked at everything"
+    gc.collect()
+    assert gc.get_freeze_count() >= before + len(there)
 
 
-def test_cycles_are_collected_before_anything_is_frozen_and_all_is_looked_at_again_at_the_end() -> None:
+def test_cycles_are_collected_before_anything_is_frozen_and_all_is_looked_at_again_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     class Knot:
         def __init__(self) -> None:
             self.me = self
 
+    monkeypatch.setattr(garbage, "LONG", 0.0)
     found, knot = Garbage(), weakref.ref(Knot())
     found.begin()
     assert knot() is None
     assert gc.get_freeze_count()
+    later = weakref.ref(Knot())
+    gc.collect()
+    assert later() is None
     found.end()
     assert not gc.get_freeze_count()
+    there = grown()
+    gc.collect()
+    assert there
+    assert not gc.get_freeze_count(), "nobody watches any more"

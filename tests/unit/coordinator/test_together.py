@@ -24,7 +24,7 @@ class Picky(Memory):
     async def commit(self, changes: Sequence[Change], epoch: int) -> Committed:
         for change in changes:
             if isinstance(change, Put) and (
-                len(change.value) > DOCUMENT_LIMIT or (change.kind, change.key) == ("placements", self.refused)
+                len(change.value) > DOCUMENT_LIMIT or (change.kind == "placements" and change.key.startswith(f"{self.refused}@"))
             ):
                 raise StoreError(f"{change.kind} {change.key} is not written")
         self.commits += 1

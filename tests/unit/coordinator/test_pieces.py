@@ -1,0 +1,81 @@
+"""The placements of an app are stored in pieces: what is read back is what was written, and few changes are a small commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gestalt.coordinator.pieces import PIECE, changed_pieces
+from gestalt.coordinator.records import App, Placed, Placements, Version
+from gestalt.coordinator.state import Draft, State, encode, version_key
+from gestalt.coordinator.store.base import Document, Put
+from tests.unit.coordinator.world import AT, PATH, spec
+
+Stored = dict[tuple[str, str], bytes]
+
+
+def placed(serials: Sequence[int], node: str = "n1") -> tuple[Placed, ...]:
+    return tuple(Placed(serial, 1, node, (3000,)) for serial in serials)
+
+
+def stored() -> Stored:
+    """What a store holds of an app without instances."""
+    app, version = App(PATH, "u", 1, 1, 1, 1, 1, AT), Version(PATH, 1, "h", spec(), AT, "tester")
+    return {("app", PATH): encode(app), ("version", version_key(PATH, 1)): encode(version)}
+
+
+def read(documents: Stored) -> State:
+    state = State()
+    state.load(tuple(Document(kind, key, value, 1) for (kind, key), value in documents.items()))
+    return state
+
+
+def written(documents: Stored, instances: tuple[Placed, ...] | None) -> tuple[Stored, int]:
+    """Return what a store holds after a commit of these instances, None = the app has none any more, and how many documents it wrote."""
+    draft = Draft(read(documents))
+    if instances is None:
+        draft.delete("placements", PATH)
+    else:
+        draft.put_placements(Placements(PATH, instances))
+    changes = draft.changes()
+    after = {**documents, **{(change.kind, change.key): change.value for change in changes if isinstance(change, Put)}}
+    gone = {(change.kind, change.key) for change in changes if not isinstance(change, Put)}
+    assert gone <= documents.keys(), "nothing is removed that is not there"
+    return {name: value for name, value in after.items() if name not in gone}, len(changes)
+
+
+SERIALS = st.sets(st.integers(1, 5 * PIECE), max_size=3 * PIECE).map(sorted)
+
+
+@given(st.lists(st.tuples(SERIALS, st.sampled_from(["n1", "n2"])), min_size=1, max_size=4))
+def test_what_is_read_back_is_what_was_written(steps: list[tuple[list[int], str]]) -> None:
+    documents = stored()
+    for serials, node in steps:
+        instances = placed(serials, node)
+        documents, _ = written(documents, instances)
+        assert read(documents).placed(PATH).instances == instances
+    documents, _ = written(documents, None)
+    assert documents == stored()
+
+
+def test_only_pieces_that_differ_are_written() -> None:
+    many = placed(range(1, 10 * PIECE))
+    documents, number = written(stored(), many)
+    assert number == 10
+    documents, number = written(documents, (*many, *placed([10 * PIECE, 10 * PIECE + 1])))
+    assert number == 1, "what is new has a piece of its own, or goes with the newest"
+    stopped = tuple(replace(item, stop=item.serial in (1, PIECE - 1)) for item in many)
+    assert {key: len(piece) for key, piece in changed_pieces(many, stopped).items()} == {0: PIECE - 1}
+    assert changed_pieces(many, placed(range(1, 10 * PIECE))) == {}, "an equal one is no change"
+    assert changed_pieces(many, many[PIECE - 1 :]) == {0: ()}, "of a piece that is empty nothing is left"
+
+
+def test_a_state_that_is_read_again_is_the_same() -> None:
+    documents, _ = written(stored(), placed(range(1, 3 * PIECE)))
+    state = read(documents)
+    again = tuple(Document(kind, key, value, 1) for (kind, key), value in documents.items())
+    state.load(again)
+    assert state == read(documents)
