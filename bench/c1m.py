@@ -123,11 +123,16 @@ class World:
         store = ZookeeperStore(zk, Paths(self.rig.root), self.rig.cluster_id)
         try:
             await store.open()
-            found = [decode(document) for document in (await store.load()).documents if document.kind == "placements"]
+            pieces = [decode(document) for document in (await store.load()).documents if document.kind == "placements"]
         finally:
             await store.close()
             await zk.close()
-        return {item.app: item for item in found if isinstance(item, Placements)}
+        found: dict[str, Placements] = {}
+        for piece in pieces:
+            if isinstance(piece, Placements):
+                before = found.get(piece.app) or Placements(piece.app)
+                found[piece.app] = Placements(piece.app, before.instances + piece.instances)
+        return found
 
 
 @asynccontextmanager
