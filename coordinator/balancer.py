@@ -21,7 +21,7 @@ from .changes import Asked
 from .decider import Decider
 from .ledger import Ledger
 from .nodes import Tracker
-from .rebalance import BUDGET, BUDGET_MAX, MIN_GAIN, Search, Subject, obstacle
+from .rebalance import BUDGET, BUDGET_MAX, MIN_GAIN, Elsewhere, Place, Search, Subject, obstacle
 from .reconcile import is_current, stops_first
 from .records import App, Move, Node, Task, Verb
 from .scheduler.strategies import settled
@@ -80,20 +80,27 @@ class Balancer:
         self._ledger, self._tracker, self._decider = ledger, tracker, decider
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._after: Place = "", ""
         ledger.on_commit(self._committed)
 
-    async def search(self, wish: Wish) -> Search:
-        """Return a search that has ended, for what is so now. Searches go one after the other, beside the loop."""
+    async def search(self, wish: Wish, *, is_trial: bool) -> Search:
+        """Return a search that has ended, for what is so now. Searches go one after the other, beside the loop.
+
+        One that is cut off is gone on with by the next, unless it is a trial, whose moves nobody makes: the next is to find the same.
+        """
         async with self._turn:
             found = await self._subjects(stop_first=wish.stop_first)
-            others = _elsewhere(self._ledger.state, found)
+            others = elsewhere(self._ledger.state, found)
             nodes = await self._nodes()
             is_unwanted = threading.Event()
             try:
-                search = partial(Search, found, nodes, wish.budget, wish.min_gain, others)
-                return await asyncio.to_thread(_searched, search, is_unwanted)
+                make = partial(Search, found, nodes, wish.budget, wish.min_gain, others, after=self._after)
+                search = await asyncio.to_thread(_searched, make, is_unwanted)
             finally:
                 is_unwanted.set()
+            if not is_trial:
+                self._after = search.reached if search.is_late else ("", "")
+            return search
 
     async def _subjects(self, *, stop_first: bool) -> list[Subject]:
         """Return the apps that are at rest: all of their instances there, of one version, ready, and no change under way."""
@@ -158,20 +165,30 @@ def _searched(make: Callable[[], Search], is_unwanted: threading.Event) -> Searc
     return search
 
 
-def cut_off(search: Search) -> str:
+def cut_off(search: Search, *, is_trial: bool) -> str:
     """Say that a search has not looked at everything; empty when it has."""
     if not search.is_late:
         return ""
     share = f"{search.looked_at} of {search.places} places where instances are were looked at"
-    return f"the search was cut off after {SEARCH_LIMIT:g} s: {share}, so there may be more to gain, or more than by these moves"
+    follows = "a rebalance begins with the same ones" if is_trial else "the next rebalance goes on with the others"
+    return f"the search was cut off after {SEARCH_LIMIT:g} s: {share}, so there may be more to gain, or more than by these moves; {follows}"
 
 
-def _elsewhere(state: State, found: Iterable[Subject]) -> dict[str, frozenset[str]]:
-    """Return where the instances are of apps that are not at rest, and of which others want to know: nodes by app."""
+def elsewhere(state: State, found: Iterable[Subject]) -> dict[str, Elsewhere]:
+    """Return where apps are of which others want to know: with the instances of those that are not at rest, and the room that is kept."""
     found = tuple(found)
     paths = {other for subject in found for other in subject.apart.union(*(apps for apps, _ in subject.wishes))}
-    paths -= {subject.path for subject in found}
-    return {path: frozenset(placed.node for placed in state.placed(path).instances if not placed.ended) for path in paths}
+    at_rest = {subject.path for subject in found}
+    return {path: _where(state, path, is_at_rest=path in at_rest) for path in paths}
+
+
+def _where(state: State, path: str, *, is_at_rest: bool) -> Elsewhere:
+    app, there = state.apps.get(path), () if is_at_rest else state.placed(path).instances
+    kept = app.kept_room if app is not None else ()
+    return Elsewhere(
+        frozenset(placed.node for placed in there if not (placed.stop or placed.ended)),
+        frozenset(placed.node for placed in there if not placed.ended).union(kept),
+    )
 
 
 def subject_of(state: State, app: App, apart: frozenset[str], *, stop_first: bool) -> Subject:

@@ -8,6 +8,7 @@ sum grows with each move, and cannot grow for ever, the search ends, and a secon
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
@@ -51,6 +52,25 @@ class Subject:
     wishes: Wishes = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Where an app is besides the instances that a search looks at, by nodes.
+
+    `stays`: instances of it stay there, so that others may wish to stand beside them. `counts`: whoever is kept apart from it must not go
+    there: instances of it are there, or room is kept for it.
+    """
+
+    stays: Set[str] = frozenset()
+    counts: Set[str] = frozenset()
+
+
+Place = tuple[str, str]
+"""An app on a node."""
+
+_NOWHERE = Elsewhere()
+_BEGINNING: Place = ("", "")
+
+
 def plan(subjects: Iterable[Subject], nodes: Iterable[Capacity], budget: int = BUDGET, min_gain: float = MIN_GAIN) -> tuple[Move, ...]:
     """Return at most `budget` moves, each of another instance, in an order in which there is room for each."""
     search = Search(subjects, nodes, budget, min_gain)
@@ -63,14 +83,15 @@ class Search:
     """A search that can be interrupted: `run` yields before each app and node that it looks at. The most gain comes first.
 
     Set from outside, `is_late`: what was looked at by now has to do; `is_over`: what was found by now, too.
-    `looked_at`: so many of `places`, which are an app on a node each, it has looked at.
+    `looked_at`: so many of `places`, which are an app on a node each, it has looked at; `reached`: the last of them.
 
     Args:
         subjects: the apps at rest.
         nodes: all of them, with what is reserved there.
         budget: so many moves at most.
         min_gain: what each is worth at least.
-        others: where the instances are of other apps of which some want to know, by `apart` or `wishes`: nodes by app.
+        others: where apps are of which some want to know, by `apart` or `wishes`, besides the instances of `subjects`: by app.
+        after: behind which place it begins, for one that goes on where another was cut off. What is before comes last.
         large: from how many nodes on they are looked at as columns.
     """
 
@@ -80,11 +101,13 @@ class Search:
         nodes: Iterable[Capacity],
         budget: int,
         min_gain: float,
-        others: Mapping[str, Set[str]] = MappingProxyType({}),
+        others: Mapping[str, Elsewhere] = MappingProxyType({}),
         *,
+        after: Place = _BEGINNING,
         large: int = LARGE,
     ) -> None:
         self._board = _Board(subjects, nodes, others, large)
+        self._after = self.reached = after
         self._budget, self._min_gain = budget, min_gain
         self.is_late = self.is_over = False
         self.looked_at = 0
@@ -115,10 +138,11 @@ class Search:
         while is_better and not self.may_be_more:
             is_better = False
             heap: list[tuple[float, str, str]] = []
-            for path, node in self._board.stands():
+            for path, node in self._board.stands(self._after):
                 yield
                 if self.is_late:
                     break
+                self.reached = path, node
                 self.looked_at = min(self.looked_at + 1, self.places)
                 if (offer := self._board.best(path, node, self._min_gain)) is not None:
                     heapq.heappush(heap, (-offer.gain, path, node))
@@ -187,7 +211,7 @@ class _Offer:
 class _Board:
     """The nodes with all that is placed, while instances move."""
 
-    def __init__(self, subjects: Iterable[Subject], nodes: Iterable[Capacity], others: Mapping[str, Set[str]], large: int) -> None:
+    def __init__(self, subjects: Iterable[Subject], nodes: Iterable[Capacity], others: Mapping[str, Elsewhere], large: int) -> None:
         self._others = others
         self._nodes = {node.id: replace(node, same_app=0) for node in nodes}
         self._subjects = {subject.path: subject for subject in subjects}
@@ -207,10 +231,13 @@ class _Board:
         self._on[path].setdefault(placed.node, []).append(placed)
         self._here[placed.node][path] += 1
 
-    def stands(self) -> list[tuple[str, str]]:
-        """Return where instances are that may move: app and node."""
-        movable = (path for path, subject in self._subjects.items() if subject.may_move)
-        return [(path, node) for path in movable for node, there in self._on[path].items() if there and self._nodes[node].ready]
+    def stands(self, after: Place = _BEGINNING) -> list[Place]:
+        """Return where instances are that may move, in an order that is always the same, from behind a place on and round to it."""
+        found: list[Place] = []
+        for path in sorted(path for path, subject in self._subjects.items() if subject.may_move):
+            found += [(path, node) for node, there in sorted(self._on[path].items()) if there and self._nodes[node].ready]
+        first = bisect_right(found, after)
+        return found[first:] + found[:first]
 
     def best(self, path: str, source: str, min_gain: float) -> _Offer | None:
         """Return where an instance of an app would best move from a node; None when it is not worth it."""
@@ -236,10 +263,10 @@ class _Board:
         return replace(offer, gain=gain) if gain >= min_gain else None
 
     def _avoided(self, subject: Subject) -> set[str]:
-        """Return the nodes that have instances of apps with which one shares no node."""
+        """Return the nodes that have instances of apps with which one shares no node, or keep room for them."""
         found: set[str] = set()
         for other in subject.apart:
-            found |= self._nodes_of(other)
+            found |= self._nodes_of(other) | self._others.get(other, _NOWHERE).counts
         return found & self._nodes.keys()
 
     def _seen(self, path: str, node: str, same_app: int, placed: Placed) -> Capacity:
@@ -254,16 +281,19 @@ class _Board:
         """Return the sum of the weights of the wishes that each node fulfils, as instances are now."""
         found: Counter[str] = Counter()
         for apps, weight in subject.wishes:
-            found.update(dict.fromkeys({node for other in apps for node in self._nodes_of(other)}, weight))
+            there = {node for other in apps for node in self._nodes_of(other) | self._others.get(other, _NOWHERE).stays}
+            found.update(dict.fromkeys(there, weight))
         return dict(found)
 
     def _nodes_of(self, other: str) -> set[str]:
-        return {*self._others.get(other, ()), *(node for node, items in self._on.get(other, {}).items() if items)}
+        return {node for node, items in self._on.get(other, {}).items() if items}
 
     def _beside(self, subject: Subject, node: str) -> int:
         """Return the same of one node."""
-        here = self._here[node]
-        return sum(weight for apps, weight in subject.wishes if any(here[other] or node in self._others.get(other, ()) for other in apps))
+        here, others = self._here[node], self._others
+        return sum(
+            weight for apps, weight in subject.wishes if any(here[other] or node in others.get(other, _NOWHERE).stays for other in apps)
+        )
 
     def _parts(self, path: str, node: Capacity, others: Counter[str]) -> dict[str, float]:
         """Return what a node is worth for an instance, by what the points are for."""

@@ -76,18 +76,20 @@ class MembersServicer(NodesServicer):
     @unary
     async def PlanRebalance(self, request: api_pb2.RebalanceRequest, context: Context) -> api_pb2.RebalancePlan:
         caller(context, self.cluster_id, Role.USER)
-        search = await self.balancer.search(Wish.of(request))
+        search = await self.balancer.search(Wish.of(request), is_trial=True)
         return api_pb2.RebalancePlan(
-            moves=[move_message(self.ledger.state, move) for move in search.moves], may_be_more=search.may_be_more, cut_off=cut_off(search)
+            moves=[move_message(self.ledger.state, move) for move in search.moves],
+            may_be_more=search.may_be_more,
+            cut_off=cut_off(search, is_trial=True),
         )
 
     @unary
     async def Rebalance(self, request: api_pb2.RebalanceRequest, context: Context) -> api_pb2.ChangeReply:
         call, wish = self._call("rebalance", request, context), Wish.of(request)
-        search = await self.balancer.search(wish)
+        search = await self.balancer.search(wish, is_trial=False)
 
         def work(draft: Draft, asked: Asked) -> Task | None:
-            return moving.begin(draft, search.moves, wish.parallel, asked, cut_off(search))
+            return moving.begin(draft, search.moves, wish.parallel, asked, cut_off(search, is_trial=False))
 
         return await self.requests.change(call, {"the cluster": work})
 

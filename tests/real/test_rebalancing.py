@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from gestalt.coordinator.rebalance import Search
 from gestalt.errors import Kind
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, spec_pb2
 from gestalt.wire import spec_to_wire
@@ -23,6 +26,9 @@ async def uneven(members: Members) -> Members:
         await members.node(name)
     await members.until(lambda: members.leader and all(node.ready for node in members.leader.decider.ground()), "all take instances")
     return members
+
+
+SHOWN_AND_DONE = "a rebalance begins with the same ones", "the next rebalance goes on with the others"
 
 
 def nodes_of(rig: Members) -> api_pb2_grpc.NodesStub:
@@ -120,8 +126,34 @@ async def test_a_search_that_is_cut_off_says_so(uneven: Members, monkeypatch: py
     assert shown.cut_off.startswith(told)
     reply = await nodes_of(uneven).Rebalance(api_pb2.RebalanceRequest(), timeout=20)
     assert [(task.state, task.message, list(task.warnings)) for task in reply.tasks] == [
-        ("succeeded", "nothing was found to move", [shown.cut_off])
+        ("succeeded", "nothing was found to move", [shown.cut_off.replace(*SHOWN_AND_DONE)])
     ]
+
+
+async def test_a_search_that_was_cut_off_is_gone_on_with_by_the_next_rebalance(uneven: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    def after_one(make: Callable[[], Search], _: object) -> Search:
+        search = make()
+        for looked_at, _ in enumerate(search.run()):
+            search.is_late = looked_at >= 1
+        return search
+
+    monkeypatch.setattr("gestalt.coordinator.balancer._searched", after_one)
+    for name in ("b", "c"):
+        await nodes_of(uneven).Cordon(api_pb2.NodeRequest(node=name), timeout=10)
+    other = spec(instances=3, path=f"{PATH}-z", ports=[], checks=[])
+    task = await uneven.apps().Launch(api_pb2.LaunchRequest(apps=[spec_to_wire(other)]), timeout=10)
+    assert (await uneven.outcome(task)).state == "succeeded"
+    for name in ("b", "c"):
+        await nodes_of(uneven).Uncordon(api_pb2.NodeRequest(node=name), timeout=10)
+        await uneven.until_state(name, "ready")
+    assert [{move.app for move in (await plan(uneven)).moves} for _ in range(2)] == [{PATH}] * 2, "a dry run changes nothing"
+    moved = [set[str]()]
+    while len(moved) <= 4 and other.path not in moved[-1]:
+        await uneven.until(lambda: uneven.leader and not any(app.task for app in uneven.leader.ledger.state.apps.values()), "at rest")
+        done = await uneven.outcome(await nodes_of(uneven).Rebalance(api_pb2.RebalanceRequest(), timeout=20))
+        moved.append({move.app for move in done.moves})
+        assert done.warnings[0].endswith("the next rebalance goes on with the others")
+    assert (moved[1], moved[-1]) == ({PATH}, {other.path}), "at first where the most are, at last the other app"
 
 
 async def test_what_cannot_be_is_refused(uneven: Members) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gestalt.coordinator.balancer import subject_of
+from gestalt.coordinator.balancer import elsewhere, subject_of
 from gestalt.coordinator.beside import all_rivals, avoided, nodes_beside, rivals
 from gestalt.coordinator.labelled import Labelled
-from gestalt.coordinator.rebalance import Search, Subject, plan
+from gestalt.coordinator.rebalance import Elsewhere, Search, Subject, plan
 from gestalt.coordinator.records import App, Placed, Placements, Version
 from gestalt.coordinator.scheduler.place import place, points_of
 from gestalt.coordinator.state import Draft, State
@@ -235,13 +236,33 @@ def test_what_is_known_of_labels_goes_with_them() -> None:
 def moves(state: State, *paths: str) -> list[tuple[str, str, str]]:
     nodes = [node(name) for name in ("n1", "n2", "n3")]
     subjects = [subject_of(state, state.apps[path], frozenset(), stop_first=False) for path in paths]
-    others = {path: {item.node for item in state.placed(path).instances} for path in state.apps if path not in paths}
+    others = elsewhere(state, subjects)
     search, columns = (Search(subjects, nodes, 10, 0.1, others, large=large) for large in (100, 0))
     for each in (search, columns):
         assert not any(each.run())
     assert search.moves == columns.moves, "however the nodes are looked at"
     assert all("beside" in move.why for move in search.moves)
     return [(move.app, move.source, move.target) for move in search.moves]
+
+
+def test_a_rebalance_knows_what_stays_what_stops_and_where_room_is_kept() -> None:
+    state = State()
+    put(state, app(WEB, apart_from=[DB], beside=[wish("tier=cache")]), "n1")
+    put(state, app(DB), "n1", "n2", "n3")
+    put(state, app(CACHE, {"tier": "cache"}), "n2", "n3")
+    draft = Draft(state)
+    there = state.placed(DB).instances
+    draft.put_placements(Placements(DB, (replace(there[0], stop=True), replace(there[1], ended=True), there[2])))
+    draft.put_app(replace(state.apps[DB], claims=("n4",), held=("n5",)))
+    there = state.placed(CACHE).instances
+    draft.put_placements(Placements(CACHE, (replace(there[0], stop=True), there[1])))
+    state.apply(draft)
+    web, db = (subject_of(state, state.apps[path], all_rivals(state).get(path, frozenset()), stop_first=False) for path in (WEB, DB))
+    assert elsewhere(state, [web]) == {
+        DB: Elsewhere(frozenset({"n3"}), frozenset({"n1", "n3", "n4", "n5"})),
+        CACHE: Elsewhere(frozenset({"n3"}), frozenset({"n2", "n3"})),
+    }
+    assert elsewhere(state, [web, db])[DB] == Elsewhere(counts=frozenset({"n4", "n5"})), "instances of what is at rest are looked at"
 
 
 def test_a_rebalance_moves_an_app_to_where_it_would_rather_stand() -> None:

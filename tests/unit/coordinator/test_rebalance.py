@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gestalt.coordinator.rebalance import Search, Subject, obstacle, plan, told
+from gestalt.coordinator.rebalance import Elsewhere, Search, Subject, obstacle, plan, told
 from gestalt.coordinator.records import Move, Placed
 from gestalt.coordinator.reservations import Reservations
 from gestalt.coordinator.scheduler.attributes import holds
@@ -146,11 +146,47 @@ def test_nothing_moves_to_those_from_whom_it_is_kept_apart() -> None:
     web, db, cache = subject("web", "aaa"), subject("db", "b"), subject("cache", "c", may_move=False)
     apart = [replace(web, apart=frozenset({db.path, "/o/w/e/elsewhere"})), replace(db, apart=frozenset({web.path})), cache]
     nodes = cluster(apart, "abcd")
-    elsewhere = {"/o/w/e/elsewhere": frozenset({"d", "gone"})}
+    elsewhere = {"/o/w/e/elsewhere": Elsewhere(counts=frozenset({"d", "gone"}))}
     search = Search(apart, nodes, 10, 0.1, elsewhere)
     for _ in search.run():
         pass
     assert {(move.app, move.target) for move in search.moves} == {("/o/w/e/web", "c")}
+
+
+def test_nothing_moves_to_where_room_is_kept_for_those_from_whom_it_is_kept_apart() -> None:
+    web, db = subject("web", "aaa"), subject("db", "b")
+    apart = [replace(web, apart=frozenset({db.path})), replace(db, apart=frozenset({web.path}))]
+    for kept, targets in (("", {"c", "d"}), ("c", {"d"}), ("cd", set[str]())):
+        search = Search(apart, cluster(apart, "abcd"), 10, 0.1, {db.path: Elsewhere(counts=frozenset(kept))})
+        for _ in search.run():
+            pass
+        assert {move.target for move in search.moves if move.app == web.path} == targets
+
+
+@given(st.lists(st.text("abcd", min_size=1, max_size=5), min_size=1, max_size=5), st.integers(1, 4), st.integers(0, 30))
+def test_searches_that_are_cut_off_go_on_until_everything_was_looked_at(homes: list[str], share: int, begun: int) -> None:
+    subjects = [subject(f"app{number}", there) for number, there in enumerate(homes)]
+    nodes = cluster(subjects, "abcd", cpu=64.0)
+    places = sorted({(item.path, placed.node) for item in subjects for placed in item.placed})
+    seen, after = set(), places[begun % len(places)]
+    for _ in range(-(-len(places) // share)):
+        search = Search(subjects, nodes, 10, 1000.0, after=after)
+        for looked_at, _ in enumerate(search.run()):
+            search.is_late = looked_at >= share
+        first = places.index(after) + 1
+        seen |= {places[(first + number) % len(places)] for number in range(search.looked_at)}
+        after = search.reached
+    assert seen == set(places)
+
+
+def test_where_a_search_begins_changes_nothing_of_what_it_finds() -> None:
+    subjects = [subject("few", "aa"), subject("many", "bbbb"), subject("web", "abc", strategy="binpack")]
+    found = [Search(subjects, cluster(subjects), 10, 0.1, after=after) for after in (("", ""), ("/o/w/e/many", "b"), ("/z", "z"))]
+    for search in found:
+        for _ in search.run():
+            pass
+    assert found[0].moves
+    assert found[0].moves == found[1].moves == found[2].moves
 
 
 def test_what_stood_together_already_stays_unless_it_stands_better_elsewhere() -> None:
