@@ -151,7 +151,10 @@ def _try(draft: Draft, app: App, before: App, asked: Asked, warnings: Sequence[s
     )
     draft.put_task(found)
     draft.tell("app.canary", app.path, f"version {app.canary} of {app.path} is tried beside version {app.version}", app.path)
-    draft.put_app(replace(app.settled(), task="", canary_task=found.id, paused="", awaiting=0, after=needed_together(draft, tried.spec)))
+    is_other = (app.count, app.autoscale) != (before.count, before.autoscale)  # they count at once, and no task ends with that
+    changed_at = asked.at if is_other else app.changed_at
+    beside = replace(app.settled(), task="", canary_task=found.id, paused="", awaiting=0, changed_at=changed_at)
+    draft.put_app(replace(beside, after=needed_together(draft, tried.spec)))
     return found
 
 

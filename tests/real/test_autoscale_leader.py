@@ -216,6 +216,25 @@ async def test_a_cool_down_goes_on_with_the_next_leader(rig: Rig) -> None:
     await app_until(rig, "one", lambda app: app.count == 1)
 
 
+async def test_the_cool_down_of_another_policy_goes_on_with_the_next_leader_too(rig: Rig) -> None:
+    """Also if it comes with a canary, whose update may take for ever."""
+    agent = await rig.agent(cores=0.0)
+    await rig.outcome(await rig.launch(3, resources=ASKED, autoscale=scaling(cool_down_down="1h")))
+    await rig.down()
+    await changed_before(rig, timedelta(minutes=30))
+    await rig.up()
+    agent = await rig.agent(cores=0.0)
+    await app_until(rig, "the cool-down of the launch", lambda app: "3 → 1 in 29m" in app.autoscaling)
+    asked = {"resources": ASKED, "autoscale": scaling(cool_down_down="1h", max=4), "update": {"strategy": "canary", "canary": 1}}
+    await rig.launch(3, image="web:2", **asked)
+    await app_until(rig, "the canary", lambda app: len(agent.running) == 4 and "3 → 1 in 59m" in app.autoscaling)
+    await rig.down()
+    await rig.up()
+    await rig.agent(cores=0.0)
+    app = await app_until(rig, "the cool-down", lambda app: "earliest" in app.autoscaling)
+    assert "3 → 1 in 59m" in app.autoscaling
+
+
 async def changed_before(rig: Rig, ago: timedelta) -> None:
     """Have the last change of the app been done earlier than it was."""
     store = SqliteStore(rig.folder / "state.db", rig.cluster_id)

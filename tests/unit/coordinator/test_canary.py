@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gestalt.coordinator import changes, steering
 from gestalt.coordinator.records import Node, TaskState, Verb
+from gestalt.coordinator.state import Draft
 from gestalt.errors import GestaltError, Kind
 from gestalt.model import Observed, Phase
 from tests.unit.coordinator.fleet import Fleet
-from tests.unit.coordinator.world import PATH, World, spec
+from tests.unit.coordinator.world import AT, PATH, World, spec
 
 BROKEN = frozenset({"web:bad"})
 AUTO = {"promote": "auto", "promote_after": 60}
@@ -42,6 +45,26 @@ def test_a_canary_stands_beside_the_others_and_waits() -> None:
     world.pass_time(100_000)
     world.settle()
     assert versions(world) == [1, 1, 1, 2], "it waits for ever"
+
+
+CPU = {"min": 1, "max": 9, "metrics": [{"kind": "cpu", "target": 50}]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "instances", "is_other"), [(CPU, 3, False), (CPU | {"max": 8}, 3, True), (None, 3, True), (CPU | {"min": 5}, 5, True)]
+)
+def test_another_policy_that_comes_with_a_canary_begins_a_cool_down_that_is_kept(
+    policy: dict[str, object] | None, instances: int, is_other: bool
+) -> None:
+    world = World()
+    world.apply(spec(instances=3, autoscale=CPU))
+    world.settle()
+    draft = Draft(world.state)
+    draft.put_app(replace(world.app, changed_at="2025-12-31T00:00:00+00:00"))
+    world.state.apply(draft)
+    world.apply(spec("web:2", instances=instances, update={"strategy": "canary"}, autoscale=policy))
+    assert (world.app.canary, world.app.task) == (2, ""), "no task of it ends"
+    assert (world.app.changed_at == AT) is is_other
 
 
 def test_a_promoted_canary_stays_and_the_others_are_replaced_one_by_one() -> None:
