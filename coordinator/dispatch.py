@@ -182,11 +182,8 @@ class Dispatcher:
         self.tell_soon(self._links)
 
     def tell_neighbours(self) -> None:
-        """Have every agent told of what changed about the other nodes, soon."""
+        """Have every agent told of what changed about the other nodes, soon, if anything did."""
         self._knows_neighbours = False
-        for node in self._links:
-            if (news := self._of(node)) is not None:
-                news.neighbours = True
         self._pace.ask()
 
     def tell_soon(self, nodes: Iterable[str]) -> None:
@@ -220,10 +217,11 @@ class Dispatcher:
             return True
         if not self._behind:
             if not self._knows_neighbours:
-                if self.neighbours.look():
-                    self.tell_neighbours()
                 self._knows_neighbours = True
-            self._behind = list(self._news)
+                for news in map(self._of, self._links if self.neighbours.look() else ()):
+                    if news is not None:
+                        news.neighbours = True
+            self._behind = sorted(self._news, key=lambda node: _is_urgent(self._news[node]))  # these are told first: from the end
         while self._behind and clock.monotonic() < end:
             if self._tell(self._behind.pop()):
                 self._pace.owe(SENDING)
@@ -292,6 +290,11 @@ class Dispatcher:
     def _is_edge(self, node: str) -> bool:
         record = self._state.nodes.get(node)
         return len(self._state.nodes) < ALL_EDGES or (record is not None and EDGE in record.roles)
+
+
+def _is_urgent(news: News | None) -> bool:
+    """Tell whether there may be something to start or to stop on a node."""
+    return news is None or bool(news.instances)
 
 
 def _address(state: State, tracker: Tracker, node: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from .dispatch import Dispatcher
 from .ledger import Ledger
 from .membership import Life, Member, MemberWatcher, noted
 from .nodes import Tracker
+from .notices import taken
 from .pace import Pace
 from .records import Node
 from .state import Draft
@@ -34,6 +36,8 @@ FIRST_VALUES = 10.0
 FRESH = 1.25
 """Heartbeats for which a node that vanished with most others is believed to be there because its agent is still in session."""
 GONE = (Life.LOST, Life.LEFT)
+CALM = 5.0
+"""Seconds between two looks at the brakes while all nodes stand as they did: how long ago one that vanishes was there is known so well."""
 SETTLING = 30.0
 """Seconds in office after which nodes that this leader never heard count when it asks itself whether it is cut off: agents look for it."""
 
@@ -71,6 +75,12 @@ class NodeKeeper:
         self._heard_of: set[str] = set()
         self._pace = Pace(self._look_at_heard)
         self._lives: dict[str, Life] = {}
+        self._touched = self._ledger.state.touched.reader(), self._tracker.touched.reader()
+        self._unheard: set[str] = set()
+        """Nodes whose agents are not heard: how they stand changes with time."""
+        self._unnoted: set[str] = set()
+        """Nodes of which anything changed since it was looked at what is to be written of them."""
+        self._braked_at = -math.inf
         self._began = clock.monotonic()
         self._started = False
         self._noting_doubt = False
@@ -88,6 +98,7 @@ class NodeKeeper:
         self._brakes.doubt.base = frozenset(state.switches.doubted)
         self._brakes.doubt.remember((node.id for node in state.nodes.values() if node.incarnation and not node.lost), self._began)
         self._lives = {node: self._tracker.standing(node).life for node in state.nodes}
+        self._unheard, self._unnoted = set(state.nodes), set(state.nodes)
         self._started, self._brakes.doubt.noted = True, bool(state.switches.doubted)
         self._ledger.on_commit(self._committed)
         self._look(())
@@ -126,13 +137,12 @@ class NodeKeeper:
             self._wake.set()
 
     def _look(self, told: tuple[str, ...]) -> None:
-        """See how all nodes stand, put the brakes on or off, and have the apps looked at whose nodes changed."""
-        lives = {node: self._tracker.standing(node).life for node in self._ledger.state.nodes}
-        changed = {node for node in lives.keys() | self._lives.keys() if lives.get(node) is not self._lives.get(node)}
-        for node in changed & lives.keys() & self._lives.keys():
-            self._tell(node, lives[node])
-        self._lives = lives
-        braked = self._brake(lives)
+        """See how the nodes stand, put the brakes on or off, and have the apps looked at whose nodes changed."""
+        touched = self._unheard.union(told, *map(taken, self._touched))
+        changed = {node for node in touched if self._stands_anew(node)}
+        self._unnoted |= touched
+        is_calm = not (changed or told or self._brakes.doubt.base or self._brakes.cut_off)
+        braked = False if is_calm and clock.monotonic() < self._braked_at + CALM else self._brake(self._lives)
         paths = set(self._ledger.state.apps) if braked else self._on(changed.union(told))
         if paths:
             self._dispatcher.refresh_routes(paths)
@@ -140,14 +150,29 @@ class NodeKeeper:
         if changed:
             self._decider.wake_unplaced()
 
+    def _stands_anew(self, node: str) -> bool:
+        """See how a node stands; return whether that is another way than before."""
+        before = self._lives.get(node)
+        if node not in self._ledger.state.nodes:
+            self._lives.pop(node, None)
+            self._unheard.discard(node)
+            return before is not None
+        life = self._lives[node] = self._tracker.standing(node).life
+        view = self._tracker.nodes.get(node)
+        (self._unheard.discard if view is not None and view.heard else self._unheard.add)(node)
+        if before not in (None, life):
+            self._tell(node, life)
+        return before is not life
+
     def _brake(self, lives: dict[str, Life]) -> bool:
         """Put the brakes on or off; return whether they changed."""
+        self._braked_at = clock.monotonic()
         before = (self._brakes.held, self._brakes.cut_off)
         believed = self._dispatcher.believed
         members = frozenset(node for node, life in lives.items() if life not in GONE)
         doubt = self._brakes.doubt
         counted = {node for node in lives if not maintenance.is_expected(self._ledger.state.nodes.get(node))}
-        doubt.assess(counted, members & counted, clock.monotonic())
+        doubt.assess(counted, members & counted, self._braked_at)
         self._brakes.held, self._dispatcher.believed = doubt.sentence(members), self._believed() if doubt.base else frozenset()
         self._brakes.cut_off = self._cut_off({node: life for node, life in lives.items() if node in counted})
         if self._brakes.cut_off and not before[1]:
@@ -207,10 +232,12 @@ class NodeKeeper:
                     self._note_doubt(draft)
             finally:
                 self._noting_doubt = False
-        if any(self._noted(node) is not node for node in self._ledger.state.nodes.values()):
+        nodes, unnoted = self._ledger.state.nodes, tuple(self._unnoted)
+        if any((node := nodes.get(id_)) is not None and self._noted(node) is not node for id_ in unnoted):
             async with self._ledger.draft("leader", "membership") as draft:
-                for node in self._ledger.state.nodes.values():
+                for node in filter(None, map(nodes.get, unnoted)):
                     self._note_node(draft, node)
+        self._unnoted -= {id_ for id_ in unnoted if (node := nodes.get(id_)) is None or self._noted(node) is node}
         await deadlines.note(self._ledger)
 
     def _doubted(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ class Neighbours:
         self._address = address
         self._peers: dict[str, Peer] = {}
         self._wire = agent_pb2.NodeState()
+        self._refused: Mapping[str, Refused] = {}
         self.refused: Callable[[], Mapping[str, Refused]] = dict
         """Returns whom all nodes but itself are to refuse, by node id."""
 
@@ -33,12 +34,13 @@ class Neighbours:
         return self._peers
 
     def look(self) -> bool:
-        """Work out anew what is known; return whether it is something else."""
+        """Work out anew what is known, and look whom all are to refuse; return whether any of it is something else."""
+        refused, self._refused = self._refused, self.refused()
         now = {item.id: self._peer(item) for item in self._nodes.values() if self._address(item.id)} if len(self._nodes) > 1 else {}
         if now != self._peers:
             self._peers, self._wire = now, to_wire(NodeState(0, 0, peers=now), agent_pb2.NodeState)
             return True
-        return False
+        return refused is not self._refused and refused != self._refused
 
     def is_news(self, node: str) -> bool:
         """Return whether a look would find something else of a node than is known."""

@@ -176,11 +176,13 @@ class NetfilterFence:
 
     async def _step(self) -> bool:
         """Write what is due; return whether that worked."""
-        if all(self._due(node) == node for node in self._ledger.state.nodes.values()):
+        nodes = self._ledger.state.nodes
+        due = [node.id for node in nodes.values() if self._due(node) is not node]
+        if not due:
             return True
         try:
             async with self._ledger.draft("leader", "storage fence") as draft:
-                for node in self._ledger.state.nodes.values():
+                for node in filter(None, map(nodes.get, due)):
                     self._write(draft, node, self._due(node))
         except GestaltError as error:
             log.error("whom the nodes are to refuse is not written yet: %s", error)
@@ -189,7 +191,7 @@ class NetfilterFence:
 
     @staticmethod
     def _write(draft: Draft, node: Node, after: Node) -> None:
-        if after == node:
+        if after is node:
             return
         draft.put_node(after)
         if after.refused > node.refused:
@@ -199,16 +201,17 @@ class NetfilterFence:
             draft.tell("node.admitted", node.name, f"node {node.name} has nothing of its old membership at work: it is let in again")
 
     def _due(self, node: Node) -> Node:
-        """Return the record of a node as it should be now; with the address that a later leader is to know, should it be lost."""
-        member, asked = self._tracker.incarnation(node.id), self._asked.get(node.id)
+        """Return the record of a node as it should be now, itself if it is; with the address that a later leader is to know, should it be
+        lost."""
         if not self._is_on:
-            return replace(node, refused=0, refused_at="")
+            return replace(node, refused=0, refused_at="") if node.refused or node.refused_at else node
+        member, asked = self._tracker.incarnation(node.id), self._asked.get(node.id)
         if asked is not None and asked.incarnation > node.refused and not member and self._is_its_own(node.id, asked.address):
             return replace(node, refused=asked.incarnation, refused_at=asked.address)
         if node.refused and member > node.refused and is_clean(self._ledger.state, self._tracker, node):
             return replace(node, refused=0, refused_at="")
         view = self._tracker.nodes.get(node.id)
-        return replace(node, address=view.address) if view is not None and view.heard and view.address else node
+        return replace(node, address=view.address) if view is not None and view.heard and view.address not in ("", node.address) else node
 
     def _is_its_own(self, node: str, address: str) -> bool:
         """Whether refusing this address refuses that node, and nobody else."""

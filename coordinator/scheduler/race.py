@@ -9,6 +9,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 
@@ -270,6 +271,7 @@ class Race:
 
 def _rows_of(columns: Columns, there: Mapping[str, int]) -> tuple[Rows, Counts]:
     """Return the nodes that have instances of the app, and how many each. `there`: as many by node."""
-    rows = [row for node in there if (row := columns.rows.get(node)) is not None]
-    numbers = there.values() if len(rows) == len(there) else [number for node, number in there.items() if node in columns.rows]
-    return np.array(rows, dtype=np.intp), np.fromiter(numbers, dtype=np.int64, count=len(rows))
+    rows = np.fromiter(map(columns.rows.get, there, repeat(-1)), dtype=np.intp, count=len(there))
+    numbers = np.fromiter(there.values(), dtype=np.int64, count=len(there))
+    known = rows >= 0
+    return rows[known], numbers[known]
