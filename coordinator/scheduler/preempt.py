@@ -19,7 +19,7 @@ from gestalt.spec.schema import AppSpec, Resources
 from .fleet import released
 from .obstacles import SLACK, host_ports, standing_obstacle
 from .place import points_of, reserve
-from .tally import GroupBy, Limit, limit_of
+from .tally import GroupBy, Limit, limit_of, regroup
 from .values import Capacity, demands
 
 _STEPS = 5000
@@ -192,6 +192,7 @@ class Search:
         self._nodes[node.id] = after = reserve(left, self._spec, ports)
         for limit in self._all_limits():
             limit.add(node.attributes[limit.attribute])
+        self._regroup()
         if any(isinstance(limit, GroupBy) for limit in self._all_limits()):
             aside, self._aside = self._aside, []
             for entry in aside:
@@ -209,7 +210,11 @@ class Search:
                 limit = limit_of(item, Counter(self._counts.get(item.attribute, {})), values)
                 assert limit is not None, "it distributes instances"
                 self._limits.append(limit)
+            self._regroup()
         return self._limits
+
+    def _regroup(self) -> None:
+        regroup(self._all_limits(), (node.attributes for node in self._nodes.values()))
 
 
 def _without(node: Capacity, victims: Iterable[Victim]) -> Capacity:

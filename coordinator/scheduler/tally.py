@@ -47,8 +47,8 @@ class Limit(ABC):
     def refuses(self, value: str) -> str:
         """Return why no instance may be added where the attribute has this value; empty when one may. In words that follow a node."""
 
-    def most(self, value: str) -> int:
-        """Return how many instances may be added with this value at most, as far as that is certain."""
+    def fitting(self, rooms: Mapping[str, int]) -> int:
+        """Return how many instances may be added at most on nodes of which so many fit with each value, if these are all that there are."""
         return PLENTY
 
 
@@ -63,8 +63,8 @@ class MaxPer(Limit):
         there = self._counts[value]
         return f"is in {self.attribute} {value}, which has {there} of at most {self._most}" if there >= self._most else ""
 
-    def most(self, value: str) -> int:
-        return max(self._most - self._counts[value], 0)
+    def fitting(self, rooms: Mapping[str, int]) -> int:
+        return sum(min(number, max(self._most - self._counts[value], 0)) for value, number in rooms.items())
 
 
 class GroupBy(Limit):
@@ -72,8 +72,13 @@ class GroupBy(Limit):
 
     def __init__(self, constraint: Constraint, counts: Counter[str], values: Collection[str]) -> None:
         super().__init__(constraint, counts)
+        self._needed = int(constraint.value or 0)
         self._values = frozenset(values) - {""}
-        self._are_enough = len(self._values) >= int(constraint.value or 0)
+        self.least = self._fewest()
+
+    def only(self, values: Collection[str]) -> None:
+        """Have no other values than these count: no instance may be elsewhere."""
+        self._values = frozenset(values) - {""}
         self.least = self._fewest()
 
     def add(self, value: str) -> None:
@@ -82,22 +87,32 @@ class GroupBy(Limit):
             self.least = self._fewest()
 
     def _fewest(self) -> int:
-        return min((self._counts[value] for value in self._values), default=0) if self._are_enough else 0
+        return min((self._counts[value] for value in self._values), default=0) if len(self._values) >= self._needed else 0
 
     def refuses(self, value: str) -> str:
         there = self._counts[value]
         return f"is in {self.attribute} {value}, which has {there} already, another one only {self.least}" if there > self.least else ""
 
+    def fitting(self, rooms: Mapping[str, int]) -> int:
+        known = {value: number for value, number in rooms.items() if value}
+        full = {value: self._counts[value] + number for value, number in known.items()}
+        least = min(full.values(), default=0) if len(known) >= self._needed else 0
+        return sum(max(min(full[value], least + 1) - self._counts[value], 0) for value in known)
+
 
 class Cluster(Limit):
-    """All instances have the same value: that of those that are there, or the one that was settled on for the first."""
+    """All instances have the same value: that of those that are there, or the one that was settled on for the first.
+
+    `is_open`: what follows for the other limits is not worked out yet, see `settle`.
+    """
 
     def __init__(self, constraint: Constraint, counts: Counter[str]) -> None:
         super().__init__(constraint, counts)
         self._settled: str | None = None
+        self.is_open = True
 
     @property
-    def is_open(self) -> bool:
+    def is_free(self) -> bool:
         """No instance is there yet, and nothing is settled."""
         return self._settled is None and not any(self._counts.values())
 
@@ -106,7 +121,7 @@ class Cluster(Limit):
         self._settled = value
 
     def refuses(self, value: str) -> str:
-        if self.is_open:
+        if self.is_free:
             return ""
         others = [name for name, count in self._counts.items() if count] or [self._settled or ""]
         return f"is in {self.attribute} {value}, the others are in {min(others)}" if value not in others else ""
@@ -132,19 +147,38 @@ def settle(limits: Sequence[Limit], rooms: Iterable[tuple[Mapping[str, str], int
         rooms: the attributes of each node that may take one, and how many fit there.
         count: how many are to fit.
     """
-    bound = [limit for limit in limits if isinstance(limit, Cluster)]
-    free = [limit for limit in bound if limit.is_open]
-    if not free:
+    clusters = [limit for limit in limits if isinstance(limit, Cluster)]
+    for limit in clusters:
+        limit.is_open = False
+    free = [limit for limit in clusters if limit.is_free]
+    if not (free or (clusters and any(isinstance(limit, GroupBy) for limit in limits))):
         return
-    bound = [limit for limit in bound if not limit.is_open]
+    rooms = list(rooms)
+    bound = [limit for limit in clusters if not limit.is_free]
     found: dict[tuple[str, ...], list[tuple[Mapping[str, str], int]]] = {}
-    for attributes, number in rooms:
+    for attributes, number in rooms if free else ():
         if not any(limit.refuses(attributes[limit.attribute]) for limit in bound):
             found.setdefault(tuple(attributes[limit.attribute] for limit in free), []).append((attributes, number))
     if found:
         best = min(found, key=lambda values: (-min(_fitting(limits, found[values]), count), values))
         for limit, value in zip(free, best, strict=True):
             limit.settle(value)
+    regroup(limits, (attributes for attributes, _ in rooms))
+
+
+def regroup(limits: Sequence[Limit], nodes: Iterable[Mapping[str, str]]) -> None:
+    """Have instances grouped by what is found where they may all be: values that others have keep nobody back.
+
+    Args:
+        limits: all of them.
+        nodes: the attributes of each that may take an instance.
+    """
+    clusters = [limit for limit in limits if isinstance(limit, Cluster)]
+    groups = [limit for limit in limits if isinstance(limit, GroupBy)]
+    if clusters and groups:
+        reach = [attributes for attributes in nodes if not any(limit.refuses(attributes[limit.attribute]) for limit in clusters)]
+        for limit in groups:
+            limit.only({attributes[limit.attribute] for attributes in reach})
 
 
 def _fitting(limits: Sequence[Limit], rooms: list[tuple[Mapping[str, str], int]]) -> int:
@@ -154,5 +188,5 @@ def _fitting(limits: Sequence[Limit], rooms: list[tuple[Mapping[str, str], int]]
         by_value: Counter[str] = Counter()
         for attributes, number in rooms:
             by_value[attributes[limit.attribute]] += number
-        fits = min(fits, sum(min(number, limit.most(value)) for value, number in by_value.items()))
+        fits = min(fits, limit.fitting(by_value))
     return fits

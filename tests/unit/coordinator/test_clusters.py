@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 from typing import Any
 
@@ -54,6 +55,28 @@ def test_a_cluster_goes_where_most_fit_by_the_other_limits_too() -> None:
     assert {choice.node for choice in both(wanted(3, apart), 3, nodes).choices} == {"n2", "n3", "n4"}
 
 
+GROUPED = [{"attribute": "zone", "operator": "cluster"}, {"attribute": "rack", "operator": "group-by"}]
+
+
+def test_a_cluster_goes_where_most_fit_in_groups_of_about_equal_size() -> None:
+    lopsided = [offer(1, "a", "x", tenths=100), offer(2, "b", "x", tenths=1)]
+    even = [offer(3, "c", "y", tenths=4), offer(4, "d", "y", tenths=4)]
+    found = both(wanted(8, GROUPED), 8, [*lopsided, *even])
+    assert sorted(choice.node for choice in found.choices) == ["n3"] * 4 + ["n4"] * 4, "of the roomier zone three could be used"
+
+
+def test_groups_out_of_reach_keep_nobody_back() -> None:
+    nodes = [offer(1, "a", "x", tenths=20), offer(2, "b", "x", tenths=20), offer(3, "c", "y")]
+    for same_app in ({}, {"n1": 1}, {"n1": 2, "n2": 1}):
+        there = sum(same_app.values())
+        found = both(wanted(9, GROUPED), 9 - there, nodes, same_app)
+        numbers = Counter(choice.node for choice in found.choices) + Counter(same_app)
+        assert sorted(numbers.values()) == [4, 5], "all of the zone, and evenly"
+    found = both(wanted(9, [*GROUPED[:1], {**GROUPED[1], "value": "3"}]), 9, nodes)
+    assert len(found.choices) == 2, "where there have to be more groups than there are, each gets one"
+    assert "which has 1 already, another one only 0" in found.reason
+
+
 def test_what_is_open_yet_is_settled_within_what_is_not() -> None:
     nodes = [offer(1, "", "x"), offer(2, "a", "y", tenths=90), offer(3, "b", "x")]
     assert [choice.node for choice in both(wanted(3, CLUSTERS), 2, nodes, {"n1": 1}).choices] == ["n3", "n3"]
@@ -77,6 +100,11 @@ _OTHERS: Any = st.one_of(
         st.integers(1, 4),
     ),
     st.just([{"attribute": "rack", "operator": "!=", "value": "a"}]),
+    st.builds(
+        lambda attribute, least: [{"attribute": attribute, "operator": "group-by", "value": str(least) if least else ""}],
+        st.sampled_from([*ATTRIBUTES, "node.name"]),
+        st.integers(0, 4),
+    ),
 )
 
 

@@ -165,6 +165,19 @@ def test_fewer_come_before_less_important_and_these_before_smaller_ones() -> Non
     assert found(BIG, 1, [full(name, group) for name, group in victims.items()], victims)[0].node == "b"
 
 
+@pytest.mark.parametrize("there", [0, 1])
+def test_groups_out_of_reach_of_a_cluster_keep_no_room_from_being_made(there: int) -> None:
+    constraints = [{"attribute": "zone", "operator": "cluster"}, {"attribute": "rack", "operator": "group-by"}]
+    asked = spec(resources={"cpu": 2, "memory": 0}, ports=[], checks=[], placement={"constraints": constraints})
+    places = {"a": ("x", "r1"), "b": ("x", "r2"), "c": ("y", "r3")}
+    victims = {name: [victim(f"{name}{number}", cpu=2) for number in range(2 - (there if name == "a" else 0))] for name in places}
+    attributes = {name: {"zone": zone, "rack": rack} for name, (zone, rack) in places.items()}
+    nodes = [full(name, group, attributes=attributes[name]) for name, group in victims.items()]
+    nodes[0] = replace(nodes[0], cpu_reserved=4.0, same_app=there)
+    rooms = Counter(room.node for room in found(asked, 4 - there, nodes, victims))
+    assert rooms == {"a": 2 - there, "b": 2}, "two in each rack of the zone, although the other zone has a rack with none"
+
+
 def test_of_equal_sets_the_node_with_more_points_is_taken_and_then_the_first_by_name() -> None:
     liking = spec(resources={"cpu": 3}, ports=[], checks=[], placement={"affinities": [{"attribute": "disk", "value": "ssd"}]})
     victims = {name: [victim(name, cpu=4)] for name in ("a", "b", "c")}
