@@ -128,6 +128,9 @@ class Backend:
 
         await until("it stands still", stands_still)
 
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def unread(self) -> int:
         """Return how many connections have brought it something that it has not read."""
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]

@@ -139,8 +139,9 @@ async def test_what_may_not_be_repeated_is_refused_once_its_node_is_lost() -> No
 
 async def test_a_draining_server_finishes_what_it_has() -> None:
     """A planned stop cuts nothing, on whichever node."""
-    async with lab() as made, near_nodes(2, delay=1.0) as (leaving, other):
+    async with lab() as made, near_nodes(2) as (leaving, other):
         await made.driver.apply([http_route([leaving.server()])])
+        await leaving.freeze()
         slow = asyncio.create_task(made.get(method="POST"))
 
         async def arrived() -> bool:
@@ -150,4 +151,6 @@ async def test_a_draining_server_finishes_what_it_has() -> None:
         await until("the request is under way", arrived)
         for state in ({"drain": True}, {"ready": False}):
             await made.driver.apply([http_route([leaving.server(**state), other.server()])])
+            assert await made.get() == (200, other.name)
+        leaving.thaw()
         assert await slow == (200, leaving.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -22,7 +23,6 @@ from .haproxy_lab import (
     http_route,
     lab,
     request,
-    start_backend,
     tcp_route,
     until,
 )
@@ -136,20 +136,30 @@ async def test_a_post_that_came_to_a_dying_server_is_not_sent_to_another() -> No
 
 
 async def test_a_replacement_in_place_gets_requests_at_once() -> None:
-    """The same instance on another port, while nobody else is there: the change takes milliseconds."""
-    async with lab() as made, backends(1) as (first,):
-        await made.driver.apply([http_route([first.server()])])
-        second = await start_backend("second")
-        try:
-            moved = Backend(first.name, second.port, second.process)
-            begun = monotonic()
-            await made.driver.apply([http_route([moved.server()])])
-            took = monotonic() - begun
-            assert await made.get() == (200, "second")
-            assert took < 0.2, f"took {took * 1000:.0f} ms"
-        finally:
-            second.kill()
-            await second.process.wait()
+    """The same instance on another port, while nobody else is there: no request fails, and it takes milliseconds.
+
+    HAProxy sends requests there before the driver has brought its file to the disk, which is not what is measured here.
+    """
+    took = []
+    async with lab() as made, backends(2) as fleet:
+        places = [Backend("web", item.port, item.process) for item in fleet]
+        await made.driver.apply([http_route([places[0].server()])])
+        before = await made.processes()
+        async with OpenLoop(made.http_port, rate=50) as client:
+            for number in range(1, 6):
+                begun = monotonic()
+                change = asyncio.create_task(made.driver.apply([http_route([places[number % 2].server()])]))
+                await until("the new one answers", partial(answered_by, made, fleet[number % 2]))
+                took.append(monotonic() - begun)
+                await change
+                assert await made.get() == (200, fleet[number % 2].name)
+        assert client.failures == []
+        assert await made.processes() == before, "no reload"
+    assert min(took) < 0.2, "each time, so that it is not the machine's other work"
+
+
+async def answered_by(made: Lab, server: Backend) -> bool:
+    return await made.get() == (200, server.name)
 
 
 async def test_leftovers_are_removed_once_their_connections_end() -> None:
@@ -192,11 +202,19 @@ async def test_old_workers_end_at_their_limit() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         await reader.readuntil(server.name.encode())
+        cut = asyncio.create_task(end_of(reader))
+        begun = monotonic()
         await made.driver.apply([tcp_route([server.server()], port), http_route([])])
-        assert (await made.processes()).old_workers
+        assert await asyncio.wait_for(cut, PATIENCE) - begun >= 0.5, "it had its time"
 
         async def ended() -> bool:
             return not (await made.processes()).old_workers
 
         await until("the old worker has ended", ended)
         writer.close()
+
+
+async def end_of(reader: asyncio.StreamReader) -> float:
+    """Wait for the end of a connection and return when it came."""
+    assert await reader.read() == b""
+    return monotonic()
