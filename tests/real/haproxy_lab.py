@@ -184,6 +184,16 @@ class Lab:
     async def processes(self) -> Processes:
         return await HaproxyProcess(self.folder / "haproxy").processes()
 
+    async def settled(self) -> Processes:
+        """Return the processes once no old worker is left, so that they change no more by themselves."""
+
+        async def alone() -> Processes | None:
+            now = await self.processes()
+            return None if now.old_workers else now
+
+        found: Processes = await until("no old worker is left", alone)
+        return found
+
     async def get(self, path: str = "/", host: str = "any.example", port: int = 0, method: str = "GET") -> tuple[int, str]:
         return await request(port or self.http_port, path, host, method)
 

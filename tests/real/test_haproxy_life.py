@@ -89,7 +89,7 @@ async def test_the_next_agent_adopts_it_with_the_same_processes_and_hears_of_its
     async with lab() as made, backends(2) as (one, two):
         routes = [http_route([one.server(), two.server(ready=False)])]
         await made.driver.apply(routes)
-        before = await made.processes()
+        before = await made.settled()
         heir = await heir_of(made)
         assert made.deaths == []
         await heir.apply(routes)
@@ -160,7 +160,7 @@ async def test_a_port_that_somebody_has_costs_only_the_service_on_it(taken: int)
         assert f"(process {os.getpid()})" in problem
         assert await made.get() == (200, server.name)
         assert await made.get(port=free) == (200, server.name)
-        before = await made.processes()
+        before = await made.settled()
         await made.driver.apply(routes)
         assert await made.processes() == before, "no reload as long as nothing changes"
 

@@ -50,7 +50,7 @@ async def scale_down(made: Lab, kept: Sequence[Backend], leaving: Sequence[Backe
 async def test_scaling_two_to_ten_and_back_loses_nothing_and_never_reloads() -> None:
     async with lab() as made, backends(10, delay=0.005) as fleet:
         await made.driver.apply([http_route(item.server() for item in fleet[:2])])
-        before = await made.processes()
+        before = await made.settled()
         async with OpenLoop(made.http_port, rate=300) as client:
             await client.answered(200)
             await made.driver.apply([http_route(item.server() for item in fleet)])
@@ -144,7 +144,7 @@ async def test_a_replacement_in_place_gets_requests_at_once() -> None:
     async with lab() as made, backends(2) as fleet:
         places = [Backend("web", item.port, item.process) for item in fleet]
         await made.driver.apply([http_route([places[0].server()])])
-        before = await made.processes()
+        before = await made.settled()
         async with OpenLoop(made.http_port, rate=50) as client:
             for number in range(1, 6):
                 begun = monotonic()
