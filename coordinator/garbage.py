@@ -12,8 +12,11 @@ from typing import Literal
 
 from gestalt import clock
 
-LONG = 0.01
+LONG = 0.005
 """Seconds of a full collection from which on what it has looked through is left alone: so long the next one takes again, and more."""
+
+OFTEN = (700, 10, 3)
+"""So much has to come until a generation is looked through (see `gc.set_threshold`): full collections are as short as they are many."""
 
 _FULL = 2
 """The oldest generation, whose collections look at everything that is not frozen."""
@@ -24,6 +27,7 @@ class Garbage:
 
     def __init__(self) -> None:
         self._begun = 0.0
+        self._before = gc.get_threshold()
 
     def begin(self) -> None:
         """Leave alone what is there, and what is found to have grown later."""
@@ -32,11 +36,14 @@ class Garbage:
         gc.collect()  # how long it is until the next one depends on what this one has found, which is nothing
         if self._note not in gc.callbacks:
             gc.callbacks.append(self._note)
+            self._before = gc.get_threshold()
+            gc.set_threshold(*OFTEN)
 
     def end(self) -> None:
         """Have everything looked at again: of the office, nothing is needed any more. Idempotent."""
         if self._note in gc.callbacks:
             gc.callbacks.remove(self._note)
+            gc.set_threshold(*self._before)
         gc.unfreeze()
 
     def _note(self, phase: Literal["start", "stop"], info: dict[str, int]) -> None:

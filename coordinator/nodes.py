@@ -156,11 +156,11 @@ class Tracker:
     def standing(self, node: str) -> Standing:
         """Return how a node stands now."""
         view, record = self.nodes.get(node) or NodeView(node, node), self._records.get(node)
-        if not view.heard:
+        if not view.heard and not (self.fenced and view.member is None):
             missing = self._now() - max(view.disconnected_at, view.expected_at)
             return standing(record, Signs(self.fenced, view.member, view.heard, view.ever_heard, missing), self._unreachable_after)
         known = self._standings.get(node)
-        if known is None or known[0] is not record or known[1] is not view.member:  # time changes nothing about one that is heard
+        if known is None or known[0] is not record or known[1] is not view.member:  # time changes nothing about one that is heard, or lost
             signs = Signs(self.fenced, view.member, heard=True, ever_heard=True, missing=0.0)
             known = self._standings[node] = record, view.member, standing(record, signs, self._unreachable_after)
         return known[2]

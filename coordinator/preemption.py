@@ -75,6 +75,12 @@ class Preemption:
         self._short: dict[str, _Shortage] = {}
         self._silent: dict[str, float] = {}
         self._wake = asyncio.Event()
+        self._is_serving = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody is being stopped, and nothing is to be searched unless something changes."""
+        return not self._is_serving and all(math.isinf(item.due) for item in self._short.values())
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
         """Return apps in the order in which they get room: those of higher priority first."""
@@ -131,7 +137,7 @@ class Preemption:
 
     async def _try_to_serve(self, path: str, shortage: _Shortage) -> None:
         """Make room for one app, or none: what is wrong with one must not be in the way of the others."""
-        shortage.due = math.inf
+        shortage.due, self._is_serving = math.inf, True
         try:
             await self._serve(path, shortage)
         except GestaltError as error:
@@ -140,6 +146,8 @@ class Preemption:
         except Exception:  # a mistake of ours about one app, and the others go on
             log.exception("%s: no room can be made for it", path)
             shortage.due = clock.monotonic() + PATIENCE
+        finally:
+            self._is_serving = False
 
     async def _serve(self, path: str, shortage: _Shortage) -> None:
         shortage.held, app = self._held(), self._ledger.state.apps.get(path)

@@ -22,7 +22,8 @@ SLICE = 0.1
 LARGE = 12_000
 """Instances in all pieces of placements that one commit writes, from which on it is large enough: ZooKeeper takes a megabyte at most."""
 
-
+MOVED = 2_000
+"""Instances that come or go with one commit, from which on it is large enough: what follows is worked out in one turn of the loop."""
 TOLD = 250
 """Events of one commit, from which on nothing more is put in: its audit record is to keep them."""
 
@@ -41,7 +42,7 @@ class Company:
         self._draft = draft
         self._alone = alone
         self._end = clock.monotonic() + SLICE
-        self._written = 0
+        self._moved = self._written = 0
         self.leaves_room = False
         """Instances are forgotten: their room is there after the commit, and not before."""
         self._is_quiet = not any(node.admin == Life.DRAINING for node in state.nodes.values())  # those that leave one take turns
@@ -50,15 +51,18 @@ class Company:
         """Tell, after an app was decided about, whether others may follow."""
         if ("placements", path) in self._draft.records:
             there, after = self._state.placed(path).instances, self._draft.placed(path).instances
+            come, gone = self._moves(path, there, after)
+            self._moved += come + gone
             self._written += sum(map(len, changed_pieces(there, after).values()))
-            self.leaves_room |= self._forgets(path, there, after)
-        is_small = self._written < LARGE and len(self._draft.events) < TOLD
+            self.leaves_room |= gone > 0
+        is_small = self._moved < MOVED and self._written < LARGE and len(self._draft.events) < TOLD
         return is_small and clock.monotonic() < self._end and not self._stands_alone(path)
 
-    def _forgets(self, path: str, there: Sequence[Placed], after: Sequence[Placed]) -> bool:
-        """Tell whether some of an app's instances are not there any more. Its new ones have later serials."""
+    def _moves(self, path: str, there: Sequence[Placed], after: Sequence[Placed]) -> tuple[int, int]:
+        """Return how many instances of an app come, and how many go. New ones have later serials."""
         app = self._state.apps.get(path)
-        return app is not None and before(after, app.next_serial) < len(there)
+        kept = before(after, app.next_serial) if app is not None else 0
+        return len(after) - kept, len(there) - kept
 
     def admits(self, path: str) -> bool:
         """Tell whether an app may follow."""

@@ -68,7 +68,8 @@ async def tell(story: list[tuple[str, object]]) -> None:
         for name in crowd.machines:
             await crowd.put_node(name)
             await crowd.let(name)
-        await asyncio.sleep(0.05)  # a search may rest for a moment
+        await crowd.settle()
+        await crowd.until(lambda: crowd.decider.preemption.is_idle, "every search is done, or knows that it is in vain")
         await crowd.settle()
         look_at(crowd)
         stopped = len(crowd.told("instance.preempted"))
