@@ -131,7 +131,7 @@ class Instances:
                 return
             worker = self._hire(InstanceRecord(instance, runtime))
         self._undesired.pop(instance, None)
-        goal = Goal.STOP if wanted.stop else Goal.KEEP if wanted.ended else Goal.RUN
+        goal = Goal.END if wanted.keep else Goal.STOP if wanted.stop else Goal.KEEP if wanted.ended else Goal.RUN
         worker.aim(Target(goal, wanted, spec, "its log is kept" if goal is Goal.KEEP else ""))
 
     def _refuse(self, instance: str, why: str) -> None:

@@ -8,7 +8,7 @@ from gestalt.model import CheckStatus, Health, Observed, Phase
 from gestalt.plugin.runtime import AttemptState, AttemptStatus
 from gestalt.units import show_duration
 
-from .plan import ISOLATED, Action, Goal, Situation, Start, Stop, Wait, current_attempt, wants_restart
+from .plan import ISOLATED, Action, Forget, Goal, Remove, Situation, Start, Stop, Wait, current_attempt, wants_restart
 from .records import Ending, InstanceRecord
 from .returning import WAITS
 
@@ -28,7 +28,7 @@ def observe(situation: Situation, action: Action, checks: CheckReport, activity:
     record, current = situation.record, current_attempt(situation.attempts)
     if isinstance(action, Start):
         return _observed(record, action.attempt, Phase.STARTING, activity or "starts")
-    if situation.goal in (Goal.STOP, Goal.DISCARD):
+    if situation.goal in (Goal.STOP, Goal.DISCARD) or (situation.goal is Goal.END and isinstance(action, Remove | Forget)):
         return _stopping(situation, current, checks, activity)
     if current is not None and current.state is AttemptState.RUNNING:
         return _running(situation, action, current, checks, activity)
@@ -81,7 +81,7 @@ def _complaint(checks: CheckReport) -> str:
 
 def _stopping(situation: Situation, current: AttemptStatus | None, checks: CheckReport, activity: str) -> Observed:
     """Tell of what is to go. When nothing is left of it that is told even if its grant cannot be handed back: the leader waits for it."""
-    why = "stops" if situation.goal is Goal.STOP else "is removed: nobody wants it"
+    why = "is removed: nobody wants it" if situation.goal is Goal.DISCARD else "stops"
     if current is None:
         return _observed(situation.record, situation.record.attempt, Phase.STOPPED, activity or why)
     runtime_id, attempt = current.runtime_id, current.key.attempt
@@ -98,7 +98,8 @@ def _ended(situation: Situation, ending: Ending) -> Observed:
     elif record.crash_loop:
         reason += f"; it keeps crashing, next attempt every {show_duration(situation.restart.backoff_max)}"
     told = _observed(record, record.ended, Phase.FAILED if ending.failed else Phase.STOPPED, reason)
-    return replace(told, ended=not wants_restart(ending, situation.restart), interrupted=ending.interrupted)
+    is_over = situation.goal is Goal.END or not wants_restart(ending, situation.restart)
+    return replace(told, ended=is_over, interrupted=ending.interrupted)
 
 
 def _obstacle(situation: Situation) -> str:

@@ -24,11 +24,12 @@ class Goal(StrEnum):
     """What is to become of an instance.
 
     KEEP leaves it as it is: nobody has the right to judge it yet, or what is wanted cannot be understood.
-    STOP is a wish of the coordinator; DISCARD removes what nobody wants.
+    STOP is a wish of the coordinator, and so is END, which keeps what is left of it for its log; DISCARD removes what nobody wants.
     """
 
     RUN = "run"
     STOP = "stop"
+    END = "end"
     DISCARD = "discard"
     KEEP = "keep"
 
@@ -131,6 +132,8 @@ def plan(situation: Situation) -> Action:
             return _run(situation)
         case Goal.STOP:
             return _clear(situation.attempts, "it is to stop", drain=True)
+        case Goal.END:
+            return _end(situation)
         case Goal.DISCARD:
             return _clear(situation.attempts, "nobody wants it", drain=False)
         case Goal.KEEP:
@@ -155,6 +158,17 @@ def _clear(attempts: Sequence[AttemptStatus], why: str, *, drain: bool) -> Actio
     if status.state is AttemptState.RUNNING:
         return Stop(status.key.attempt, why, drain)
     return Remove(status.key.attempt)
+
+
+def _end(situation: Situation) -> Action:
+    """Stop what runs, and keep the last attempt that ran. Of what never ran there is nothing to keep."""
+    there = {item.key.attempt: item.state for item in situation.attempts}
+    exited = [number for number, state in there.items() if state is AttemptState.EXITED]
+    if AttemptState.RUNNING in there.values() or not exited:
+        return _clear(situation.attempts, "its run is over", drain=True)
+    if others := [number for number in there if number != max(exited)]:
+        return Remove(min(others))
+    return Count(max(exited)) if situation.record.ended < max(exited) else Wait()
 
 
 def _run(situation: Situation) -> Action:

@@ -7,7 +7,7 @@ counts it. What was lost with its node is run again, so the work of an instance 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 
 from gestalt.model import Observed, Phase
@@ -57,6 +57,7 @@ class Moment:
 class RunDecision:
     """A run as it is to be, and its instances: `start` so many, note the end of these serials, have those stopped, forget others.
 
+    `keep`: those of them that are stopped and whose logs are kept, as of what ends by itself.
     `waits`: why it does not get on, empty when it does. `wake_in`: seconds until time alone may change the decision.
     """
 
@@ -64,6 +65,7 @@ class RunDecision:
     start: int = 0
     ended: tuple[int, ...] = ()
     stop: tuple[int, ...] = ()
+    keep: tuple[int, ...] = ()
     forget: tuple[int, ...] = ()
     waits: str = ""
     wake_in: float = math.inf
@@ -93,7 +95,9 @@ def decide_run(case: RunView, moment: Moment, stopped: str = "") -> RunDecision:
     stop = unfinished + [view for view in held if view.is_misplaced(case.spec)]
     forget |= {view.placed.serial for view in case.views if view.placed.stop and (view.is_over or is_given_up(view, case.spec))}
     run = _ended(run, case, moment.at, stopped)
-    if run.state is not RunState.RUNNING:
+    is_over = run.state is not RunState.RUNNING
+    keep = tuple(view.placed.serial for view in live if is_over and may_be_kept(view) and not case.spec.placement.exclusive)
+    if is_over:
         stop += live
     serials = tuple(view.placed.serial for view in stop if not view.placed.stop)
     at_work = sum(view.placed.serial not in forget for view in held) + len(unfinished)
@@ -101,7 +105,12 @@ def decide_run(case: RunView, moment: Moment, stopped: str = "") -> RunDecision:
     pause = back_off(run.failed, case.spec.restart) - (0.0 if failed_now else case.since_failure)
     start = _to_start(run, case.job, len(live), at_work) if pause <= 0 else 0
     wake_in = _wake_in(case, live, pause) if run.state is RunState.RUNNING else math.inf
-    return RunDecision(run, start, ended, serials, tuple(sorted(forget)), _waits(run, live, moment, pause), wake_in)
+    return RunDecision(run, start, ended, serials, keep, tuple(sorted(forget)), _waits(run, live, moment, pause), wake_in)
+
+
+def may_be_kept(view: View) -> bool:
+    """Tell whether the log of an instance that is stopped may be kept where it is: a drained node is left."""
+    return not view.moving
 
 
 class _Found:
@@ -272,6 +281,8 @@ def _is_unwanted(app: App, view: View, known: set[str]) -> bool:
     return view.placed.stop or view.moving or app.deleting or view.placed.run not in known
 
 
-def marked(item: Placed, stop: Iterable[int], ended: Iterable[int]) -> Placed:
-    """Return an instance with what was decided about it."""
-    return replace(item, stop=item.stop or item.serial in stop, ended=item.ended or item.serial in ended)
+def marked(item: Placed, stop: Set[int], ended: Set[int], keep: Set[int]) -> Placed:
+    """Return an instance with what was decided about it: what was stopped to be kept has ended then."""
+    if item.serial in ended:
+        return replace(item, stop=item.stop and not item.keep, ended=True, keep=False)
+    return replace(item, stop=item.stop or item.serial in stop, keep=item.serial in keep)

@@ -134,6 +134,7 @@ class Placed:
     """One instance, as decided: `ports` are host ports in the order of the version's ports. `stop`: it is to go.
 
     Of a job, `run` is the one that it belongs to, and `ended`: its end was noted, nothing is reserved for it, its log is kept.
+    `keep`: so it will be with one that is to go.
     """
 
     serial: int
@@ -143,6 +144,7 @@ class Placed:
     stop: bool = False
     run: str = ""
     ended: bool = False
+    keep: bool = False
 
 
 class RunState(StrEnum):

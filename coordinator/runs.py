@@ -13,7 +13,7 @@ from gestalt.spec.schema import AppSpec
 from . import run_cancel
 from .advance import Case, erase, put_grant
 from .changes import MAX_INSTANCES, Asked
-from .jobs import Ended, Kept, Moment, RunDecision, RunView, decide_run, job_of, keep_ended, marked
+from .jobs import Ended, Kept, Moment, RunDecision, RunView, decide_run, job_of, keep_ended, marked, may_be_kept
 from .periodic import due, run_id
 from .reconcile import View, is_given_up
 from .records import App, Placed, Placements, Run, RunState, Step, Task, TaskState, Verb, Version
@@ -242,10 +242,13 @@ def _settled(draft: Draft, case: Case, decided: list[RunDecision], kept: Kept) -
     under_way = {decision.run.id for decision in decided}
     rest = [view for view in case.views if not view.placed.ended and view.placed.run not in under_way]
     stop = {*kept.stop, *(view.placed.serial for view in rest), *(serial for decision in decided for serial in decision.stop)}
-    ended = {serial for decision in decided for serial in decision.ended}
+    kept_back = [view for view in rest if view.placed.keep and may_be_kept(view) and not case.app.deleting]
+    done = {view.placed.serial for view in kept_back if view.heard and view.observed is not None and view.observed.ended}
+    ended = done.union(serial for decision in decided for serial in decision.ended)
+    keep = {view.placed.serial for view in kept_back}.union(serial for decision in decided for serial in decision.keep)
     forget = {*kept.forget, *(serial for decision in decided for serial in decision.forget), *_over(case, rest)}
     before = draft.placed(case.app.path)
-    after = tuple(marked(item, stop, ended) for item in before.instances if item.serial not in forget)
+    after = tuple(marked(item, stop, ended, keep) for item in before.instances if item.serial not in forget)
     return Placements(case.app.path, after) if after != before.instances else before
 
 

@@ -76,6 +76,7 @@ def desired(state: State, app: App, instance: str, version: Version, known: Know
         terms.grant,
         {**run.parameters, RUN_VARIABLE: run.id} if run is not None else {},
         placed.ended,
+        placed.keep,
     )
 
 

@@ -101,6 +101,7 @@ class DesiredInstance:
     """What an agent is told of one instance. `stop`: drain its connections, stop it, remove it. `grant`: only of what is exclusive.
 
     `env`: variables of this one, besides those of its template. `ended`: what is left of it is kept for its log, and nothing is started.
+    `keep`: what `stop` leaves of it is kept for its log, too.
     """
 
     id: str
@@ -112,6 +113,7 @@ class DesiredInstance:
     grant: Grant | None = None
     env: dict[str, str] = field(default_factory=dict)
     ended: bool = False
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1037,6 +1037,7 @@ class DesiredInstance(google.protobuf.message.Message):
     GRANT_FIELD_NUMBER: builtins.int
     ENV_FIELD_NUMBER: builtins.int
     ENDED_FIELD_NUMBER: builtins.int
+    KEEP_FIELD_NUMBER: builtins.int
     id: builtins.str
     app: builtins.str
     version: builtins.int
@@ -1046,6 +1047,8 @@ class DesiredInstance(google.protobuf.message.Message):
     """is to drain and stop; until it is, it stays listed"""
     ended: builtins.bool
     """it ended, and nothing follows: what is left of it is kept for its log, and nothing is started"""
+    keep: builtins.bool
+    """with `stop`: it is stopped, and what is left of it then is kept for its log"""
     @property
     def ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[gestalt.proto.v1.model_pb2.PortBinding]: ...
     @property
@@ -1068,9 +1071,10 @@ class DesiredInstance(google.protobuf.message.Message):
         grant: global___Grant | None = ...,
         env: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         ended: builtins.bool = ...,
+        keep: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["grant", b"grant"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["app", b"app", "ended", b"ended", "env", b"env", "grant", b"grant", "id", b"id", "ports", b"ports", "stop", b"stop", "template", b"template", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["app", b"app", "ended", b"ended", "env", b"env", "grant", b"grant", "id", b"id", "keep", b"keep", "ports", b"ports", "stop", b"stop", "template", b"template", "version", b"version"]) -> None: ...
 
 global___DesiredInstance = DesiredInstance
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 
@@ -136,7 +136,10 @@ class SimulatedAgent:
     def _obey(self) -> None:
         change = agent_pb2.ObservedChange()
         for instance in self.state.instances.values():
-            if instance.stop and not self.stuck:
+            if instance.keep and instance.id in self.running and not self.stuck:
+                self.running[instance.id] = replace(self.running[instance.id], phase=Phase.FAILED, ready=False, exit_code=143, ended=True)
+                change.instances.append(to_wire(self.running[instance.id], model_pb2.Observed))
+            elif instance.stop and not self.stuck:
                 self.running.pop(instance.id, None)
                 change.gone.append(instance.id)
             elif instance.id not in self.running:

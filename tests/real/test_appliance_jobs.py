@@ -77,7 +77,7 @@ def test_a_run_bears_the_death_of_both_daemons_and_counts_each_end_once(applianc
 
 
 def test_one_run_is_cancelled_and_the_other_goes_on(appliance: Appliance) -> None:
-    launched(appliance, "sleep 1000", parallelism=2, completions=2)
+    launched(appliance, "echo begun; sleep 1000", parallelism=2, completions=2)
     for _ in range(2):
         appliance.ctl("run", PATH, "--detach")
     wait_for("both are at work", lambda: [run["running"] for run in runs(appliance)[:2]] == [2, 2])
@@ -87,6 +87,7 @@ def test_one_run_is_cancelled_and_the_other_goes_on(appliance: Appliance) -> Non
     first = appliance.json("runs", PATH, one)
     assert (first["state"], first["running"]) == ("cancelled", 0)
     assert first["message"] == f"cancelled by {first['cancelled_by']}: 0 of 2 had ended well"
+    assert appliance.ctl("logs", PATH, "--run", one).stdout.count("begun") == 2, "what it had at work is kept for its log"
     assert appliance.json("runs", PATH, other)["state"] == "running"
     appliance.ctl("cancel", PATH, "--run", one)
     gone = appliance.ctl("cancel", PATH, "--run", "nothing", check=False)

@@ -135,7 +135,10 @@ async def test_a_run_is_cancelled_once_however_often_it_is_asked_for(rig: Jobs) 
     reply = await cancel("once")
     task = await rig.outcome(reply)
     assert (task.kind, task.state, task.message) == ("cancel", "succeeded", f"nothing of run {run} is at work any more")
-    assert not agent.running
+    (kept,) = agent.running.values()
+    assert (kept.ended, agent.state.instances[kept.instance].ended, agent.state.instances[kept.instance].stop) == (True, True, False)
+    lines = [chunk async for chunk in rig.apps().Logs(api_pb2.LogsRequest(app=PATH, run=run), timeout=10)]
+    assert {chunk.instance for chunk in lines} == {kept.instance}
     assert (await cancel("once")).tasks[0].id == task.id
     again = await cancel("twice")
     assert (list(again.tasks), list(again.unchanged)) == ([], [PATH])

@@ -33,10 +33,10 @@ def spec(**fields: object) -> AppSpec:
     return AppSpec.model_validate({"path": "/unit/test/agent/web", "image": "web:1", "stop": Stop(drain=0), **fields})
 
 
-def wish(*instances: str, stop: bool = False, complete: bool = True, **fields: object) -> Desired:
+def wish(*instances: str, stop: bool = False, keep: bool = False, complete: bool = True, **fields: object) -> Desired:
     app = spec(**fields)
     key = template_hash(app)
-    wanted = {item: DesiredInstance(item, app.path, 1, key, (), stop) for item in instances}
+    wanted = {item: DesiredInstance(item, app.path, 1, key, (), stop, keep=keep) for item in instances}
     return Desired(NodeState(1, 1, {key: app}, wanted, {}), complete=complete)
 
 

@@ -81,7 +81,7 @@ async def test_dies_anywhere_while_stopping(live: Live, dies_at: int) -> None:
     world = World()
     await bring_up(zero := live(world), ONE, TWO)
     await zero.end()
-    first = live(world, dies_at)
+    first = live(world, dies_at, grace=60.0)  # nobody wants the neighbour
     await first.begin(wish(ONE, stop=True))
     await first.until("it to be gone", lambda: first.gone(ONE))
     await first.kill()
@@ -91,6 +91,24 @@ async def test_dies_anywhere_while_stopping(live: Live, dies_at: int) -> None:
     assert world.of(ONE) == []
     assert ONE not in second.records.load()
     assert (world.running(TWO), world.starts[TWO]) == ([1], 1), "its neighbour was touched"
+
+
+@pytest.mark.parametrize("dies_at", range(1, 10))
+async def test_dies_anywhere_while_ending_what_is_kept_for_its_log(live: Live, dies_at: int) -> None:
+    world = World()
+    await bring_up(zero := live(world), ONE, TWO)
+    await zero.end()
+    first = live(world, dies_at, grace=60.0)  # nobody wants the neighbour
+    await first.begin(wish(ONE, stop=True, keep=True))
+    await first.until("it to have ended", lambda: bool(seen := first.saw(ONE)) and seen.ended)
+    await first.kill()
+    second = live(world)
+    await second.begin(wish(ONE, stop=True, keep=True, complete=False))
+    await second.until("it to have ended", lambda: second.saw(ONE).ended)
+    assert (world.running(ONE), world.starts[ONE]) == ([], 1)
+    assert [item.state for item in world.of(ONE)] == [AttemptState.EXITED], "its log is there"
+    second.instances.set_desired(wish(ONE, stop=True))
+    await second.until("it to be gone", lambda: second.gone(ONE))
 
 
 async def test_adopts_what_runs_and_restarts_nothing(live: Live) -> None:

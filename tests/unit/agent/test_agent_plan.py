@@ -70,6 +70,13 @@ EXITED, CREATED = AttemptState.EXITED, AttemptState.CREATED
         (situation(attempt(2, EXITED), goal=Goal.STOP), Remove(2)),
         (situation(attempt(2, CREATED), goal=Goal.STOP), Remove(2)),
         (situation(goal=Goal.STOP, record=RAN_ONE), Forget()),
+        (situation(attempt(1), goal=Goal.END), Stop(1, "its run is over", drain=True)),
+        (situation(attempt(1), attempt(2, EXITED), goal=Goal.END), Stop(1, "its run is over", drain=True)),
+        (situation(attempt(1, EXITED), attempt(2, EXITED), goal=Goal.END), Remove(1)),
+        (situation(attempt(1, EXITED), goal=Goal.END, record=RAN_ONE), Count(1)),
+        (situation(attempt(1, EXITED), goal=Goal.END, record=crashed(1)), Wait()),
+        (situation(attempt(1, CREATED), goal=Goal.END), Remove(1)),
+        (situation(goal=Goal.END, record=RAN_ONE), Forget()),
         (situation(attempt(1), goal=Goal.DISCARD), Stop(1, "nobody wants it", drain=False)),
         (situation(attempt(1), attempt(2), goal=Goal.KEEP), Wait()),
         (situation(attempt(1, EXITED), goal=Goal.KEEP, record=RAN_ONE), Wait()),
@@ -215,7 +222,7 @@ def all_situations() -> Iterator[Situation]:
             for done, started in itertools.product(range(last + 1), (False, True)):
                 streak = 1 if done else 0
                 record = InstanceRecord(NAME, "docker", last, started and last > 0, 1.0, done, 49.0, CRASH if done else None, streak)
-                for goal in (Goal.RUN, Goal.STOP, Goal.DISCARD):
+                for goal in (Goal.RUN, Goal.STOP, Goal.END, Goal.DISCARD):
                     yield situation(*attempts, goal=goal, record=record)
 
 
@@ -232,6 +239,9 @@ def test_every_state_comes_to_rest_as_wanted() -> None:
             if start.goal is Goal.RUN:
                 assert len(model.running()) == 1, f"{start} ended with {model.there}"
                 assert list(model.there) == model.running(), f"{start} left {model.there}"
+            elif start.goal is Goal.END and any(item.state is not AttemptState.CREATED for item in start.attempts):
+                assert [item.state for item in model.there.values()] == [EXITED], f"{start} left {model.there}"
+                assert model.record.ended >= max(model.there), "how it ended is known"
             else:
                 assert model.forgotten
             seen += 1

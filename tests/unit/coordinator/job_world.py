@@ -103,7 +103,9 @@ class JobWorld(Fleet):
         """Let all agents that are connected start and remove what they are told."""
         for item in self.placed:
             machine, identity = self.machines[item.node], instance_id(self.app, item.serial)
-            if machine.linked and item.stop:
+            if machine.linked and item.stop and item.keep and self.seen(item) is not None:
+                self.end(item, 143)
+            elif machine.linked and item.stop:
                 machine.running.pop(identity, None)
                 self.tracker.observed(self.view_of(item.node), (), [identity])
             elif machine.linked and identity not in machine.running and not item.ended:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gestalt.coordinator import changes, run_cancel, steering
-from gestalt.coordinator.records import Run, RunState, Step, Task, TaskState, Verb
+from gestalt.coordinator.records import Run, RunState, Step, Task, TaskState, Verb, instance_id
 from gestalt.errors import GestaltError, Kind
 from tests.unit.coordinator.job_world import JobWorld
 from tests.unit.coordinator.test_steering import launched
@@ -41,7 +41,7 @@ def test_a_cancelled_run_ends_and_what_it_had_at_work_is_stopped() -> None:
     assert (ended.state, ended.message) == (RunState.CANCELLED, "cancelled by tester: 1 of 4 had ended well")
     assert (world.task_of(one).state, world.task_of(one).message) == (TaskState.SUPERSEDED, ended.message)
     assert now(world, asked).state is TaskState.RUNNING, "until agents say that nothing is left"
-    assert all(item.stop for item in world.live(one))
+    assert all(item.stop and item.keep for item in world.live(one))
     (step,) = run_cancel.steps_of(world.state, now(world, asked))
     assert (step.state, step.total) == ("running", 2)
     assert step.message.startswith(f"run {one.id}: 2 at work on n")
@@ -54,6 +54,82 @@ def test_a_cancelled_run_ends_and_what_it_had_at_work_is_stopped() -> None:
     world.finish()
     assert world.of(other.id).state is RunState.SUCCEEDED
     assert world.of(one.id) == ended
+
+
+def logs(world: JobWorld, run: Run) -> int:
+    return sum(item.run == run.id and item.ended and not item.stop for item in world.placed)
+
+
+def test_the_logs_of_what_a_cancelled_run_had_at_work_are_kept_as_long_as_the_run() -> None:
+    world, one, other = two_runs(keep={"time": "1m"})
+    world.end(world.live(one)[0])
+    world.go()
+    cancel(world, one.id)
+    for _ in range(3):
+        world.go()
+    assert logs(world, one) == 3, "of the one that ended by itself, and of those that were stopped"
+    assert world.of(one.id).succeeded == len(world.of(one.id).results) == 1
+    assert not any(item.stop or item.keep for item in world.placed)
+    world.restart_coordinator()
+    world.go()
+    assert logs(world, one) == 3
+    world.pass_time(61)
+    for _ in range(3):
+        world.go()
+    assert {item.run for item in world.placed} == {other.id}
+    assert one.id not in {run.id for run in world.state.runs_of(PATH)}
+
+
+@pytest.mark.parametrize("ends", ["deadline", "stop", "failure"])
+def test_a_run_that_ends_otherwise_keeps_the_logs_of_what_it_had_at_work(ends: str) -> None:
+    world, one, other = two_runs(retries=0, deadline="10m" if ends == "deadline" else 0)
+    if ends == "deadline":
+        world.pass_time(601)
+    elif ends == "stop":
+        world.ask(changes.stop, PATH)
+    else:
+        for run in (one, other):
+            world.end(world.live(run)[0], 3)
+    for _ in range(3):
+        world.go()
+    assert world.of(one.id).state is (RunState.STOPPED if ends == "stop" else RunState.FAILED)
+    assert (logs(world, one), logs(world, other)) == (2, 2)
+
+
+def test_no_log_is_kept_on_a_node_that_is_drained_nor_of_a_job_that_is_deleted_or_of_what_never_ran() -> None:
+    world, one, _ = two_runs()
+    gone = world.live(one)[0]
+    world.machines[gone.node].running.clear()
+    world.tracker.inventory(world.view_of(gone.node), [instance_id(world.app, item.serial) for item in world.placed], ())
+    cancel(world, one.id)
+    world.go()
+    world.go()
+    assert logs(world, one) == sum(item.run == one.id and item.node != gone.node for item in world.placed)
+    world, one, other = two_runs()
+    cancel(world, one.id)
+    world.decide_all()
+    node = world.live(one)[0].node
+    world.administer(node, "draining")
+    world.decide_all()
+    assert {item.node == node for item in world.live(one) if not item.keep} == {True}
+    for _ in range(3):
+        world.go()
+    assert not any(item.node == node for item in world.placed if item.run == one.id)
+    cancel(world, other.id)
+    world.ask(changes.delete, PATH)
+    for _ in range(4):
+        world.go()
+    assert PATH not in world.state.apps
+
+
+def test_what_is_exclusive_makes_way_with_its_log() -> None:
+    world = JobWorld(placement={"exclusive": True})
+    run = world.run()
+    world.go()
+    world.go()
+    cancel(world, run.id)
+    world.decide_all()
+    assert [(item.stop, item.keep) for item in world.live(run)] == [(True, False)]
 
 
 def test_cancelling_again_gives_the_same_task_and_afterwards_changes_nothing() -> None:
