@@ -7,6 +7,7 @@ nodes may take it and what each is worth for it, is kept; a node that changed is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,16 @@ class Coded:
         return self._numbers.setdefault(value, len(self._numbers))
 
 
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """The nodes by the values of some attributes. `keys`: the values of each group, empty = its nodes have none; `rows`: the nodes of the
+    first group, then those of the next; `begins`: where each begins."""
+
+    keys: list[tuple[str, ...]]
+    rows: Rows
+    begins: Rows
+
+
 class Score:
     """What each node is worth by its fit for one request. `points`: on the grid, `NOWHERE` for nodes without room."""
 
@@ -141,6 +152,7 @@ class Columns:
         self._reservations = reservations
         self._able: dict[Any, tuple[Mask, Floats]] = {}
         self._liked: dict[Any, Floats] = {}
+        self._groupings: dict[tuple[str, ...], Grouping] = {}
         self._scores: dict[tuple[float, int, bool], Score] = {}
         self.settle(reservations.nodes)
 
@@ -173,8 +185,8 @@ class Columns:
             supply[row] = offer.supply_of(name)
         for coded in (self._runtimes, *self._coded.values()):
             coded.change(row, self.offers)
-        self._able.clear()
-        self._liked.clear()
+        for kept in (self._able, self._liked, self._groupings):
+            kept.clear()
 
     def supply(self, name: str) -> tuple[Counts, Counts]:
         """Return how much each node has of what `demands` names so, and how much of it is reserved; not to be changed."""
@@ -199,6 +211,28 @@ class Columns:
             found = Coded(lambda offer: offer.attributes.get(attribute), self.offers)
         _keep(self._coded, attribute, found)
         return found
+
+    def grouping(self, attributes: tuple[str, ...]) -> Grouping:
+        """Return all nodes by the values of these attributes; not to be changed."""
+        if (found := self._groupings.get(attributes)) is None:
+            coded = [self._texts(attribute) for attribute in attributes]
+            codes = coded[0][0]
+            for numbers, texts in coded[1:]:
+                codes = np.unique(codes * len(texts) + numbers, return_inverse=True)[1]
+            rows = np.argsort(codes, kind="stable")
+            begins = np.flatnonzero(np.diff(codes[rows], prepend=-1))
+            keys = zip(*([texts[number] for number in numbers[rows[begins]].tolist()] for numbers, texts in coded), strict=True)
+            found = Grouping(list(keys), rows, begins)
+            _keep(self._groupings, attributes, found)
+        return found
+
+    def _texts(self, attribute: str) -> tuple[Rows, list[str]]:
+        """Return the value of an attribute as a number for each node, and what the numbers stand for: empty = a node has none."""
+        column = self.coded(attribute)
+        numbers, values = column.codes.astype(np.intp), column.values
+        if None in values and "" in values:
+            numbers[numbers == values.index(None)] = values.index("")
+        return numbers, [value or "" for value in values]
 
     def in_pool(self, pool: str) -> Mask:
         return self.coded("pool").where(("in pool", pool), lambda value: (value or DEFAULT_POOL) == (pool or DEFAULT_POOL))

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import numpy as np
 
-from .columns import NOWHERE, Columns, Floats, Rows, on_grid
+from .columns import NOWHERE, Columns, Floats, Grouping, Rows, on_grid
 from .score import GRID
 from .tally import GroupBy, Limit, Tally
 from .values import Choice
 
 Head = tuple[float, int]
 """A node by its row, after its points, negative."""
-Values = tuple[str, ...]
 Choose = Callable[[int], tuple[Choice, float | None]]
 """Has a node take an instance; returns what it is worth for another one, None when it has no room for one."""
 
 
-def groups_of(columns: Columns, points: Floats, tallies: Sequence[Tally], limits: Sequence[Limit], count: int) -> Queue | Table:
+def groups_of(columns: Columns, points: Floats, tallies: Sequence[Tally], limits: Sequence[Limit]) -> Queue | Table:
     """Return the nodes that are worth anything in groups.
 
     Args:
@@ -32,91 +30,86 @@ def groups_of(columns: Columns, points: Floats, tallies: Sequence[Tally], limits
         points: what each is worth by itself.
         tallies: what is spread; they are added to.
         limits: what is limited; they are added to.
-        count: how many are to be placed.
     """
     counters: list[Tally | Limit] = [*tallies, *limits]
-    attributes = list(dict.fromkeys(item.attribute for item in counters))
-    groups = _grouped(columns, points, attributes, count)
+    attributes = tuple(dict.fromkeys(item.attribute for item in counters))
+    groups = Groups(columns.grouping(attributes), points)
     return Queue(groups, tallies, limits) if len(attributes) == 1 else Table(groups, attributes, tallies, limits)
 
 
-def _grouped(columns: Columns, points: Floats, attributes: Sequence[str], count: int) -> dict[Values, list[Head]]:
-    """Return the nodes with room by their values, each group in order: so it is a heap.
+class Groups:
+    """The nodes by their values. `keys`: the values of each group; `best`: what its best node is worth, `first`: the row of that.
 
-    Of each group there are no more than the `count` best. That is enough: when the last one is chosen, fewer than `count` nodes have taken
-    any, so that one of these is as it was, and no worse than all that are left out.
+    The nodes of a group are put in order when the first of them is chosen: of most groups that is never.
     """
-    rows = np.flatnonzero(points > NOWHERE)
-    rows = rows[np.argsort(-points[rows], kind="stable")]
-    coded = [_coded(columns, attribute) for attribute in attributes]
-    codes = coded[0][0][rows]
-    for numbers, texts in coded[1:]:
-        codes = np.unique(codes * len(texts) + numbers[rows], return_inverse=True)[1]
-    by_code = np.argsort(codes.astype(np.min_scalar_type(int(codes.max(initial=0)))), kind="stable")  # small numbers are faster
-    rows, codes = rows[by_code], codes[by_code]
-    begins = np.flatnonzero(np.diff(codes, prepend=-1))
-    sizes = np.diff(begins, append=len(rows))
-    heads = rows[np.arange(len(rows)) - np.repeat(begins, sizes) < count]
-    listed = list(zip((-points[heads]).tolist(), heads.tolist(), strict=True))
-    ends = np.cumsum(np.minimum(sizes, count)).tolist()
-    keys = zip(*([texts[number] for number in numbers[rows[begins]].tolist()] for numbers, texts in coded), strict=True)
-    return {key: listed[begin:end] for key, (begin, end) in zip(keys, pairwise([0, *ends]), strict=True)}
 
+    def __init__(self, grouping: Grouping, points: Floats) -> None:
+        self.keys = grouping.keys
+        self._points = points
+        self._rows, self._bounds = grouping.rows, [*grouping.begins.tolist(), len(grouping.rows)]
+        sizes, sorted_points = np.diff(grouping.begins, append=len(grouping.rows)), points[grouping.rows]
+        self.best: Floats = np.maximum.reduceat(sorted_points, grouping.begins) if len(self.keys) else sorted_points
+        at_best = np.flatnonzero(sorted_points == np.repeat(self.best, sizes))
+        self.first: Rows = grouping.rows[at_best[np.searchsorted(at_best, grouping.begins)]]
+        self._heads: dict[int, list[Head]] = {}
 
-def _coded(columns: Columns, attribute: str) -> tuple[Rows, list[str]]:
-    """Return the value of an attribute as a number for each node, and what the numbers stand for: a node without one has an empty one."""
-    column = columns.coded(attribute)
-    numbers, values = column.codes.astype(np.intp), column.values
-    if None in values and "" in values:
-        numbers[numbers == values.index(None)] = values.index("")
-    return numbers, [value or "" for value in values]
+    def heads(self, group: int) -> list[Head]:
+        """Return the nodes of a group that have room, in order: so it is a heap, and stays one with whoever takes from it."""
+        if (found := self._heads.get(group)) is None:
+            rows = self._rows[self._bounds[group] : self._bounds[group + 1]]
+            found = self._heads[group] = in_order(self._points, rows[self._points[rows] > NOWHERE])
+        return found
 
 
 class Queue:
     """Groups by the values of one attribute, in order of their best nodes."""
 
-    def __init__(self, groups: dict[Values, list[Head]], tallies: Sequence[Tally], limits: Sequence[Limit]) -> None:
-        self._groups = {key[0]: heads for key, heads in groups.items()}
+    def __init__(self, groups: Groups, tallies: Sequence[Tally], limits: Sequence[Limit]) -> None:
+        self._groups = groups
         self._tallies, self._limits = tallies, limits
         self._leasts = [item for item in limits if isinstance(item, GroupBy)]
         self._least = sum(item.least for item in self._leasts)
-        self._parked: list[str] = []
-        self._order = [entry for value in self._groups if (entry := self._queue(value)) is not None]
+        self._parked: list[int] = []
+        best = enumerate(zip(groups.best.tolist(), groups.first.tolist(), strict=True))
+        self._order = [
+            entry for group, (points, row) in best if points > NOWHERE and (entry := self._entry(group, points, row)) is not None
+        ]
         heapq.heapify(self._order)
 
-    def _queue(self, value: str) -> tuple[float, int, str] | None:
+    def _queue(self, group: int) -> tuple[float, int, int] | None:
+        """Return a group as `_entry` does, by its best node now; None when it has none any more."""
+        heads = self._groups.heads(group)
+        return self._entry(group, -heads[0][0], heads[0][1]) if heads else None
+
+    def _entry(self, group: int, points: float, row: int) -> tuple[float, int, int] | None:
         """Return a group with its best node's points, negative; None when none of its nodes may take one.
 
         If it may have one again once others have more instances, it is put aside.
         """
-        heads = self._groups[value]
-        if not heads:
-            return None
+        (value,) = self._groups.keys[group]
         if self._limits and any(limit.refuses(value) for limit in self._limits):
             if self._leasts:
-                self._parked.append(value)
+                self._parked.append(group)
             return None
-        points, row = heads[0]
-        points = -points
         for tally in self._tallies:
             points += tally.points(value)
-        return -(round(points * GRID) / GRID), row, value
+        return -(round(points * GRID) / GRID), row, group
 
     def run(self, choose: Choose, count: int) -> list[Choice]:
         """Place all that can be placed."""
         chosen, order, groups = list[Choice](), self._order, self._groups
         counters: list[Tally | Limit] = [*self._tallies, *self._limits]
         while order and len(chosen) < count:
-            _, row, value = order[0]
+            _, row, group = order[0]
             choice, points = choose(row)
             chosen.append(choice)
             if points is None:
-                heapq.heappop(groups[value])
+                heapq.heappop(groups.heads(group))
             else:
-                heapq.heapreplace(groups[value], (-points, row))
+                heapq.heapreplace(groups.heads(group), (-points, row))
             for counter in counters:
-                counter.add(value)
-            if (entry := self._queue(value)) is None:
+                counter.add(groups.keys[group][0])
+            if (entry := self._queue(group)) is None:
                 heapq.heappop(order)
             else:
                 heapq.heapreplace(order, entry)
@@ -130,8 +123,8 @@ class Queue:
         if least == self._least:
             return
         parked, self._parked, self._least = self._parked, [], least
-        for value in parked:
-            if (entry := self._queue(value)) is not None:
+        for group in parked:
+            if (entry := self._queue(group)) is not None:
                 heapq.heappush(self._order, entry)
 
 
@@ -179,10 +172,8 @@ class _Column:
 class Table:
     """Groups by the values of several attributes."""
 
-    def __init__(
-        self, groups: dict[Values, list[Head]], attributes: Sequence[str], tallies: Sequence[Tally], limits: Sequence[Limit]
-    ) -> None:
-        self._keys, self._heads = list(groups), list(groups.values())
+    def __init__(self, groups: Groups, attributes: Sequence[str], tallies: Sequence[Tally], limits: Sequence[Limit]) -> None:
+        self._groups, self._keys = groups, groups.keys
         self._columns = [
             _Column(
                 [key[at] for key in self._keys],
@@ -194,13 +185,12 @@ class Table:
         by_attribute = {attribute: iter(column.tallied) for attribute, column in zip(attributes, self._columns, strict=True)}
         codes = {attribute: column.codes for attribute, column in zip(attributes, self._columns, strict=True)}
         self._tallied = [(next(by_attribute[item.attribute]), codes[item.attribute]) for item in tallies]  # added up in their order
-        self._points = np.array([-heads[0][0] for heads in self._heads])
-        self._rows = np.array([heads[0][1] for heads in self._heads], dtype=np.intp)
+        self._points, self._rows = groups.best, groups.first
 
     def run(self, choose: Choose, count: int) -> list[Choice]:
         """Place all that can be placed."""
         chosen: list[Choice] = []
-        while self._heads and len(chosen) < count:
+        while self._keys and len(chosen) < count:
             points = self._points
             for tallied, codes in self._tallied:
                 points = points + tallied[codes]
@@ -216,7 +206,7 @@ class Table:
         return chosen
 
     def _take(self, group: int, choose: Choose) -> Choice:
-        heads = self._heads[group]
+        heads = self._groups.heads(group)
         row = heads[0][1]
         choice, points = choose(row)
         if points is None:

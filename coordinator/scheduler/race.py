@@ -235,7 +235,7 @@ class Race:
         """Place all that can be placed."""
         if not (self.tallies or self.limits):
             return self._run_alone()
-        return groups_of(self.columns, self._points, self.tallies, self.limits, self._count).run(self.choose, self._count)
+        return groups_of(self.columns, self._points, self.tallies, self.limits).run(self.choose, self._count)
 
     def _run_alone(self) -> list[Choice]:
         """Place where no node's points depend on what another one takes."""
