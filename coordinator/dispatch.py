@@ -40,13 +40,17 @@ def _free(app: App, placed: Placed) -> Terms:
 
 @dataclass(slots=True)
 class Link:
-    """The way to one connected agent. `wants_peers`: it is told of all nodes. `closed` is set to end its session."""
+    """The way to one connected agent. `wants_peers`: it is told of all nodes. `closed` is set to end its session.
+
+    `sent`: when a message was sent last, by the monotonic clock.
+    """
 
     node: str
     address: str
     wants_peers: bool = False
     outbox: asyncio.Queue[agent_pb2.CoordinatorMessage] = field(default_factory=lambda: asyncio.Queue(maxsize=1000))
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: float = field(default_factory=clock.monotonic)
 
     def send(self, message: agent_pb2.CoordinatorMessage) -> None:
         """Queue a message; an agent that does not read for so long that the queue is full loses its session."""

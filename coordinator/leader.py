@@ -42,6 +42,7 @@ from .nodes import Tracker
 from .office import Office
 from .planner import Planner
 from .present import Presenter
+from .pulse import Pulse
 from .reception import Answerers, Desk
 from .recovery import Recovery
 from .requests import Requests
@@ -66,6 +67,8 @@ SERVICES = tuple(
 )
 """The services that only a leader gives."""
 
+BEATS = 3
+"""How often an agent that hears nothing else hears of us within the silence that it bears; twice at least, whatever it hears."""
 SILENCE_LIMIT = 0.1
 """Seconds for which the end of an office waits for the calls that it cuts off; nothing of the office leaves in them any more."""
 
@@ -198,6 +201,8 @@ class Leader:
         api_pb2_grpc.add_ChangesServicer_to_server(ChangesServicer(cluster, requests, presenter), server)
         agents = self._agents()
         self.ledger.on_commit(agents.committed)
+        if agents.silence:
+            self._spawn(Pulse(agents.sessions, agents.silence / BEATS).run(), "pulse")
         nodes = MembersServicer(cluster, presenter, self.ledger, self._enrolment, requests, self.balancer)
         api_pb2_grpc.add_NodesServicer_to_server(nodes, server)
         api_pb2_grpc.add_TasksServicer_to_server(TasksServicer(cluster, presenter, self.events), server)

@@ -44,9 +44,6 @@ SILENCE = 3
 STRANGE = 1000
 """So many instances of a node that nobody placed there are remembered at most, of one report."""
 
-BEATS = 3
-"""How often an agent hears of us at least within the silence that it bears."""
-
 
 @dataclass(frozen=True, slots=True)
 class AgentsServicer(agent_pb2_grpc.AgentsServicer):
@@ -91,7 +88,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         tasks = [asyncio.create_task(item) for item in work]
         try:
             yield agent_pb2.CoordinatorMessage(welcome=welcome)
-            async with aclosing(_outgoing(link, self.silence / BEATS)) as outgoing:
+            async with aclosing(_outgoing(link)) as outgoing:
                 async for message in outgoing:
                     yield message
         finally:
@@ -336,16 +333,12 @@ def _in_line(view: NodeView) -> Iterator[None]:
         view.is_in_line = False
 
 
-async def _outgoing(link: Link, period: float) -> AsyncGenerator[agent_pb2.CoordinatorMessage, None]:
-    """Yield what is to be sent until the link is closed, and a heartbeat after `period` seconds without anything (0: never)."""
-    beat = agent_pb2.CoordinatorMessage(heartbeat=agent_pb2.Heartbeat())
+async def _outgoing(link: Link) -> AsyncGenerator[agent_pb2.CoordinatorMessage, None]:
+    """Yield what is to be sent until the link is closed."""
     while not link.closed.is_set():
-        try:
-            async with asyncio.timeout(period or None):
-                message = await link.outbox.get()
-        except TimeoutError:
-            message = beat
+        message = await link.outbox.get()
         if not link.closed.is_set():
+            link.sent = clock.monotonic()
             yield message
 
 
