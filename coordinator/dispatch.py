@@ -161,6 +161,7 @@ class Dispatcher:
             for node in nodes:
                 if node not in self._state.nodes:
                     self._revisions.pop(node, None)
+                    self._tracker.removed(node)
         is_small, self._is_small = self._is_small, len(self._state.nodes) < ALL_EDGES
         if is_small != self._is_small or any(kind == "switches" for kind, _ in draft.records):
             self.tell_all()

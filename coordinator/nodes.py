@@ -131,6 +131,10 @@ class Tracker:
     def forget(self, instance: str) -> None:
         self.sightings.pop(instance, None)
 
+    def removed(self, node: str) -> None:
+        """A node is no member any more: how it stands is not kept. Its view is: grants that are not over yet ask for it."""
+        self._standings.pop(node, None)
+
     def connected(self, view: NodeView) -> None:
         self.touched.add(view.id)
         view.connected, view.heard, view.last_seen = True, False, self._now()
@@ -139,7 +143,6 @@ class Tracker:
     def disconnected(self, view: NodeView) -> None:
         self.touched.add(view.id)
         view.connected, view.heard, view.disconnected_at = False, False, self._now()
-        self._standings.pop(view.id, None)  # it holds for one that is heard, and a removed one never is again
 
     def member(self, view: NodeView, member: Member | None) -> None:
         """Take in the membership of a node. Time in which its agent did not run is not held against it."""
@@ -156,7 +159,7 @@ class Tracker:
     def standing(self, node: str) -> Standing:
         """Return how a node stands now."""
         view, record = self.nodes.get(node) or NodeView(node, node), self._records.get(node)
-        if not view.heard and not (self.fenced and view.member is None):
+        if record is None or (not view.heard and not (self.fenced and view.member is None)):
             missing = self._now() - max(view.disconnected_at, view.expected_at)
             return standing(record, Signs(self.fenced, view.member, view.heard, view.ever_heard, missing), self._unreachable_after)
         known = self._standings.get(node)

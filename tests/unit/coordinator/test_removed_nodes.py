@@ -8,6 +8,7 @@ import pytest
 
 from gestalt.coordinator import dispatch
 from gestalt.coordinator.dispatch import Link
+from gestalt.coordinator.membership import Life
 from gestalt.coordinator.state import Draft
 from gestalt.coordinator.usage import Usages
 from gestalt.model import Observed, Phase
@@ -54,6 +55,23 @@ def test_nothing_is_kept_of_what_it_was_told_and_how_it_stood(is_there: bool, mo
     office.state.nodes[NODE] = record
     office.dispatcher.attach(again := Link(NODE, "10.0.0.3"))
     assert again.outbox.get_nowait().full.revision == 1
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_how_a_removed_node_stands_is_not_kept_whoever_asks(is_heard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "Pace", OnDemand)
+    office = Office()
+    view = office.tracker.node(NODE, NODE)
+    if is_heard:
+        office.tracker.connected(view)
+        office.tracker.inventory(view, (), ())
+    else:
+        office.tracker.member(view, None)
+    assert (office.tracker.standing(NODE).life is Life.READY) is is_heard
+    assert "_standings" in keepers(office.tracker, NODE)
+    remove(office)
+    assert office.tracker.standing(NODE).life is Life.LEFT
+    assert keepers(office.tracker, NODE) == {"nodes"}
 
 
 def test_an_agent_that_comes_back_is_told_under_the_next_revision(monkeypatch: pytest.MonkeyPatch) -> None:
