@@ -1,12 +1,12 @@
 # Every target sets up what it needs; on a fresh machine run it as root or with sudo.
 SHELL := /bin/bash
 PYTHON ?= .venv/bin/python
-CODE := gestalt agent coordinator plugins tests $(wildcard bench demo) setup.py
+CODE := gestalt agent coordinator plugins tests $(wildcard bench demo packaging) setup.py
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup packages docker lint format test soak bench proto lock demo demo-down lab lab-down clean
+.PHONY: help setup packages docker lint format test soak test-rpm bench rpm srpm proto lock demo demo-down lab lab-down clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -38,8 +38,21 @@ test: packages setup docker  ## every test (PYTEST_ARGS='-k docker' for some)
 soak: packages setup docker  ## the long random runs (GESTALT_SOAK_SECONDS=1800 each; GESTALT_SOAK_SEED: the cluster's once more)
 	GESTALT_SOAK_SECONDS=$${GESTALT_SOAK_SECONDS:-1800} $(PYTHON) -m pytest -m soak -s --timeout=0 $(PYTEST_ARGS) </dev/null
 
+test-rpm: packages rpm-packages setup docker  ## the RPMs: built twice and compared, installed, upgraded and erased on a lab node (3-5 min)
+	$(PYTHON) -m pytest -m rpm --timeout=900 $(PYTEST_ARGS) </dev/null
+
 bench: packages setup docker  ## the figures of docs/performance.md, measured on this machine (BENCH="failover --runs 3": one of them)
 	$(PYTHON) -m bench $(BENCH)
+
+rpm: rpm-packages  ## the RPMs, in build/rpm (RPM_SIGN_KEY=NAME: signed): docs/install.md
+	@scripts/rpm.sh rpm
+
+srpm: rpm-packages  ## the source RPM, from which they are built elsewhere without network
+	@scripts/rpm.sh srpm
+
+.PHONY: rpm-packages
+rpm-packages:
+	@scripts/install-packages rpm
 
 proto: setup     ## the Python code of proto/, anew
 	@scripts/proto.sh

@@ -1,0 +1,121 @@
+#!/bin/bash
+# Builds the packages from this checkout, as it lies here, into build/rpm.
+#   scripts/rpm.sh rpm      what is installed; signed when RPM_SIGN_KEY names a key of gpg
+#   scripts/rpm.sh srpm     what they can be built from elsewhere, without network
+#   scripts/rpm.sh twice    build them two times, in two places, and compare every byte
+# RPM_PYTHON=/usr/bin/python3.12: the Python that they are to run with, where it is not the system's newest; it has to be here, too.
+# RPM_RELEASE=2: the same version, packaged anew. RPM_OUT: the folder for the packages, instead of build/rpm.
+set -euo pipefail
+umask 022
+cd "$(dirname "$0")/.."
+purpose=${1:-}
+tree=$PWD
+work=$tree/build/rpm
+out=${RPM_OUT:-build/rpm}
+
+die() { echo "rpm: $*" >&2; exit 1; }
+
+python_of() {
+  local found
+  found=$(RPM_PYTHON=${RPM_PYTHON:-$(scripts/find-python)}; "$RPM_PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  [ -x "/usr/bin/python$found" ] || die "a package runs with the system's Python, and there is no /usr/bin/python$found; RPM_PYTHON names another"
+  echo "$found"
+}
+
+# Fetch what is in the locks, unless it is here.
+fetch() {
+  local stamp
+  stamp=$(cat requirements.lock packaging/build.lock packaging/wheels.py | sha256sum | cut -d' ' -f1)
+  if [ "$(cat "$wheels/.complete" 2>/dev/null)" = "$stamp" ]; then return; fi
+  rm -rf "$wheels"
+  mkdir -p "$wheels"
+  [ -x "$tools/bin/pip" ] || "/usr/bin/python$python" -m venv "$tools"
+  echo "fetching the wheels of requirements.lock for Python $python on $machine"
+  "$tools/bin/python" packaging/wheels.py download "$python" "$machine" "$wheels" requirements.lock packaging/build.lock </dev/null
+  echo "$stamp" >"$wheels/.complete"
+}
+
+# The bytes depend on names and contents only.
+archive() {
+  tar --create --format=gnu --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=u+rw,go+r,go-w,a+X "$@"
+}
+
+sources() {
+  mkdir -p "$1"
+  git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' name; do
+    if [ -e "$name" ] || [ -L "$name" ]; then printf '%s\0' "$name"; fi
+  done | LC_ALL=C sort -z | archive --file "$1/gestalt-$version.tar" --transform "s,^,gestalt-$version/,S" --null --no-recursion --files-from -
+  archive --file "$1/gestalt-$version-wheels-cp${python/./}-$machine.tar" --exclude .complete --transform "s,^\.,wheels,S" -C "$wheels" .
+  sed -e "s/^%global python_version .*/%global python_version $python/" -e "s/^\(Release: *\).*/\1${RPM_RELEASE:-1}%{?dist}/" packaging/gestalt.spec >"$1/gestalt.spec"
+}
+
+# make_source PLACE: lay out in PLACE what rpmbuild takes, anew, and make the source package of it. rpm writes into that how it would
+# unpack the sources; so that this depends on no folder of ours, it is told of none.
+make_source() {
+  rm -rf "$1"
+  sources "$1/SOURCES"
+  (cd "$1/SOURCES" && run_rpmbuild "$1" -bs --define "_topdir /builddir" --define "_sourcedir ." --define "_srcrpmdir $1")
+}
+
+# make_packages PLACE: build what is installed from what make_source has laid out there.
+make_packages() {
+  run_rpmbuild "$1" -bb --define "_topdir $1"
+}
+
+run_rpmbuild() {
+  local place=$1 options=("${@:2}")
+  # A Debian has what is needed from its own packages, of which rpm knows nothing.
+  if command -v dpkg >/dev/null; then options+=(--nodeps --load "$tree/packaging/macros.debian" --define "_dbpath $place/db"); fi
+  if ! rpmbuild "${options[@]}" "$place/SOURCES/gestalt.spec" >"$place/log" 2>&1 </dev/null; then
+    tail -n 40 "$place/log" >&2
+    die "rpmbuild failed; all of what it said is in $place/log"
+  fi
+}
+
+# hand_over FILE...: put packages where they are expected, in place of older ones.
+hand_over() {
+  local file name
+  mkdir -p "$out"
+  for file in "$@"; do
+    name=$(basename "$file")
+    rm -f "$out/${name%-*-*}"-[0-9]*.rpm
+    [ -z "${RPM_SIGN_KEY:-}" ] || rpmsign --define "_gpg_name $RPM_SIGN_KEY" --define "__gpg $(command -v gpg)" --addsign "$file" >/dev/null
+    mv "$file" "$out/$name"
+    echo "$out/$name"
+  done
+}
+
+case $purpose in rpm | srpm | twice) ;; *) die "usage: scripts/rpm.sh rpm|srpm|twice" ;; esac
+command -v rpmbuild >/dev/null || die "rpmbuild is not installed; run: scripts/install-packages rpm"
+mkdir -p "$work"
+exec 9>"$work/lock"
+flock 9
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' gestalt/__init__.py)
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+machine=$(uname -m)
+python=$(python_of)
+tools=$work/tools-$python
+wheels=$work/wheels-$python-$machine
+fetch
+case $purpose in
+  rpm)
+    make_source "$work/build"
+    make_packages "$work/build"
+    hand_over "$work"/build/RPMS/*/*.rpm
+    rm -rf "$work/build"
+    ;;
+  srpm)
+    make_source "$work/build"
+    hand_over "$work"/build/*.src.rpm
+    rm -rf "$work/build"
+    ;;
+  twice)
+    for place in first the-second-time; do make_source "$work/$place"; done
+    for place in first the-second-time; do make_packages "$work/$place"; done
+    (cd "$work/first" && sha256sum RPMS/*/*.rpm ./*.src.rpm) >"$work/sums"
+    (cd "$work/the-second-time" && sha256sum --check --quiet "$work/sums") || die "two builds of the same differ; they are in build/rpm/first and build/rpm/the-second-time"
+    hand_over "$work"/first/RPMS/*/*.rpm "$work"/first/*.src.rpm
+    rm -rf "$work/first" "$work/the-second-time" "$work/sums"
+    ;;
+esac

@@ -1,0 +1,54 @@
+"""Packages are built once for all tests here, and one node is there for them, without packages and settings of ours before each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest_asyncio
+
+from tests.cluster.lab.lab import Lab, temporary_lab
+
+from .machine import build, files, prepare
+
+PACKAGES = ("gestalt-runtime", "gestaltctl", "gestalt-coordinator", "gestalt-agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The packages of two releases, as names of files that nodes see."""
+
+    first: list[Path]
+    second: list[Path]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def built() -> Built:
+    return Built(await build("twice", 1), await build("rpm", 2))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def prepared_lab() -> AsyncIterator[Lab]:
+    async with temporary_lab(1, "rpm") as lab:
+        await prepare(lab.nodes[0])
+        yield lab
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A lab of one node, and every path of it as it was."""
+
+    lab: Lab
+    before: set[str]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def machine(prepared_lab: Lab) -> AsyncIterator[Machine]:
+    node = prepared_lab.nodes[0]
+    yield Machine(prepared_lab, await files(node))
+    there = (await node.do("rpm", "--query", "--all", "--queryformat", "%{NAME}\\n")).split()
+    if installed := [name for name in PACKAGES if name in there]:
+        await node.do("rpm", "-e", *installed, limit=120)
+    await node.run("pkill", "-x", "haproxy")
+    await node.do("sh", "-c", "docker ps -aq | xargs -r docker rm -f; rm -rf /etc/gestalt /var/lib/gestalt /run/gestalt")

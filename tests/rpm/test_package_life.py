@@ -1,0 +1,147 @@
+"""The life of the packages on a node that boots systemd: installed, started, upgraded under an app that runs, taken back, erased."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gestalt import shell
+from tests.cluster.lab.cluster import web
+from tests.cluster.lab.nodes import CHECKOUT, Node, can_run
+
+from .conftest import PACKAGES, Built, Machine
+from .machine import active, files, processes, rpm
+
+pytestmark = [
+    pytest.mark.rpm,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.skipif(not can_run(), reason="lab nodes need root, systemd-sysv and busybox-static"),
+    pytest.mark.skipif(shutil.which("rpmbuild") is None, reason="rpmbuild is not installed: scripts/install-packages rpm"),
+]
+
+UNITS = ("gestalt-coordinator", "gestalt-fence", "gestalt-agent")
+INSTALLED_MAX = 150 * 1000**2
+SECURITY_MAX = {"gestalt-coordinator": 2.0}
+MADE_HERE = ("/etc/gestalt", "/var/lib/gestalt", "/run/gestalt")
+
+
+def names(packages: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(map(str, packages))
+
+
+async def install(node: Node, packages: Sequence[Path]) -> None:
+    await rpm(node, "-i", *names(packages))
+
+
+async def found_cluster(machine: Machine, root: str) -> None:
+    """Make a cluster of the node, below a root in ZooKeeper, and have systemd start its daemons."""
+    node = machine.lab.nodes[0]
+    hosts = ",".join(machine.lab.ensemble.hosts)
+    await node.do("gestaltctl", "cluster", "init", "--zookeeper", hosts, "--zookeeper-root", root, "--address", node.address)
+    await node.do("sh", "-c", """echo 'watchdog: ""' >>/etc/gestalt/fence.yaml""")  # what a node sees of it is that of this machine
+    await node.do("systemctl", "start", *UNITS)
+
+
+async def launch(node: Node) -> None:
+    spec = yaml.safe_dump(web("/lab/main/prod/shop", instances=2)).encode()
+    await node.do("gestaltctl", "launch", "--file", "-", stdin=spec, limit=90)
+
+
+async def containers(node: Node) -> set[str]:
+    return set((await node.do("docker", "ps", "--no-trunc", "--quiet")).split())
+
+
+async def test_two_builds_are_the_same_small_enough_and_need_nothing_of_others_python(built: Built) -> None:
+    """That two builds are the same, byte by byte, is what the building itself looks at."""
+    described = await shell.run(("rpm", "-qp", "--queryformat", "%{NAME} %{SIZE}\\n", *names(built.first)), limit=60)
+    sizes = dict(line.split() for line in described.stdout.decode().splitlines())
+    assert set(sizes) == set(PACKAGES)
+    assert sum(map(int, sizes.values())) <= INSTALLED_MAX
+    needed = await shell.run(("rpm", "-qp", "--requires", *names(built.first)), limit=60)
+    assert [line for line in needed.stdout.decode().splitlines() if "python3dist" in line] == []
+    listed = await shell.run(("rpm", "-qpl", *names(built.first)), limit=60)
+    outside = [
+        path for path in listed.stdout.decode().split() if path.endswith((".py", ".pyc")) and not path.startswith("/usr/lib/gestalt/")
+    ]
+    assert outside == []
+
+
+@pytest.mark.skipif(shutil.which("rpmlint") is None, reason="rpmlint is not installed: scripts/install-packages rpm")
+async def test_rpmlint_finds_nothing_but_what_is_explained(built: Built) -> None:
+    packaging = CHECKOUT / "packaging"
+    source = next(built.first[0].parent.glob("*.src.rpm"))
+    argv = ("rpmlint", "--config", str(packaging / "rpmlint.toml"), *names(built.first), str(source), str(packaging / "gestalt.spec"))
+    done = await shell.run(argv, limit=300, cwd=str(CHECKOUT))
+    assert b"0 errors, 0 warnings" in done.stdout, done.stdout.decode()
+
+
+async def test_nothing_starts_by_itself_and_without_settings_it_says_what_to_do(machine: Machine, built: Built) -> None:
+    node = machine.lab.nodes[0]
+    await install(node, built.first)
+    assert await active(node, UNITS) == ["inactive"] * 3
+    assert (await node.run("systemctl", "is-enabled", *UNITS)).stdout.decode().split() == ["disabled"] * 3
+    assert not (await node.run("systemctl", "start", "gestalt-agent")).ok
+    assert "gestaltctl appliance init" in await node.do("journalctl", "--no-pager", "--unit=gestalt-agent", "--output=cat")
+    units = [f"{unit}.service" for unit in UNITS]
+    assert await node.do("systemd-analyze", "verify", "--recursive-errors=yes", *units) == ""
+    for unit, allowed in SECURITY_MAX.items():
+        await node.do("systemd-analyze", "security", "--no-pager", f"--threshold={allowed * 10:.0f}", f"{unit}.service")
+
+
+async def test_an_upgrade_and_a_step_back_leave_alone_what_runs(machine: Machine, built: Built) -> None:
+    node = machine.lab.nodes[0]
+    await install(node, built.first)
+    await found_cluster(machine, "/upgraded")
+    assert await active(node, UNITS) == ["active"] * 3
+    await launch(node)
+    before = await containers(node)
+    assert len(before) == 2
+    for packages, release in ((built.second, "0.1.0-2"), (built.first, "0.1.0-1")):
+        await rpm(node, "-U", "--oldpackage", *names(packages))
+        assert await active(node, UNITS) == ["active"] * 3
+        running = await processes(node, "/usr/lib/gestalt/")
+        assert len(running) == 3
+        assert all(line.startswith(f"/usr/lib/gestalt/{release}/bin/python ") for line in running), running
+        assert await node.do("ls", "/usr/lib/gestalt") == release
+        assert await containers(node) == before
+        (shown,) = json.loads(await node.do("gestaltctl", "nodes", "--output", "json"))["nodes"]
+        assert shown["state"] in {"ready", "agent-down"}
+    settled = await node.do("gestaltctl", "wait", "/lab/main/prod/shop", limit=90)
+    assert await containers(node) == before, settled
+
+
+async def test_erasing_leaves_settings_state_and_what_runs_and_nothing_else(machine: Machine, built: Built) -> None:
+    node = machine.lab.nodes[0]
+    await install(node, built.first)
+    await found_cluster(machine, "/erased")
+    await node.do("systemctl", "enable", *UNITS)
+    await launch(node)
+    before = await containers(node)
+    await rpm(node, "-e", *PACKAGES)
+    left = {path for path in await files(node) - machine.before if not path.startswith(MADE_HERE)}
+    assert left == set()
+    assert await processes(node, "/usr/lib/gestalt/") == []
+    assert await containers(node) == before
+    assert "0 loaded units" in await node.do("systemctl", "list-units", "--no-pager", "--state=active", "gestalt-*")
+
+
+async def test_an_appliance_is_run_by_the_units_of_the_packages_and_its_end_leaves_nothing(machine: Machine, built: Built) -> None:
+    node = machine.lab.nodes[0]
+    await install(node, built.first)
+    await node.do("gestaltctl", "appliance", "init")
+    assert "run by systemd" in await node.do("gestaltctl", "appliance", "up", limit=90)
+    daemons = ("gestalt-coordinator", "gestalt-agent")
+    shown = await node.do("systemctl", "show", "--property=FragmentPath,ActiveState", *daemons)
+    assert shown.count("ActiveState=active") == 2
+    assert all(f"/lib/systemd/system/{daemon}.service" in shown for daemon in daemons)
+    await launch(node)
+    await node.do("gestaltctl", "appliance", "destroy", "--yes", limit=90)
+    await rpm(node, "-e", *PACKAGES)
+    assert await files(node) - machine.before == set()
+    assert await processes(node, "gestalt") == []
+    assert await containers(node) == set()
