@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -323,10 +323,11 @@ class Presenter:
             if not run or (item.run == run and not item.ended)
         ]
 
-    def nodes(self) -> list[model_pb2.Node]:
-        return [self._node(node) for node in self.ledger.state.nodes]
+    def nodes(self) -> Iterator[model_pb2.Node]:
+        """Yield all nodes, each as it is by then."""
+        yield from (self.node(node) for node in tuple(self.ledger.state.nodes) if node in self.ledger.state.nodes)
 
-    def _node(self, node: str) -> model_pb2.Node:
+    def node(self, node: str) -> model_pb2.Node:
         record, use = self.ledger.state.nodes[node], self.ledger.state.reservations.on(node)
         view, stands = self.tracker.node(node, record.name), self.tracker.standing(node)
         why = stands.reason

@@ -9,6 +9,7 @@ from gestalt import __version__, clock
 from gestalt.proto.v1 import api_pb2
 
 from .election import Candidate
+from .pace import gather
 from .present import Presenter
 from .records import Coordinator, TaskState
 from .recovery import strangers, unknown_of
@@ -30,10 +31,11 @@ class Status:
     roster: Callable[[], Sequence[Candidate]] = tuple
     """The coordinators that run, the leader first; none in an appliance."""
 
-    def reply(self) -> api_pb2.StatusReply:
+    async def reply(self) -> api_pb2.StatusReply:
+        """Return how everything is: each app and each node as it was when it was looked at."""
         state = self.presenter.ledger.state
-        apps = [self.presenter.app(app) for app in state.apps.values()]
-        nodes = self.presenter.nodes()
+        apps = await gather(self.presenter.app(state.apps[path]) for path in tuple(state.apps) if path in state.apps)
+        nodes = await gather(self.presenter.nodes())
         failed = [f"{app.path} has failed: {app.message}" for app in apps if app.state == "failed"]
         degraded = [f"{app.path} is degraded: {app.message}" for app in apps if app.state == "degraded"]
         unheard = [f"{app.path}: {app.message}" for app in apps if app.state == "unknown"]

@@ -146,9 +146,8 @@ class MembersServicer(NodesServicer):
                     draft.put_node(changed)
                     draft.tell(call.method, node.name, f"{call.actor}: {call.method.removeprefix('node.')} {node.name}")
                     put_answer(draft, call, reply)
-        for shown in self.presenter.nodes():
-            if shown.id == reply.node.id:
-                reply.node.CopyFrom(shown)
+        if reply.node.id in self.ledger.state.nodes:
+            reply.node.CopyFrom(self.presenter.node(reply.node.id))
         return reply
 
 

@@ -13,6 +13,7 @@ from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 
 from ..events import EventRing
 from ..office import Office
+from ..pace import gather
 from ..present import Presenter, event
 from ..records import Event, Task, TaskState
 from ..status import Status
@@ -31,7 +32,7 @@ class NodesServicer(api_pb2_grpc.NodesServicer):
     @unary
     async def List(self, request: api_pb2.ListNodesRequest, context: Context) -> api_pb2.ListNodesReply:
         caller(context, self.cluster_id, Role.USER)
-        return api_pb2.ListNodesReply(nodes=self.presenter.nodes())
+        return api_pb2.ListNodesReply(nodes=await gather(self.presenter.nodes()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class TasksServicer(api_pb2_grpc.TasksServicer):
         caller(context, self.cluster_id, Role.USER)
         tasks = sorted(self.presenter.ledger.state.tasks.values(), key=lambda task: task.created_at, reverse=True)
         chosen = [task for task in tasks if _matches(task, request)][: request.limit or 100]
-        return api_pb2.ListTasksReply(tasks=[self.presenter.task(task) for task in chosen])
+        now = self.presenter.ledger.state.tasks
+        return api_pb2.ListTasksReply(tasks=await gather(self.presenter.task(now.get(task.id, task)) for task in chosen))
 
     @streaming
     async def Watch(self, request: api_pb2.GetTaskRequest, context: Context) -> AsyncIterator[model_pb2.Task]:
@@ -118,7 +120,7 @@ class ClusterServicer(api_pb2_grpc.ClusterServicer):
     @unary
     async def Status(self, request: api_pb2.StatusRequest, context: Context) -> api_pb2.StatusReply:
         caller(context, self.cluster_id, Role.USER)
-        return self.status.reply()
+        return await self.status.reply()
 
     @unary
     async def StepDown(self, request: api_pb2.StepDownRequest, context: Context) -> api_pb2.StepDownReply:

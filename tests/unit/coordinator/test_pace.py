@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -143,3 +144,29 @@ async def test_a_caller_that_is_gone_when_its_work_is_done_does_not_stop_the_lin
     await asyncio.gather(first, line.do(partial(done.append, "next")), return_exceptions=True)
     assert done == ["next"]
     assert first.cancelled()
+
+
+async def test_what_takes_long_to_gather_lets_others_have_their_turn() -> None:
+    loop, turns = asyncio.get_running_loop(), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def work() -> Iterator[int]:
+        for number in range(6):
+            end = loop.time() + paces.SLICE
+            while loop.time() < end:
+                pass
+            yield number
+
+    waiting = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    assert await paces.gather(work()) == list(range(6))
+    assert turns >= 6
+    before = turns
+    assert await paces.gather(range(3)) == [0, 1, 2]
+    assert turns == before, "what is quick is done in one turn"
+    waiting.cancel()
