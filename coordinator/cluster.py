@@ -27,6 +27,7 @@ from gestalt.zk.session_length import is_beyond, objection
 from .admission import Admission
 from .api.promises import PromisesServicer
 from .election import Candidacy, CandidacyLost, Candidate, LeaderSight, Roster
+from .garbage import sweep
 from .grants import wait_of
 from .leader import SERVICES, Leader, Seat
 from .memory import Memory
@@ -192,6 +193,7 @@ class ClusterService(Service[CoordinatorSettings]):
             self._complaint = ""
             self._judge_session(zk.timeout)
             self._standby.remember(None)
+            sweep()
             zk.watch(self._paths.leader, self._sight.seen)
             admission = Admission(zk, self._paths, self._me, self._not_admitted, self._witness)
             await connection.during(admission.wait())
@@ -200,6 +202,7 @@ class ClusterService(Service[CoordinatorSettings]):
             await candidacy.enter()
             await connection.during(_until_first(candidacy))
             await connection.during(admission.confirm())  # much may have happened while we waited
+            sweep()  # calls that the last office cut off may have ended late
             await Term(self, zk, connection, candidacy).serve()
         finally:
             if watching is not None:

@@ -38,6 +38,7 @@ from .rolls import Rolls
 from .scheduler.fleet import Ground
 from .scheduler.place import place
 from .scheduler.shortage import ENOUGH, Shortage, Why
+from .slices import in_slices
 from .state import Draft, State, before, reserve
 from .together import Company
 from .trials import Trials, held_open
@@ -108,8 +109,7 @@ class Decider:
 
     async def run(self) -> None:
         """Decide for ever. One app at a time, so that a long pass never holds the loop."""
-        for path in self._ledger.state.apps:
-            self._rolls.take(path)
+        await in_slices(map(self._rolls.take, tuple(self._ledger.state.apps)))
         self.wake(self._ledger.state.apps)
         await self._survey.warm_up()
         while True:

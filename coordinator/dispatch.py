@@ -11,7 +11,7 @@ from functools import partial
 from gestalt import clock
 from gestalt.proto.v1 import agent_pb2
 
-from .again import Again
+from .beginning import Beginning
 from .grant_book import PLAIN, Terms
 from .neighbours import Neighbours
 from .nodes import Tracker
@@ -84,7 +84,6 @@ class Dispatcher:
         self._links: dict[str, Link] = {}
         self._told: dict[str, Told] = {}
         self._revisions: dict[str, int] = {}
-        self._is_begun = False
         self._is_small = len(state.nodes) < ALL_EDGES
         self._knows_neighbours = True
         self._pace = Pace(self._flush)
@@ -92,7 +91,6 @@ class Dispatcher:
         self._behind: list[str] = []
         self._unrouted: set[str] = set()
         self._to_route: list[str] = []
-        self._again = Again(lambda path: self.refresh_routes({path}))
         self._templates = Templates()
         self.terms: Callable[[App, Placed], Terms] = _free
         """How nodes are told of an instance."""
@@ -108,19 +106,22 @@ class Dispatcher:
             address,
             is_cut_off=lambda node: node in self.neighbours.refused(),
             is_believed=lambda node: node in self.believed,
+            ask=lambda path: self.refresh_routes({path}),
         )
+        self._beginning = Beginning(state.apps, self._routing, self.neighbours, self._take_on, partial(Pace, share=1.0))
 
     def link(self, node: str) -> Link | None:
         return self._links.get(node)
 
     def attach(self, link: Link) -> None:
-        """Take on an agent and tell it everything. What it brings to the routes follows with what others are told of that."""
-        if not self._is_begun:
-            self._begin()
+        """Take on an agent and tell it everything, once that is known. What it brings to the routes follows with what others are told."""
+        self._beginning.admit(link)
+        self.refresh_routes(self._state.apps_on(link.node))
+
+    def _take_on(self, link: Link) -> None:
         before = self._told.pop(link.node, None)
         self._told[link.node] = Told(before.revision if before is not None else self._revisions.pop(link.node, 0))
         self._links[link.node] = link
-        self.refresh_routes(self._state.apps_on(link.node))
         self._knows_neighbours &= not self.neighbours.is_news(link.node)
         if not self._knows_neighbours and any(other.wants_peers for other in self._links.values()):
             self._pace.ask()
@@ -131,19 +132,12 @@ class Dispatcher:
         change.finish_full(self._epoch())
         link.send(message)
 
-    def _begin(self) -> None:
-        """Know everything before anybody is told: what a first message does not name, an agent removes."""
-        self._is_begun = True
-        self.neighbours.look()
-        with self._routing.one_moment():
-            for path in self._state.apps:
-                self._routing.refresh(path)
-
     def detach(self, link: Link) -> None:
         """Let an agent go. When it comes back, it is told everything; only the number of the last revision is kept until then.
 
         Of a node that was removed nothing is kept: what joins again by its id begins anew.
         """
+        self._beginning.leave(link)
         if self._links.get(link.node) is link:
             del self._links[link.node]
             self._news.pop(link.node, None)
@@ -177,7 +171,7 @@ class Dispatcher:
 
     def refresh_routes(self, paths: Iterable[str]) -> None:
         """Have the routes of these apps worked out anew, and those agents told that get one that changed, soon."""
-        if self._is_begun and (asked := set(paths)):
+        if asked := self._beginning.routed(paths):
             self._unrouted |= asked
             self._pace.ask()
 
@@ -234,18 +228,11 @@ class Dispatcher:
         return bool(self._behind)
 
     def _route(self, end: float) -> None:
-        """Work out routes until this time, and note who is to be told. An app whose routes cannot be worked out keeps those it has."""
+        """Work out routes until this time, and note who is to be told."""
         changed = []
         with self._routing.one_moment():
             while self._to_route and clock.monotonic() < end:
-                path = self._to_route.pop()
-                try:
-                    is_news = self._routing.refresh(path)
-                except Exception as error:  # noqa: BLE001 - it is logged there; one app's fault is no other's
-                    self._again.failed(path, f"the routes of {path}", error)
-                    continue
-                self._again.succeeded(path)
-                if is_news:
+                if self._routing.refresh(path := self._to_route.pop()):
                     changed.append(path)
         for nodes, paths in [(self._edges() if changed else (), changed), *((self._state.nodes_of([path]), [path]) for path in changed)]:
             for node in nodes:

@@ -23,7 +23,7 @@ _FULL = 2
 
 
 class Garbage:
-    """Watches what collections take. `begin` once the state is read, `end` with the office."""
+    """Watches what collections take. `begin` before the state is read, and once it is; `end` with the office."""
 
     def __init__(self) -> None:
         self._begun = 0.0
@@ -55,3 +55,8 @@ class Garbage:
             self._begun = now
         elif now - self._begun >= LONG:
             gc.freeze()
+
+
+def sweep() -> None:
+    """Free what an office has left. It takes as long as that is large: to be called while there is none."""
+    gc.collect()

@@ -121,6 +121,7 @@ class Leader:
         Raises:
             StoreError: the store cannot be used.
         """
+        self._garbage.begin()
         await self.ledger.read()
         self._garbage.begin()
         Recovery(self.ledger, self._brakes, self.decider).begin()

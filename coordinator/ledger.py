@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,6 +19,7 @@ from gestalt.errors import GestaltError, Kind
 from .events import EventRing
 from .office import Office, not_leader
 from .records import Audit, Event, TaskState
+from .slices import in_slices
 from .state import Draft, State, audit_key, unreserve
 from .store.base import MetaStore, OutcomeUnknown, Snapshot, StaleEpoch, StoreError
 
@@ -85,17 +86,21 @@ class Ledger:
         self.office.answered(sent)
 
     async def read(self) -> None:
-        """Read everything.
+        """Read everything, a slice at a time: the office is renewed meanwhile. Until all is read the state is as before.
 
         Raises:
             StoreError: it cannot be used; the sentence says why.
         """
         snapshot = await self._store.load()
-        self.state.load(snapshot.documents)
+        await in_slices(self._reading(snapshot))
+        log.info("took office: epoch %d, commit %d, %d documents", self.epoch, snapshot.commit, len(snapshot.documents))
+
+    def _reading(self, snapshot: Snapshot) -> Iterator[None]:
+        yield from self.state.loading(snapshot.documents)
         self.format = snapshot.format
         for audit in self.state.audits.values():
             self.events.append(audit.events)
-        log.info("took office: epoch %d, commit %d, %d documents", self.epoch, snapshot.commit, len(snapshot.documents))
+            yield
 
     async def snapshot(self) -> Snapshot:
         """Return what the store holds, as of one commit.

@@ -11,6 +11,7 @@ from gestalt.model import Route
 from gestalt.proto.v1 import agent_pb2
 from gestalt.wire import to_wire
 
+from .again import Again
 from .nodes import Tracker
 from .records import App, Placed, Version
 from .routes import Routed, route
@@ -29,8 +30,12 @@ class Shared:
 
     def put(self, message: agent_pb2.Route) -> None:
         """Put the route into an empty message."""
-        self._wire = self._wire or to_wire(self.route, agent_pb2.Route).SerializeToString()
+        self.make()
         message.MergeFromString(self._wire)
+
+    def make(self) -> None:
+        """Have ready what is put into messages: of a thousand servers that takes milliseconds, once."""
+        self._wire = self._wire or to_wire(self.route, agent_pb2.Route).SerializeToString()
 
 
 Served = Mapping[str, Shared]
@@ -48,6 +53,7 @@ class Routing:
         address: where a node is reached; empty = that is not known.
         is_cut_off: whether what is sent to a node does not arrive, whatever is known of its membership.
         is_believed: whether the word of a node counts although it lost its membership.
+        ask: called with an app whose routes could not be worked out, to have that tried again.
     """
 
     def __init__(
@@ -58,12 +64,14 @@ class Routing:
         *,
         is_cut_off: Callable[[str], bool],
         is_believed: Callable[[str], bool],
+        ask: Callable[[str], None],
     ) -> None:
         self._state = state
         self._tracker = tracker
         self._address = address
         self._is_cut_off = is_cut_off
         self._is_believed = is_believed
+        self._again = Again(ask)
         self._served: dict[str, Served] = {}
         self._nodes: dict[str, tuple[str, bool]] = {}
         self._where = lru_cache(_KEPT)(_where)
@@ -87,7 +95,16 @@ class Routing:
             self._nodes = {}
 
     def refresh(self, path: str) -> bool:
-        """Work out the routes of an app; return whether they changed."""
+        """Work out the routes of an app; return whether they changed. An app whose routes cannot be worked out keeps those it has."""
+        try:
+            is_news = self._refresh(path)
+        except Exception as error:  # noqa: BLE001 - it is logged there; one app's fault is no other's
+            self._again.failed(path, f"the routes of {path}", error)
+            return False
+        self._again.succeeded(path)
+        return is_news
+
+    def _refresh(self, path: str) -> bool:
         before, app = self.of(path), self._state.apps.get(path)
         after = {item.key: self._same(before.get(item.key), item) for item in self._route(app, before)} if app is not None else {}
         if after == before:

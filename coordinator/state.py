@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from operator import attrgetter
@@ -106,18 +104,6 @@ def decode(document: Document) -> Record:
     return record
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Do without the garbage collector, which would look through all that is being made, again and again, and find nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 @lru_cache(maxsize=16_384)
 def version_key(path: str, number: int) -> str:
     return f"{path}@{number:08d}"
@@ -173,27 +159,27 @@ class State:
 
     def load(self, documents: tuple[Document, ...]) -> None:
         """Take over everything that the store holds, in order of the keys."""
-        self.owners, self.residents, self.reservations, self.runs_by_app = {}, {}, Reservations(), {}
-        self.apart, self.labelled, self.placements = {}, Labelled(), {}
-        with _no_collection():
-            for document in sorted(documents, key=lambda item: (item.kind, item.key)):
-                self._read(document.key, decode(document))
-        self.touched.update(self.nodes)
-        self.answers = dict(sorted(self.answers.items(), key=lambda item: item[1].at))  # the oldest are trimmed first
-        for run in sorted(self.runs.values(), key=lambda item: item.created_at):
-            self.runs_by_app.setdefault(run.app, {})[run.id] = run
-        for path, app in self.apps.items():
-            for placed in self.placed(path).instances:
-                self._settle(app, placed)
-        self._keep_room(self.apps, self.reservations.add)
-        self._note_apart(self.apps)
+        for _ in self.loading(documents):
+            pass
 
-    def _read(self, key: str, record: Record) -> None:
-        """Take over what a document says; of placements it is a part, and the parts come in their order."""
-        if isinstance(record, Placements):
-            self.placements[record.app] = Placements(record.app, self.placed(record.app).instances + record.instances)
-        else:
-            self.table(_NAMES[type(record)])[key] = record
+    def loading(self, documents: tuple[Document, ...]) -> Iterator[None]:
+        """The same in steps, each of a document or of what is derived from an app. The state is as before until the last one.
+
+        Who takes them may do something else between two, or leave it at that.
+        """
+        read = State()
+        for kind in KINDS.keys() - {"placements"}:
+            read.table(kind).update(self.table(kind))
+        for document in sorted(documents, key=lambda item: (item.kind, item.key)):
+            _read(read, document.key, decode(document))
+            yield
+        yield from _derive(read)
+        for kind in KINDS:
+            (mine := self.table(kind)).clear()  # others hold on to it
+            mine.update(read.table(kind))
+        self.owners, self.residents, self.reservations, self.runs_by_app = read.owners, read.residents, read.reservations, read.runs_by_app
+        self.apart, self.labelled = read.apart, read.labelled
+        self.touched.update(self.nodes)
 
     def _note_apart(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -331,6 +317,27 @@ class State:
         for path in sorted(self.apps):
             if path == stem or path.startswith(stem + "/"):
                 yield self.apps[path]
+
+
+def _read(state: State, key: str, record: Record) -> None:
+    """Have in a state what a document says; of placements it is a part, and the parts come in their order."""
+    if isinstance(record, Placements):
+        state.placements[record.app] = Placements(record.app, state.placed(record.app).instances + record.instances)
+    else:
+        state.table(_NAMES[type(record)])[key] = record
+
+
+def _derive(state: State) -> Iterator[None]:
+    """Work out, for the first time, all that is derived from the records: an app at each step."""
+    state.answers = dict(sorted(state.answers.items(), key=lambda item: item[1].at))  # the oldest are trimmed first
+    for run in sorted(state.runs.values(), key=lambda item: item.created_at):
+        state.runs_by_app.setdefault(run.app, {})[run.id] = run
+    for path, app in state.apps.items():
+        for placed in state.placed(path).instances:
+            state._settle(app, placed)
+        state._keep_room((path,), state.reservations.add)
+        state._note_apart((path,))
+        yield
 
 
 def _gives_way(before: App | None, after: App | None) -> bool:

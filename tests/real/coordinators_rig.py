@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ import yaml
 from gestalt.client import Client, Target
 from gestalt.config import TlsSettings
 from gestalt.coordinator.records import Node
-from gestalt.coordinator.state import encode
+from gestalt.coordinator.state import Record, encode
 from gestalt.coordinator.store.base import Put
 from gestalt.coordinator.store.zookeeper import ZookeeperStore
 from gestalt.errors import GestaltError, Kind
@@ -71,8 +71,8 @@ class Coordinators:
     def settings_file(self, index: int) -> Path:
         return self.folder / f"coordinator-{index}.yaml"
 
-    def start(self, index: int) -> None:
-        """Start a coordinator; it need not be ready when this returns."""
+    def configure(self, index: int) -> Path:
+        """Write the settings of a coordinator, and return where they are."""
         name = f"coordinator-{index}"
         tls = self.tls(Role.COORDINATOR, name)
         settings = {
@@ -87,9 +87,13 @@ class Coordinators:
             "timing": {"session": self.session, "lease": max(8.0, self.session)},
             **self.settings,
         }
-        file = self.folder / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(settings))
-        with (self.folder / f"{name}.log").open("ab") as log:
+        self.settings_file(index).write_text(yaml.safe_dump(settings))
+        return self.settings_file(index)
+
+    def start(self, index: int) -> None:
+        """Start a coordinator; it need not be ready when this returns."""
+        file = self.configure(index)
+        with file.with_suffix(".log").open("ab") as log:
             self.processes[index] = subprocess.Popen([*PROGRAM, "--config", str(file)], stdout=log, stderr=log)
 
     def log(self, index: int) -> str:
@@ -112,11 +116,16 @@ class Coordinators:
 
     async def know_node(self, *nodes: str) -> None:
         """Make nodes members, before anybody leads."""
+        await self.know({("node", node): Node(node, "lab") for node in nodes})
+
+    async def know(self, records: Mapping[tuple[str, str], Record]) -> None:
+        """Have records, by kind and key, in the store before anybody leads."""
         zk = await Zk.connect(self.ensemble.settings(self.root), session=5.0, name="rig")
         store = ZookeeperStore(zk, Paths(self.root), self.cluster_id)
         try:
             await store.open()
-            await store.commit([Put("node", node, encode(Node(node, "lab"))) for node in nodes], await store.take_office())
+            changes = [Put(kind, key, encode(record)) for (kind, key), record in records.items()]
+            await store.commit(changes, await store.take_office())
         finally:
             await store.close()
             await zk.close()

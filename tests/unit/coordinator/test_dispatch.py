@@ -38,7 +38,7 @@ async def test_a_large_cluster_routes_at_its_edges_and_where_the_app_runs(
         world.state.nodes[f"n{number}"] = Node(f"n{number}", f"n{number}", address="10.0.0.1", roles=roles if number == 0 else ())
     link = Link("n0", "10.0.0.1")
     Dispatcher(world.state, Tracker(lambda: 0.0), lambda: 1).attach(link)
-    assert bool(link.outbox.get_nowait().full.routes) is is_routed
+    assert bool((await link.outbox.get()).full.routes) is is_routed
 
 
 class _Told(Fleet):
@@ -92,6 +92,7 @@ class _Told(Fleet):
         for name in self.machines:
             link = Link(name, "10.0.0.1")
             Dispatcher(self.state, self.tracker, lambda: 1).attach(link)
+            OnDemand.work()
             found[name] = replace(from_wire(link.outbox.get_nowait().full, NodeState), revision=0)
         return found
 

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gestalt.coordinator import dispatch
+from gestalt.coordinator import beginning, dispatch
 from gestalt.coordinator.grant_book import PLAIN, Terms
 from gestalt.coordinator.records import Placed, Placements
 from gestalt.coordinator.state import Draft
 from tests.unit.coordinator.told_world import EDGE, EDGES_ALL_BELOW, NODES, PATHS, Office, OnDemand
 
-EVENTS = ("scale", "scale", "update", "end", "delete", "grant", "prepare", "report", "node", "node", "recover", "flush", "flush", "flush")
+CHANGES = ("scale", "scale", "update", "end", "delete", "grant", "prepare", "report", "node", "node", "recover")
+EVENTS = (*CHANGES, "begin", "turn", "turn", "flush", "flush")
 
 
 @settings(max_examples=120, deadline=None)
@@ -22,6 +23,7 @@ EVENTS = ("scale", "scale", "update", "end", "delete", "grant", "prepare", "repo
 def test_agents_know_what_follows_from_the_records(story: list[tuple[str, int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dispatch, "Pace", OnDemand)
+        patch.setattr(beginning, "SLICE", 0.0)
         patch.setattr(dispatch, "ALL_EDGES", EDGES_ALL_BELOW)
         office = Office()
         for which, path in enumerate(PATHS):
@@ -37,6 +39,10 @@ def _happen(office: Office, event: str, which: int, number: int) -> None:
     match event:
         case "flush":
             return
+        case "turn":
+            OnDemand.turn()
+        case "begin":
+            office.begin()
         case "recover":
             office.recover(number)
         case "node":

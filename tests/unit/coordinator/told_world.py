@@ -44,7 +44,7 @@ class OnDemand:
 
     asked: ClassVar[dict[Callable[[], bool], None]] = {}
 
-    def __init__(self, work: Callable[[], bool]) -> None:
+    def __init__(self, work: Callable[[], bool], share: float = 1.0) -> None:
         self._work = work
 
     def ask(self) -> None:
@@ -56,9 +56,16 @@ class OnDemand:
     @classmethod
     def work(cls) -> None:
         while cls.asked:
-            work, _ = cls.asked.popitem()
-            while work():
-                pass
+            cls.turn()
+
+    @classmethod
+    def turn(cls) -> None:
+        """Let each have a turn."""
+        asked = list(cls.asked)
+        cls.asked.clear()
+        for work in asked:
+            if work():
+                cls.asked[work] = None
 
 
 class Agent:
@@ -87,7 +94,6 @@ class Office:
     """A leader's records and dispatcher, and the agents of all nodes."""
 
     def __init__(self) -> None:
-        OnDemand.asked.clear()
         self.state, self.uids, self.requests = State(), 0, 0
         self.terms: dict[str, Terms] = {}
         self.asked: dict[str, list[tuple[Version, int]]] = {}
@@ -95,13 +101,19 @@ class Office:
         for name in NODES:
             self.state.nodes[name] = Node(name, name, address=f"10.0.0.{name[1]}", roles=("edge",) if name == EDGE else ())
         self.tracker = Tracker(lambda: 1000.0, self.state.nodes, fenced=True)
+        self.agents: dict[str, Agent] = {}
+        for name in NODES:
+            self.tracker.member(self.tracker.node(name, name), Member(1, "boot", agent_running=True))
+        self.begin()
+
+    def begin(self) -> None:
+        """Have a leader begin, whom all agents find."""
+        OnDemand.asked.clear()
         self.dispatcher = Dispatcher(self.state, self.tracker, lambda: 7)
         self.dispatcher.terms = lambda app, placed: self.terms.get(app.path, PLAIN)
         self.dispatcher.prepare = lambda node: self.asked.get(node, ())
         self.dispatcher.neighbours.refused = lambda: self.refused
-        self.agents: dict[str, Agent] = {}
         for name in NODES:
-            self.tracker.member(self.tracker.node(name, name), Member(1, "boot", agent_running=True))
             self.agents[name] = Agent(name, 7)
             self.dispatcher.attach(self.agents[name].link)
 
