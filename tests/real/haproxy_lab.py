@@ -133,9 +133,13 @@ class Backend:
 
     def unread(self) -> int:
         """Return how many connections have brought it something that it has not read."""
+        return sum(size > 0 for size in self.received())
+
+    def received(self) -> list[int]:
+        """Return of each of its connections how many bytes it has not read."""
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        received = [row[4].split(":")[1] for row in rows if row[1].endswith(f":{self.port:04X}") and row[3] == _ESTABLISHED]
-        return sum(int(size, 16) > 0 for size in received)
+        mine = [row for row in rows if row[1].endswith(f":{self.port:04X}") and row[3] == _ESTABLISHED]
+        return [int(row[4].split(":")[1], 16) for row in mine]
 
 
 async def start_backend(name: str, delay: float = 0.0, address: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Backend:
