@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable
 
 SHARE = 0.2
 SLICE = 0.02
@@ -112,15 +109,3 @@ class Line:
             done.set_result(None)
         else:
             done.set_exception(outcome)
-
-
-async def gather(work: Iterable[T]) -> list[T]:
-    """Return what an iterable yields, and let others have their turn after every SLICE seconds of it."""
-    loop, found = asyncio.get_running_loop(), list[T]()
-    end = loop.time() + SLICE
-    for item in work:
-        found.append(item)
-        if loop.time() >= end:
-            await asyncio.sleep(0)
-            end = loop.time() + SLICE
-    return found

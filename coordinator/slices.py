@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import TypeVar
 
 from .pace import SLICE
+
+T = TypeVar("T")
 
 
 async def in_slices(steps: Iterable[object]) -> None:
@@ -16,3 +19,10 @@ async def in_slices(steps: Iterable[object]) -> None:
         if loop.time() >= end:
             await asyncio.sleep(0)
             end = loop.time() + SLICE
+
+
+async def gather(items: Iterable[T]) -> list[T]:
+    """Return what an iterable yields, each of it a step."""
+    found: list[T] = []
+    await in_slices(map(found.append, items))
+    return found

@@ -9,10 +9,10 @@ from gestalt import __version__, clock
 from gestalt.proto.v1 import api_pb2
 
 from .election import Candidate
-from .pace import gather
 from .present import Presenter
 from .records import Coordinator, TaskState
 from .recovery import strangers, unknown_of
+from .slices import gather
 from .store import formats
 from .upgrade import common_format
 

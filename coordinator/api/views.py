@@ -13,9 +13,9 @@ from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
 
 from ..events import EventRing
 from ..office import Office
-from ..pace import gather
 from ..present import Presenter, event
 from ..records import Event, Task, TaskState
+from ..slices import gather
 from ..status import Status
 from .guard import Context, caller, streaming, unary
 

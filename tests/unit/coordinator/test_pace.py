@@ -9,6 +9,7 @@ import pytest
 
 from gestalt.coordinator import pace as paces
 from gestalt.coordinator.pace import Line, Pace
+from gestalt.coordinator.slices import gather
 
 
 async def test_many_calls_in_one_turn_are_one() -> None:
@@ -164,9 +165,9 @@ async def test_what_takes_long_to_gather_lets_others_have_their_turn() -> None:
 
     waiting = asyncio.create_task(others())
     await asyncio.sleep(0)
-    assert await paces.gather(work()) == list(range(6))
+    assert await gather(work()) == list(range(6))
     assert turns >= 6
     before = turns
-    assert await paces.gather(range(3)) == [0, 1, 2]
+    assert await gather(range(3)) == [0, 1, 2]
     assert turns == before, "what is quick is done in one turn"
     waiting.cancel()
