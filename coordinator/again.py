@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
@@ -35,17 +36,24 @@ class Again:
             return
         pause = self._pauses[failures - 1]
         log.error("%s: failed %d times: tried again in %g s", what, failures, pause, exc_info=error)
-        self._planned[key] = asyncio.get_running_loop().call_later(pause, self._try, key)
+        self._planned[key] = asyncio.get_running_loop().call_later(pause, _try, weakref.ref(self), key)
 
     def succeeded(self, key: str) -> None:
         """Forget what failed before. Costs next to nothing when nothing did."""
         if self._failures.pop(key, None) is not None:
             self._stop(key)
 
-    def _try(self, key: str) -> None:
-        del self._planned[key]
+    def try_again(self, key: str) -> None:
+        """Have it tried now: its pause is over."""
+        self._stop(key)
         self._ask(key)
 
     def _stop(self, key: str) -> None:
         if (handle := self._planned.pop(key, None)) is not None:
             handle.cancel()
+
+
+def _try(again: weakref.ref[Again], key: str) -> None:
+    """Try again, unless nobody needs it any more: a plan keeps nothing of an office that has ended."""
+    if (found := again()) is not None:
+        found.try_again(key)

@@ -88,8 +88,11 @@ class Beginning:
             while self._to_route:
                 path, _ = self._to_route.popitem()
                 self._routing.refresh(path)
-                for item in self._routing.of(path).values():
-                    item.make()
+                try:
+                    for item in self._routing.of(path).values():
+                        item.make()
+                except Exception:  # it ends the sessions of those who are to be told of it, and nobody else's
+                    log.exception("%s: its routes cannot be told", path)
                 if clock.monotonic() >= end:
                     return
         self._neighbours.look()

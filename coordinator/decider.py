@@ -29,6 +29,7 @@ from .grants import grant_name
 from .ledger import Ledger
 from .membership import Life
 from .nodes import Tracker
+from .pieces import count_below
 from .preemption import Preemption
 from .preparations import Preparations
 from .progress import Progress
@@ -39,7 +40,7 @@ from .scheduler.fleet import Ground
 from .scheduler.place import place
 from .scheduler.shortage import ENOUGH, Shortage, Why
 from .slices import in_slices
-from .state import Draft, State, before, reserve
+from .state import Draft, State, reserve
 from .together import Company
 from .trials import Trials, held_open
 from .turns import Turns
@@ -51,6 +52,9 @@ _LOOKED_AT = 10
 
 MANY = 200
 """So many apps are decided about in one commit at most."""
+
+AGAIN = 0.5
+"""Seconds after which an app is looked at again that placed instances and waits for news of them, unless some come before."""
 
 RETRY = 1.0
 """Seconds until an app is looked at again after the store refused a commit."""
@@ -89,6 +93,7 @@ class Decider:
         self._turns = Turns(ledger.state)
         self._jobs = runs.Jobs()
         self._alone: set[str] = set()
+        self._waits_for_news: set[str] = set()
         self.preemption = Preemption(ledger, tracker, self.ground, self._held)
         ledger.on_commit(self._committed)
 
@@ -109,7 +114,7 @@ class Decider:
 
     async def run(self) -> None:
         """Decide for ever. One app at a time, so that a long pass never holds the loop."""
-        await in_slices(map(self._rolls.take, tuple(self._ledger.state.apps)))
+        await in_slices(map(partial(self._rolls.take, is_inherited=True), tuple(self._ledger.state.apps)))
         self.wake(self._ledger.state.apps)
         await self._survey.warm_up()
         while True:
@@ -136,6 +141,7 @@ class Decider:
     async def _look(self, paths: Sequence[str]) -> int:
         """Look at the first of these apps, and at those after it for which one commit will do; return how many of them are done with."""
         seen, is_again = [paths[0]], False
+        self._waits_for_news.clear()
         try:
             async with self._ledger.draft(LEADER, "reconcile") as draft:
                 company = Company(self._ledger.state, draft, self._alone)
@@ -212,7 +218,7 @@ class Decider:
         reason = advance(draft, case, decision, self.ground(path) if is_to_place else ())
         self.preemption.note(draft, case, decision, reason)
         instances = draft.placed(path).instances
-        added = len(instances) - before(instances, app.next_serial)
+        added = len(instances) - count_below(instances, app.next_serial)
         self.brakes.allowance.take(min(decision.replacing, added))
         left = replace(terms, replaceable=max(0, terms.replaceable - decision.replacing))
         trial = self.trials.look(
@@ -223,6 +229,8 @@ class Decider:
             got_over(draft, path, case.spec, max(lacking(case, instances), wanted - added, trial.missing))
         self._note(path, paused(app) or reason or waits_for(case, decision, halted) or stuck or readiness.why or trial.unplaced)
         self._hopeless[path] = decision.reason
+        if _waits_for_news(case, decision, added):
+            self._waits_for_news.add(path)
         self.wake(self._turns.next())
         is_held_back = (decision.held_back or trial.held_back) and not halted
         self._look_again(path, self.brakes.allowance.wait if is_held_back else min(decision.wake_in, trial.wake_in), now)
@@ -314,7 +322,7 @@ class Decider:
         return drain.steps(task, node, left, why, self._turns.waiting)
 
     def _committed(self, draft: Draft) -> None:
-        """A commit is durable: tell the nodes, and look again at every app that it touched."""
+        """A commit is durable: tell the nodes, and look again at every app that it touched; in a while if only news can change anything."""
         paths = {key for kind, key in draft.records if kind in ("app", "placements")}
         for moves in draft.moves:
             self._rolls.follow(moves)
@@ -324,11 +332,19 @@ class Decider:
                 paths.add(record.app)
         self._dispatcher.committed(draft, paths)
         if paths:
-            self.wake(paths)
+            for path in (waiting := paths & self._waits_for_news):
+                self._due[path] = min(self._due.get(path, math.inf), clock.monotonic() + AGAIN)
+            self.wake(paths - waiting)
             self.wake(list(self.unplaced) if draft.gives_room else ())
             self.wake(self._turns.next())
         if any(kind == "node" for kind, _ in draft.records):
             self.wake_unplaced()  # a label or an operator's word may be what they wait for
+
+
+def _waits_for_news(case: Case, decision: Decision, added: int) -> bool:
+    """Tell whether a decision leaves nothing to be done until something is heard of the instances that it places, but for deadlines."""
+    is_plain = case.spec.kind == "service" and not (case.app.canary or stops_first(case.spec) or decision.stop or decision.forget)
+    return is_plain and 0 < added == decision.start and decision.outcome is Outcome.GOING_ON
 
 
 def _stuck(case: Case, state: State, ground_of: Callable[[str], Ground]) -> Shortage:

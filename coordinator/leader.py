@@ -176,8 +176,10 @@ class Leader:
             self._keeper.close()
         self.storage_fence.close()
         self._enrolment.close()
-        await self.ledger.close()
-        self._garbage.end()
+        try:
+            await self.ledger.close()
+        finally:
+            self._garbage.end()
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -122,11 +122,14 @@ class Tracker:
             self.sightings[instance] = Sighting(since=now, unready_since=now)
         return self.sightings[instance]
 
-    def watch(self, instance: str, *, stopping: bool) -> None:
-        """Begin to watch an instance. A report that it was gone before it was to stop says nothing of what came later."""
+    def watch(self, instance: str, *, stopping: bool, is_inherited: bool = False) -> None:
+        """Begin to watch an instance. A report that it was gone before it was to stop says nothing of what came later.
+
+        One that is inherited from the office before was to stop, if it is, before anything was reported: that counts.
+        """
         sighting = self.sighting(instance)
         if stopping and not sighting.stopping:
-            sighting.stopping, sighting.gone = True, False
+            sighting.stopping, sighting.gone = True, sighting.gone and is_inherited
 
     def forget(self, instance: str) -> None:
         self.sightings.pop(instance, None)

@@ -19,6 +19,11 @@ def piece_key(path: str, number: int) -> str:
     return f"{path}@{number:08d}"
 
 
+def count_below(instances: Sequence[Placed], serial: int) -> int:
+    """Return how many of an app's instances, which are in order of their serials, have a lower one."""
+    return bisect_left(instances, serial, key=_SERIAL)
+
+
 def changed_pieces(before: Sequence[Placed], after: Sequence[Placed]) -> dict[int, Sequence[Placed]]:
     """Return the pieces that differ, by number, as they are afterwards; nothing is left of one that is empty.
 

@@ -47,8 +47,10 @@ class Pulse:
         self._due, self._stepped = min(self._due + number * (now - self._stepped) / self._period, number), now
         while self._due >= 1:
             self._due -= 1
+            while self._waiting and self._waiting[0] not in self._links:
+                self._waiting.popleft()  # those that are gone take no turn from those that are there
             if not self._waiting:
                 self._waiting.extend(self._links)
-            link = self._links.get(self._waiting.popleft())
-            if link is not None and now - link.sent >= self._period / 2 and link.outbox.empty():
+            link = self._links[self._waiting.popleft()]
+            if now - link.sent >= self._period / 2 and link.outbox.empty():
                 link.send(_BEAT)

@@ -46,11 +46,11 @@ class Rolls:
         self._nodes = state.touched.reader(), tracker.touched.reader()
         self._stirred = tracker.stirred.reader()
 
-    def take(self, path: str) -> None:
-        """Watch all instances of an app."""
+    def take(self, path: str, *, is_inherited: bool = False) -> None:
+        """Watch all instances of an app. `is_inherited`: from the office before."""
         if (app := self._state.apps.get(path)) is not None:
             for item in self._state.placed(path).instances:
-                self._watch(app, item)
+                self._watch(app, item, is_inherited=is_inherited)
 
     def follow(self, moves: Moves) -> None:
         """Watch the instances that came or changed, and forget those that went."""
@@ -63,9 +63,10 @@ class Rolls:
             self._enter(app.path, item)
             self._watch(app, item)
 
-    def _watch(self, app: App, item: Placed) -> None:
-        """Watch an instance; reports that a stopping one is gone count only from now on."""
-        self._tracker.watch(instance_id(app, item.serial), stopping=item.stop or self._is_stopped(app, item))
+    def _watch(self, app: App, item: Placed, *, is_inherited: bool = False) -> None:
+        """Watch an instance; reports that a stopping one is gone count only from now on, unless it is inherited."""
+        stopping = item.stop or self._is_stopped(app, item)
+        self._tracker.watch(instance_id(app, item.serial), stopping=stopping, is_inherited=is_inherited)
 
     def views(self, app: App) -> tuple[tuple[View, ...], int]:
         """Return the instances of an app that a decision has to look at, oldest first, and how many more there are: these are settled."""

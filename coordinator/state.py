@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from operator import attrgetter
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -20,7 +18,7 @@ from gestalt.spec.schema import AppSpec
 from .labelled import Labelled
 from .notices import Notices
 from .packing import from_columns, to_columns
-from .pieces import changed_pieces, piece_key
+from .pieces import changed_pieces, count_below, piece_key
 from .records import (
     Answer,
     App,
@@ -70,7 +68,6 @@ class Moves:
     changed: list[tuple[App, Placed]]
 
 
-_SERIAL = attrgetter("serial")
 _NAMES = {kind: name for name, kind in KINDS.items()}
 _TABLES = {"placements": "placements", "switches": "switches_by_key"}
 SWITCHES = "cluster"
@@ -145,6 +142,8 @@ class State:
     """The labels of all apps, by their wanted versions; also derived."""
     touched: Notices = field(default_factory=Notices, compare=False)
     """The nodes whose records changed."""
+    whole: set[str] = field(default_factory=set, compare=False)
+    """The apps whose placements the store has in one document still, as it had all before there were pieces."""
     runs_by_app: dict[str, dict[str, Run]] = field(default_factory=dict)
     """The runs of each job by id, oldest first, also derived."""
 
@@ -178,7 +177,7 @@ class State:
             (mine := self.table(kind)).clear()  # others hold on to it
             mine.update(read.table(kind))
         self.owners, self.residents, self.reservations, self.runs_by_app = read.owners, read.residents, read.reservations, read.runs_by_app
-        self.apart, self.labelled = read.apart, read.labelled
+        self.apart, self.labelled, self.whole = read.apart, read.labelled, read.whole
         self.touched.update(self.nodes)
 
     def _note_apart(self, paths: Iterable[str]) -> None:
@@ -223,14 +222,7 @@ class State:
             for app, placed in moves.changed:
                 self.residents[placed.node][instance_id(app, placed.serial)] = placed
         for (kind, key), record in draft.records.items():
-            if kind == "node":
-                self.touched.add(key)
-            if record is None:
-                self.table(kind).pop(key, None)
-            else:
-                self.table(kind)[key] = record
-            if kind == "run":
-                self._index(key, record)
+            _take_in(self, kind, key, record)
         self._keep_room(paths, self.reservations.add)
         self._note_apart(paths)
         for moves in draft.moves:
@@ -323,8 +315,25 @@ def _read(state: State, key: str, record: Record) -> None:
     """Have in a state what a document says; of placements it is a part, and the parts come in their order."""
     if isinstance(record, Placements):
         state.placements[record.app] = Placements(record.app, state.placed(record.app).instances + record.instances)
+        if key == record.app:
+            state.whole.add(key)
     else:
         state.table(_NAMES[type(record)])[key] = record
+
+
+def _take_in(state: State, kind: str, key: str, record: Record | None) -> None:
+    """Have in a state what a commit says of a document."""
+    if record is None:
+        state.table(kind).pop(key, None)
+    else:
+        state.table(kind)[key] = record
+    match kind:
+        case "node":
+            state.touched.add(key)
+        case "placements":
+            state.whole.discard(key)
+        case "run":
+            state._index(key, record)
 
 
 def _derive(state: State) -> Iterator[None]:
@@ -448,8 +457,9 @@ class Draft:
         changes = list[Put | Delete]()
         for (kind, key), record in self.records.items():
             if kind == "placements":
-                after = record.instances if isinstance(record, Placements) else ()
-                changes += _pieces(key, self.base.placed(key).instances, after)
+                after, is_whole = record.instances if isinstance(record, Placements) else (), key in self.base.whole
+                changes += [Delete(kind, key)] if is_whole else []
+                changes += _pieces(key, () if is_whole else self.base.placed(key).instances, after)
             else:
                 changes.append(Delete(kind, key) if record is None else Put(kind, key, encode(record, format_number)))
         return changes
@@ -465,17 +475,12 @@ def _pieces(path: str, before: Sequence[Placed], after: Sequence[Placed]) -> Ite
         yield Put("placements", key, encode(Placements(path, tuple(piece)))) if piece else Delete("placements", key)
 
 
-def before(instances: Sequence[Placed], serial: int) -> int:
-    """Return how many of an app's instances, which are in order of their serials, have a lower one."""
-    return bisect_left(instances, serial, key=_SERIAL)
-
-
 def reserve(draft: Draft, path: str) -> None:
     """Reserve now what a draft places anew for an app: who is decided about next in the same draft finds it taken."""
     if (app := draft.base.apps.get(path)) is None or ("placements", path) not in draft.records:
         return
     instances = draft.placed(path).instances
-    for item in instances[before(instances, app.next_serial) :]:
+    for item in instances[count_below(instances, app.next_serial) :]:
         version = draft.version(path, item.version)
         assert version is not None, "an instance is of a version that there is"
         draft.reserved.append((item.node, version.spec, item.ports))

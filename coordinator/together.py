@@ -12,10 +12,10 @@ from gestalt import clock
 
 from .beside import rivals
 from .membership import Life
-from .pieces import changed_pieces
+from .pieces import changed_pieces, count_below
 from .reconcile import stops_first
 from .records import App, Placed
-from .state import Draft, State, before
+from .state import Draft, State
 
 SLICE = 0.1
 """Seconds after which a commit is made: so long others may have to wait for theirs."""
@@ -61,7 +61,7 @@ class Company:
     def _moves(self, path: str, there: Sequence[Placed], after: Sequence[Placed]) -> tuple[int, int]:
         """Return how many instances of an app come, and how many go. New ones have later serials."""
         app = self._state.apps.get(path)
-        kept = before(after, app.next_serial) if app is not None else 0
+        kept = count_below(after, app.next_serial) if app is not None else 0
         return len(after) - kept, len(there) - kept
 
     def admits(self, path: str) -> bool:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
 
+from gestalt import clock
 from gestalt.coordinator import beginning, slices, state
+from gestalt.coordinator.again import Again
+from gestalt.coordinator.decider import Decider
 from gestalt.coordinator.dispatch import Dispatcher, Link
 from gestalt.coordinator.events import EventRing
 from gestalt.coordinator.ledger import Ledger, Retention
 from gestalt.coordinator.nodes import Tracker
 from gestalt.coordinator.records import Answer, App, Audit, Event, Node, Placed, Placements, Run, Version, instance_id
-from gestalt.coordinator.routing import Routing
+from gestalt.coordinator.routing import Routing, Shared
 from gestalt.coordinator.state import Draft, Record, State, encode, version_key
 from gestalt.coordinator.store.base import Document
 from gestalt.proto.v1 import agent_pb2
@@ -254,3 +259,58 @@ async def test_an_agent_that_cannot_be_told_loses_its_session_and_the_others_do_
     assert paths_in(await good.outbox.get()) == set(PATHS)
     assert bad.closed.is_set()
     assert not good.closed.is_set()
+
+
+async def test_what_an_agent_tells_while_the_first_look_is_taken_is_not_taken_back() -> None:
+    path, store = "/org/ws/env/zz", Memory()
+    stopped = App(path, "zzzzzz", 1, 1, 1, 1, 1, AT, next_serial=2, stopped=True)
+    version = Version(path, 1, "hash", AppSpec.model_validate({"path": path, "image": "x:1"}), AT, "tester")
+    found: dict[tuple[str, str], Record] = {("app", path): stopped, ("version", version_key(path, 1)): version}
+    found["placements", path] = Placements(path, (Placed(1, 1, NODES[0], (), stop=True),))
+    last = tuple(Document(kind, key, encode(record), 1) for (kind, key), record in found.items())
+    store.documents = {(each.kind, each.key): each for each in (*documents(), *last)}
+    ledger = Ledger(store, EventRing(100), Retention(100, 100, 3600.0))
+    await ledger.take_office()
+    tracker = Tracker(clock.monotonic, ledger.state.nodes)
+    decider = Decider(ledger, tracker, Dispatcher(ledger.state, tracker, lambda: 1))
+    view = tracker.node(NODES[0], NODES[0])
+    running = asyncio.create_task(decider.run())
+    await asyncio.sleep(0)
+    tracker.connected(view)
+    tracker.inventory(view, ledger.state.placed_on(NODES[0]), ())
+    await until(lambda: not ledger.state.placed(path).instances)
+    running.cancel()
+
+
+async def test_an_app_whose_routes_cannot_be_told_leaves_nobody_waiting_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shared, "make", _cannot)
+    tracker = Tracker(clock.monotonic, whole().nodes)
+    dispatcher = Dispatcher(whole(), tracker, lambda: 1)
+    dispatcher.attach(link := Link(NODES[1], "10.0.0.1"))
+    async with asyncio.timeout(10):
+        await link.closed.wait()
+
+
+def _cannot(self: Shared) -> None:
+    raise ValueError("not this one")
+
+
+async def test_what_is_to_be_tried_again_keeps_nothing_of_an_office_that_has_ended() -> None:
+    office = {PATHS[0]}
+    again = Again(office.discard, pauses=(60.0,))
+    again.failed(PATHS[0], "something", ValueError("once"))
+    ended = weakref.ref(again)
+    del again
+    gc.collect()
+    assert ended() is None
+
+
+async def test_what_failed_is_tried_again_after_its_pause() -> None:
+    asked: asyncio.Queue[str] = asyncio.Queue()
+    again = Again(asked.put_nowait, pauses=(0.01,))
+    again.failed("a", "something", ValueError("once"))
+    async with asyncio.timeout(10):
+        assert await asked.get() == "a"
+    again.failed("a", "something", ValueError("twice"))
+    await asyncio.sleep(0.03)
+    assert asked.empty(), "it is not tried for ever"

@@ -79,3 +79,18 @@ def test_a_state_that_is_read_again_is_the_same() -> None:
     again = tuple(Document(kind, key, value, 1) for (kind, key), value in documents.items())
     state.load(again)
     assert state == read(documents)
+
+
+def test_placements_that_are_stored_whole_are_read_and_stored_in_pieces_from_the_first_change_on() -> None:
+    before = placed([1, 2, 3])
+    documents = {**stored(), ("placements", PATH): encode(Placements(PATH, before))}
+    assert read(documents).placed(PATH).instances == before
+    draft = Draft(read(documents))
+    draft.put_placements(Placements(PATH, before[:2]))
+    documents, _ = written(documents, before[:2])
+    assert read(documents).placed(PATH).instances == before[:2]
+    assert ("placements", PATH) not in documents
+    draft.base.apply(draft)
+    again = Draft(draft.base)
+    again.put_placements(Placements(PATH, before[:1]))
+    assert [(type(change), change.key) for change in again.changes()] == [(Put, f"{PATH}@00000000")], "what is gone is not removed again"

@@ -90,3 +90,14 @@ def test_sessions_come_and_go_and_one_that_is_not_read_gathers_nothing(monkeypat
 def test_a_loop_that_was_held_up_sends_each_one_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions(5, monkeypatch)
     assert sessions.step(100 * PERIOD) == 5
+
+
+def test_those_that_stay_hear_as_often_when_most_others_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(200, monkeypatch)
+    for _ in range(5):
+        sessions.step()
+    for number in range(3, 200):
+        del sessions.links[f"n{number}"]
+    for _ in range(200):
+        sessions.step()
+    assert max(map(sessions.longest, sessions.links)) < 2 * PERIOD

@@ -34,12 +34,12 @@ def remove(office: Office) -> None:
 def test_nothing_is_kept_of_what_it_was_told_and_how_it_stood(is_there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "Pace", OnDemand)
     office = Office()
+    office.flush()
     view, agent, record = office.tracker.node(NODE, NODE), office.agents.pop(NODE), office.state.nodes[NODE]
     office.tracker.connected(view)
     office.tracker.inventory(view, (), [Observed("x", 1, Phase.RUNNING)])
     assert not office.tracker.standing(NODE).is_gone
     assert "_standings" in keepers(office.tracker, NODE)
-    agent.read()
     assert agent.state.revision == 1
     office.launch(0, 3)
 
