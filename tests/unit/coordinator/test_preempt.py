@@ -78,7 +78,8 @@ _VICTIM = st.builds(
     st.integers(0, 1),
     st.sampled_from([0, 0, 3000, 3001, 8080]),
 )
-_VICTIMS = st.lists(_VICTIM, max_size=8, unique_by=lambda item: item.id)
+_VICTIMS = st.lists(_VICTIM, max_size=8, unique_by=(lambda item: item.id, lambda item: item.ports or item.id))
+"""What is on one node: no two of it have the same port."""
 _ASKED = st.builds(
     lambda cpu, memory, disk, gpu, ports: spec(
         resources={"cpu": cpu, "memory": memory * GIB, "disk": disk, "devices": {"gpu": gpu} if gpu else {}},
