@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from gestalt.coordinator import dispatch
+from gestalt.coordinator import routing
 from gestalt.coordinator.again import PAUSES, Again
 from gestalt.coordinator.routing import Routing
 from tests.unit.coordinator.told_world import PATHS, Office
@@ -23,20 +23,20 @@ class Broken:
     """Has the routes of one app fail for some tries."""
 
     def __init__(self, patch: pytest.MonkeyPatch, times: int) -> None:
-        self.left, self.tried, self._refresh = times, Counter[str](), Routing.refresh
+        self.left, self.tried, self._refresh = times, Counter[str](), Routing._refresh
 
-        def refresh(routing: Routing, path: str) -> bool:
-            return self._try(routing, path)
+        def refresh(worked_out: Routing, path: str) -> bool:
+            return self._try(worked_out, path)
 
-        patch.setattr(Routing, "refresh", refresh)
-        patch.setattr(dispatch, "Again", partial(Again, pauses=(PAUSE, PAUSE)))
+        patch.setattr(Routing, "_refresh", refresh)
+        patch.setattr(routing, "Again", partial(Again, pauses=(PAUSE, PAUSE)))
 
-    def _try(self, routing: Routing, path: str) -> bool:
+    def _try(self, worked_out: Routing, path: str) -> bool:
         self.tried[path] += 1
         if path == ILL and self.left:
             self.left -= 1
             raise ValueError(f"the routes of {path} are beyond us")
-        return self._refresh(routing, path)
+        return self._refresh(worked_out, path)
 
 
 async def routed(office: Office, path: str) -> bool:
