@@ -77,7 +77,8 @@ class Decider:
         self._ledger = ledger
         self._tracker = tracker
         self._dispatcher = dispatcher
-        self._dirty: set[str] = set()
+        self._urgent: set[str] = set()
+        self._later: set[str] = set()
         self._due: dict[str, float] = {}
         self._rolls = Rolls(ledger.state, tracker, lambda app, item: self.grants.terms(app, item).stop)
         self._survey = Survey(ledger.state, tracker, clock.monotonic, self._rolls.special)
@@ -93,13 +94,14 @@ class Decider:
         self._turns = Turns(ledger.state)
         self._jobs = runs.Jobs()
         self._alone: set[str] = set()
+        self._at_hand: list[str] = []
         self._waits_for_news: set[str] = set()
         self.preemption = Preemption(ledger, tracker, self.ground, self._held)
         ledger.on_commit(self._committed)
 
-    def wake(self, paths: Iterable[str]) -> None:
-        """Have these apps looked at soon."""
-        self._dirty.update(paths)
+    def wake(self, paths: Iterable[str], *, urgent: bool = True) -> None:
+        """Have these apps looked at soon. `urgent`: before the others, as long as there is more to do than can be done at once."""
+        (self._urgent if urgent else self._later).update(paths)
         self._wake.set()
 
     def learned(self, paths: Iterable[str]) -> None:
@@ -119,17 +121,20 @@ class Decider:
         await self._survey.warm_up()
         while True:
             await self._wait()
-            dirty, self._dirty = self.preemption.in_order(self._dirty), set()
-            done = 0
-            while done < len(dirty):
-                done += await self._look(dirty[done : done + MANY])
-                await asyncio.sleep(0)
+            for waiting, most in ((self._urgent, None), (self._later, MANY)):
+                paths = self.preemption.in_order(waiting)[:most]
+                waiting.difference_update(paths)
+                self._later.difference_update(paths)
+                done = 0
+                while done < len(paths):
+                    done += await self._look(paths[done : done + MANY])
+                    await asyncio.sleep(0)
 
     async def _wait(self) -> None:
         self._wake.clear()
         now = clock.monotonic()
-        self._dirty.update(path for path, due in self._due.items() if due <= now)
-        if self._dirty:
+        self._later.update(path for path, due in self._due.items() if due <= now)
+        if self._urgent or self._later:
             return
         nearest = min(self._due.values(), default=math.inf)
         try:
@@ -141,7 +146,7 @@ class Decider:
     async def _look(self, paths: Sequence[str]) -> int:
         """Look at the first of these apps, and at those after it for which one commit will do; return how many of them are done with."""
         seen, is_again = [paths[0]], False
-        self._waits_for_news.clear()
+        self._at_hand = seen  # until the commit: nobody else makes one before
         try:
             async with self._ledger.draft(LEADER, "reconcile") as draft:
                 company = Company(self._ledger.state, draft, self._alone)
@@ -158,6 +163,9 @@ class Decider:
             self._due |= dict.fromkeys(seen, clock.monotonic() + RETRY)
             self._alone |= set(seen)  # what is wrong with one of them is not to stop the others
             is_again = False
+        finally:
+            self._at_hand = []
+            self._waits_for_news.clear()
         for path in seen:
             if waiting := self.gate.woken(path):
                 self.wake(waiting)
@@ -332,9 +340,11 @@ class Decider:
                 paths.add(record.app)
         self._dispatcher.committed(draft, paths)
         if paths:
-            for path in (waiting := paths & self._waits_for_news):
+            own = paths.intersection(self._at_hand)
+            for path in own & self._waits_for_news:
                 self._due[path] = min(self._due.get(path, math.inf), clock.monotonic() + AGAIN)
-            self.wake(paths - waiting)
+            self.wake(paths - own)
+            self.wake(own - self._waits_for_news, urgent=False)
             self.wake(list(self.unplaced) if draft.gives_room else ())
             self.wake(self._turns.next())
         if any(kind == "node" for kind, _ in draft.records):

@@ -280,7 +280,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             view.problems = reports.sentences(change.problems)
         paths = {owners[instance] for instance in changed}
         self.dispatcher.refresh_routes(paths)
-        self.decider.wake(paths)
+        self.decider.wake(paths, urgent=False)
         self.reported(view)
 
     def _tell(self, seen: Iterable[Observed]) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from gestalt.coordinator import changes, drain, ledger
+from gestalt.coordinator.decider import Decider
 from gestalt.coordinator.records import Audit
+from gestalt.coordinator.state import Draft
 from gestalt.coordinator.store.base import DOCUMENT_LIMIT, Change, Committed, Put, StoreError
 from tests.unit.coordinator.crowd import AREA, Crowd, Memory, app
 from tests.unit.coordinator.world import AT
@@ -114,4 +116,32 @@ async def test_who_waits_for_its_turn_to_leave_a_node_counts_when_there_are_too_
     await crowd.until(lambda: crowd.leaving("first") == 1, "the place of the one that moves is taken")
     await crowd.ask(changes.scale, AREA + "web", 6)
     await crowd.until(lambda: sum(not item.stop for item in crowd.placed("web")) == 6, "one is stopped")
+    await crowd.end()
+
+
+async def test_what_is_lost_comes_before_what_is_merely_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd, _ = await begun(*[1000.0] * 4)
+    await crowd.apply(*(app(name) for name in NAMES))
+    looked_at: list[str] = []
+    decide = Decider._decide
+
+    def noted(self: Decider, draft: Draft, path: str) -> None:
+        looked_at.append(path.removeprefix(AREA))
+        decide(self, draft, path)
+
+    monkeypatch.setattr(Decider, "_decide", noted)
+    crowd.decider.wake([AREA + name for name in NAMES[:7]], urgent=False)
+    crowd.decider.wake([AREA + NAMES[7]])
+    await crowd.settle()
+    assert looked_at == [NAMES[7], *NAMES[:7]]
+    await crowd.end()
+
+
+async def test_an_app_that_waits_for_news_is_looked_at_at_once_when_somebody_changes_it() -> None:
+    crowd, _ = await begun(*[1000.0] * 2)
+    await crowd.apply(app(NAMES[0]))
+    crowd.machines.clear()  # what is placed from now on is reported by nobody
+    for number in (2, 5, 3):
+        await crowd.ask(changes.scale, AREA + NAMES[0], number)
+        assert len(crowd.placed(NAMES[0])) == number, "without waiting for time to pass"
     await crowd.end()
