@@ -79,6 +79,8 @@ class Decider:
         self._dispatcher = dispatcher
         self._urgent: set[str] = set()
         self._later: set[str] = set()
+        self._line: list[str] = []
+        """Those that are not urgent, in their order: who comes meanwhile comes after them."""
         self._due: dict[str, float] = {}
         self._rolls = Rolls(ledger.state, tracker, lambda app, item: self.grants.terms(app, item).stop)
         self._survey = Survey(ledger.state, tracker, clock.monotonic, self._rolls.special)
@@ -121,20 +123,19 @@ class Decider:
         await self._survey.warm_up()
         while True:
             await self._wait()
-            for waiting, most in ((self._urgent, None), (self._later, MANY)):
-                paths = self.preemption.in_order(waiting)[:most]
-                waiting.difference_update(paths)
-                self._later.difference_update(paths)
-                done = 0
-                while done < len(paths):
-                    done += await self._look(paths[done : done + MANY])
+            urgent, self._urgent = self.preemption.in_order(self._urgent), set()
+            if not self._line:
+                self._line, self._later = self.preemption.in_order(self._later), set()
+            for line in (urgent, self._line):
+                while line and (line is urgent or not self._urgent):
+                    del line[: await self._look(line[:MANY])]
                     await asyncio.sleep(0)
 
     async def _wait(self) -> None:
         self._wake.clear()
         now = clock.monotonic()
         self._later.update(path for path, due in self._due.items() if due <= now)
-        if self._urgent or self._later:
+        if self._urgent or self._later or self._line:
             return
         nearest = min(self._due.values(), default=math.inf)
         try:
@@ -175,6 +176,7 @@ class Decider:
         """Decide, or nothing: an app that cannot be decided about must not take this leader, and every next one, from all the others."""
         records, events = dict(draft.records), len(draft.events)
         self._due.pop(path, None)
+        self._later.discard(path)
         try:
             self._decide(draft, path)
             reserve(draft, path)
