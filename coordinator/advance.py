@@ -91,7 +91,7 @@ def put_instances(draft: Draft, case: Case, decision: Decision, nodes: Nodes) ->
         Placed(case.app.next_serial + index, case.app.version, choice.node, choice.ports)
         for index, choice in enumerate(placing.choices if placing else ())
     )
-    if kept + added != placements.instances:
+    if added or kept != placements.instances:
         draft.put_placements(Placements(case.app.path, kept + added))
     _announce(draft, case, decision, len(added))
     return kept, added, placing.shortage if placing else ENOUGH
