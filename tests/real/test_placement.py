@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.coordinator import decider as deciding
 from gestalt.coordinator.advance import Case
 from gestalt.errors import Kind
 from gestalt.proto.v1 import api_pb2, api_pb2_grpc, model_pb2
@@ -303,14 +304,14 @@ async def test_an_app_that_cannot_be_decided_about_is_tried_again_and_ends_no_le
     racks: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert racks.leader is not None
-    decider, tried = racks.leader.decider, list[str]()
+    tried: list[str] = []
 
-    def broken(case: Case) -> str:
+    def broken(case: Case, *_: object) -> str:
         tried.append(case.app.path)
         raise RuntimeError("nobody thought of this")
 
     with monkeypatch.context() as patch:
-        patch.setattr(decider, "_stuck", broken)
+        patch.setattr(deciding, "_stuck", broken)
         reply = await racks.launch(2)
         await racks.until(lambda: len(tried) > 1, "it is tried again")
     assert sum((await well(racks, reply)).values()) == 2
