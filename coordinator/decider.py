@@ -53,6 +53,9 @@ _LOOKED_AT = 10
 MANY = 200
 """So many apps are decided about in one commit at most."""
 
+OTHERS = 4
+"""One app that is not urgent is looked at for so many that are, at least: in a storm of changes, news and deadlines count as well."""
+
 AGAIN = 0.5
 """Seconds after which an app is looked at again that placed instances and waits for news of them, unless some come before."""
 
@@ -126,10 +129,11 @@ class Decider:
             urgent, self._urgent = self.preemption.in_order(self._urgent), set()
             if not self._line:
                 self._line, self._later = self.preemption.in_order(self._later), set()
+            least = len(self._line) - 1 - len(urgent) // OTHERS
             for line in (urgent, self._line):
-                while line and (line is urgent or not self._urgent):
+                while line and (line is urgent or not self._urgent or len(line) > least):
                     del line[: await self._look(line[:MANY])]
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)  # others have their turn
 
     async def _wait(self) -> None:
         self._wake.clear()

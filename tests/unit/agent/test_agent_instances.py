@@ -76,18 +76,24 @@ async def test_dies_anywhere_while_restarting(live: Live, dies_at: int) -> None:
     assert second.saw(ONE).restarts == 1
 
 
-@pytest.mark.parametrize("dies_at", range(1, 10))
-async def test_dies_anywhere_while_stopping(live: Live, dies_at: int) -> None:
-    world = World()
+async def stopped_by_two(live: Live, world: World, dies_at: int, is_done: Callable[[Life, str], bool], **fields: bool) -> Life:
+    """Have one of two instances stopped by an agent that dies, and then by another one, which is returned."""
     await bring_up(zero := live(world), ONE, TWO)
     await zero.end()
     first = live(world, dies_at, grace=60.0)  # nobody wants the neighbour
-    await first.begin(wish(ONE, stop=True))
-    await first.until("it to be gone", lambda: first.gone(ONE))
+    await first.begin(wish(ONE, stop=True, **fields))
+    await first.until("it to be done", lambda: is_done(first, ONE))
     await first.kill()
     second = live(world)
-    await second.begin(wish(ONE, stop=True, complete=False))
-    await second.until("it to be gone", lambda: second.gone(ONE))
+    await second.begin(wish(ONE, stop=True, complete=False, **fields))
+    await second.until("it to be done", lambda: is_done(second, ONE))
+    return second
+
+
+@pytest.mark.parametrize("dies_at", range(1, 10))
+async def test_dies_anywhere_while_stopping(live: Live, dies_at: int) -> None:
+    world = World()
+    second = await stopped_by_two(live, world, dies_at, Life.gone)
     assert world.of(ONE) == []
     assert ONE not in second.records.load()
     assert (world.running(TWO), world.starts[TWO]) == ([1], 1), "its neighbour was touched"
@@ -96,15 +102,7 @@ async def test_dies_anywhere_while_stopping(live: Live, dies_at: int) -> None:
 @pytest.mark.parametrize("dies_at", range(1, 10))
 async def test_dies_anywhere_while_ending_what_is_kept_for_its_log(live: Live, dies_at: int) -> None:
     world = World()
-    await bring_up(zero := live(world), ONE, TWO)
-    await zero.end()
-    first = live(world, dies_at, grace=60.0)  # nobody wants the neighbour
-    await first.begin(wish(ONE, stop=True, keep=True))
-    await first.until("it to have ended", lambda: bool(seen := first.saw(ONE)) and seen.ended)
-    await first.kill()
-    second = live(world)
-    await second.begin(wish(ONE, stop=True, keep=True, complete=False))
-    await second.until("it to have ended", lambda: second.saw(ONE).ended)
+    second = await stopped_by_two(live, world, dies_at, lambda life, instance: bool(seen := life.saw(instance)) and seen.ended, keep=True)
     assert (world.running(ONE), world.starts[ONE]) == ([], 1)
     assert [item.state for item in world.of(ONE)] == [AttemptState.EXITED], "its log is there"
     second.instances.set_desired(wish(ONE, stop=True))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -12,7 +10,6 @@ import pytest
 
 from gestalt import clock
 from gestalt.coordinator import beginning, slices, state
-from gestalt.coordinator.again import Again
 from gestalt.coordinator.decider import Decider
 from gestalt.coordinator.dispatch import Dispatcher, Link
 from gestalt.coordinator.events import EventRing
@@ -293,24 +290,3 @@ async def test_an_app_whose_routes_cannot_be_told_leaves_nobody_waiting_in_silen
 
 def _cannot(self: Shared) -> None:
     raise ValueError("not this one")
-
-
-async def test_what_is_to_be_tried_again_keeps_nothing_of_an_office_that_has_ended() -> None:
-    office = {PATHS[0]}
-    again = Again(office.discard, pauses=(60.0,))
-    again.failed(PATHS[0], "something", ValueError("once"))
-    ended = weakref.ref(again)
-    del again
-    gc.collect()
-    assert ended() is None
-
-
-async def test_what_failed_is_tried_again_after_its_pause() -> None:
-    asked: asyncio.Queue[str] = asyncio.Queue()
-    again = Again(asked.put_nowait, pauses=(0.01,))
-    again.failed("a", "something", ValueError("once"))
-    async with asyncio.timeout(10):
-        assert await asked.get() == "a"
-    again.failed("a", "something", ValueError("twice"))
-    await asyncio.sleep(0.03)
-    assert asked.empty(), "it is not tried for ever"

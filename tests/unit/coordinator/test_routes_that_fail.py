@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections import Counter
 from functools import partial
 
@@ -55,7 +57,7 @@ async def quiet(broken: Broken) -> int:
     before = -1
     while before != broken.tried[ILL]:
         before = broken.tried[ILL]
-        await asyncio.sleep(4 * PAUSE)
+        await asyncio.sleep(4 * PAUSE)  # time has to pass: what is planned would be tried by now
     return before
 
 
@@ -92,13 +94,23 @@ async def test_what_asks_meanwhile_takes_the_place_of_the_next_try(caplog: pytes
     again = Again(asked.append, (PAUSE, PAUSE))
     again.failed("a", "a", ValueError())
     again.failed("a", "a", ValueError())
-    await asyncio.sleep(3 * PAUSE)
+    await asyncio.sleep(3 * PAUSE)  # time has to pass: as above
     assert asked == ["a"], "one try is planned, not one for each failure"
     again.failed("b", "b", ValueError())
     again.succeeded("b")
     again.succeeded("c")
-    await asyncio.sleep(3 * PAUSE)
+    await asyncio.sleep(3 * PAUSE)  # time has to pass: as above
     assert asked == ["a"]
     again.failed("b", "b", ValueError())
     assert caplog.records[-1].getMessage().startswith("b: failed 1 times"), "it began anew"
     assert sum(PAUSES) < 200
+
+
+async def test_what_is_to_be_tried_again_keeps_nothing_of_an_office_that_has_ended() -> None:
+    office = {PATHS[0]}
+    again = Again(office.discard, pauses=(60.0,))
+    again.failed(PATHS[0], "something", ValueError("once"))
+    ended = weakref.ref(again)
+    del again
+    gc.collect()
+    assert ended() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -134,6 +135,26 @@ async def test_what_is_lost_comes_before_what_is_merely_reported(monkeypatch: py
     crowd.decider.wake([AREA + NAMES[7]])
     await crowd.settle()
     assert looked_at == [NAMES[7], *NAMES[:7]]
+    await crowd.end()
+
+
+async def test_what_is_urgent_again_and_again_does_not_keep_the_others_from_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd, _ = await begun(*[1000.0] * 4)
+    await crowd.apply(*(app(name) for name in NAMES))
+    looked_at = Counter[str]()
+    decide = Decider._decide
+
+    def never_done(self: Decider, draft: Draft, path: str) -> None:
+        looked_at[path] += 1
+        decide(self, draft, path)
+        if sum(looked_at.values()) < 200:
+            self.wake([AREA + NAMES[7]])
+
+    monkeypatch.setattr(Decider, "_decide", never_done)
+    crowd.decider.wake([AREA + NAMES[7]])
+    crowd.decider.wake([AREA + name for name in NAMES[:7]], urgent=False)
+    await crowd.until(lambda: sum(looked_at.values()) >= 30, "many looks")
+    assert all(looked_at[AREA + name] for name in NAMES[:7])
     await crowd.end()
 
 
