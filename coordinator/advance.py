@@ -12,6 +12,7 @@ from gestalt.spec.schema import AppSpec
 from .dependencies import Wait
 from .eviction import settled
 from .grants import grant_name, next_grant
+from .pieces import Roster
 from .reconcile import Decision, Outcome, View, is_given_up, stays, stops_first, unheard
 from .records import App, Grant, Placed, Placements, Step, Task, TaskState, Verb, instance_id
 from .scheduler.fleet import Nodes, node_of
@@ -80,12 +81,13 @@ def advance(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> Why:
     return unplaced or decision.lacking
 
 
-def put_instances(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> tuple[tuple[Placed, ...], tuple[Placed, ...], Shortage]:
+def put_instances(draft: Draft, case: Case, decision: Decision, nodes: Nodes) -> tuple[Roster, tuple[Placed, ...], Shortage]:
     """Put the placements that were decided. Return those that there were, those that are new, and which have no place."""
     placements = draft.placed(case.app.path)
     kept = placements.instances
     if decision.stop or decision.forget:
-        kept = tuple(_marked(item, decision) for item in kept if item.serial not in decision.forget)
+        stopped = (replace(item, stop=True) for item in map(kept.get, decision.stop) if item is not None)
+        kept = kept.edited(decision.forget, stopped)
     placing = _place(case, decision, nodes) if decision.start and not case.is_taken else None
     added = tuple(
         Placed(case.app.next_serial + index, case.app.version, choice.node, choice.ports)
@@ -103,7 +105,7 @@ def _place(case: Case, decision: Decision, nodes: Nodes) -> Placing:
     return place(case.spec.model_copy(update={"instances": case.app.wanted}), decision.start, nodes)
 
 
-def _held(case: Case, decision: Decision, kept: tuple[Placed, ...], added: tuple[Placed, ...], nodes: Nodes) -> tuple[str, ...]:
+def _held(case: Case, decision: Decision, kept: Iterable[Placed], added: tuple[Placed, ...], nodes: Nodes) -> tuple[str, ...]:
     """Return the nodes on which room is kept for what stops before it can move, until its replacement is placed.
 
     Args:
@@ -161,7 +163,7 @@ def waits_for_holder(case: Case) -> str:
     return ""
 
 
-def put_grant(draft: Draft, case: Case, kept: tuple[Placed, ...], added: tuple[Placed, ...], nodes: Nodes) -> None:
+def put_grant(draft: Draft, case: Case, kept: Iterable[Placed], added: tuple[Placed, ...], nodes: Nodes) -> None:
     """Give a new instance the right to be the only one, or take it back. Where nodes have no memberships there is nothing to give."""
     before, path = draft.grant(grant_name(case.app)), case.app.path
     holder = node_of(nodes, added[0].node) if case.spec.placement.exclusive and added else None
@@ -172,16 +174,12 @@ def put_grant(draft: Draft, case: Case, kept: tuple[Placed, ...], added: tuple[P
         draft.tell("app.revoked", path, f"{path}: node {case.names.get(before.node, before.node)} loses the right to run it: {why}", path)
 
 
-def _revoked(case: Case, grant: Grant, kept: tuple[Placed, ...]) -> str:
+def _revoked(case: Case, grant: Grant, kept: Iterable[Placed]) -> str:
     """Return why nobody may take a grant any more; empty when its holder may."""
     if all(item.serial != grant.serial for item in kept):
         return "its instance is gone"
     holders = (view for view in case.views if view.placed.serial == grant.serial and view.verdict is not None and view.verdict.revoke)
     return next((view.verdict.why for view in holders if view.verdict is not None), "")
-
-
-def _marked(item: Placed, decision: Decision) -> Placed:
-    return replace(item, stop=True) if item.serial in decision.stop else item
 
 
 def _announce(draft: Draft, case: Case, decision: Decision, added: int) -> None:

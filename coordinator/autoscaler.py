@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from gestalt import clock
@@ -165,10 +165,9 @@ class Autoscaler:
     def _loads(self, app: App, policy: Autoscale, track: _Track, silent: int) -> dict[str, Load]:
         """Measure an app once. Canaries have a number of their own: the others are looked at as if they were not there."""
         spec = self._ledger.state.version(app.path, app.version).spec
-        placements = self._ledger.state.placed(app.path)
-        own = replace(placements, instances=tuple(item for item in placements.instances if not app.tries(item)))
+        own = [item for item in self._ledger.state.placed(app.path).instances if not app.tries(item)]
         views = [view for view in self._tracker.views(app, own) if not (view.placed.stop or is_given_up(view, spec))]
-        given = [self._tracker.usages.given(instance_id(app, item.serial)) for item in own.instances]
+        given = [self._tracker.usages.given(instance_id(app, item.serial)) for item in own]
         loads: dict[str, Load] = {}
         for metric in policy.metrics:
             if metric.kind in _OF_BALANCERS:

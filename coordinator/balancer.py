@@ -211,4 +211,4 @@ def _is_at_rest(state: State, tracker: Tracker, app: App) -> bool:
         or state.version(app.path, app.version).spec.kind != "service"
     ):
         return False
-    return all(not view.placed.stop and is_current(app, view.placed) and view.ready for view in tracker.views(app, state.placed(app.path)))
+    return all(not view.placed.stop and is_current(app, view.placed) and view.ready for view in tracker.views(app, instances))

@@ -16,7 +16,7 @@ from gestalt.units import show_duration
 from .advance import LEADER, Case, end, put_instances, steps
 from .claims import conflicts
 from .reconcile import Decision, Outcome, View, is_given_up, is_steady, reconcile, share
-from .records import App, Step, Task, TaskState, Verb
+from .records import App, Placements, Step, Task, TaskState, Verb
 from .scheduler.fleet import Nodes
 from .scheduler.place import place
 from .scheduler.shortage import Why
@@ -156,10 +156,9 @@ def _give_up(draft: Draft, app: App, case: Case, task: Task, reason: str) -> Non
 
 def drop(draft: Draft, app: App) -> App:
     """Have the canaries stop, but for what is the wanted version now, and return the app without them."""
-    placements = draft.placed(app.path)
-    kept = tuple(replace(item, stop=True) if app.tries(item) else item for item in placements.instances)
-    if kept != placements.instances:
-        draft.put_placements(replace(placements, instances=kept))
+    instances = draft.placed(app.path).instances
+    if canaries := [replace(item, stop=True) for item in instances if app.tries(item)]:
+        draft.put_placements(Placements(app.path, instances.edited(put=canaries)))
     return replace(app, canary=0, canary_task="", canaries_at_pause=0)
 
 

@@ -29,7 +29,6 @@ from .grants import grant_name
 from .ledger import Ledger
 from .membership import Life
 from .nodes import Tracker
-from .pieces import count_below
 from .preemption import Preemption
 from .preparations import Preparations
 from .progress import Progress
@@ -232,7 +231,7 @@ class Decider:
         reason = advance(draft, case, decision, self.ground(path) if is_to_place else ())
         self.preemption.note(draft, case, decision, reason)
         instances = draft.placed(path).instances
-        added = len(instances) - count_below(instances, app.next_serial)
+        added = len(instances.since(app.next_serial))
         self.brakes.allowance.take(min(decision.replacing, added))
         left = replace(terms, replaceable=max(0, terms.replaceable - decision.replacing))
         trial = self.trials.look(
@@ -298,7 +297,7 @@ class Decider:
         """Return an app with everything that is known of it now. `brief`: its settled instances may be no more than a number."""
         state = self._ledger.state
         spec, strange = state.version(app.path, app.version).spec, self.grants.strange
-        known, settled = self._rolls.views(app) if brief else (self._tracker.views(app, state.placed(app.path)), 0)
+        known, settled = self._rolls.views(app) if brief else (self._tracker.views(app, state.placed(app.path).instances), 0)
         newest = state.version(app.path, max(app.version, *(view.placed.version for view in known), 0))
         names, strategy = NodeNames(state.nodes), newest.spec.update.strategy
         views, canaries = apart(app, self._turns.take(app, known))

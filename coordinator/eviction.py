@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from gestalt.spec.schema import MIN_DIFFERENCE, AppSpec
 
-from .records import App, Placed, Placements, Version, fixed_ports, instance_id
+from .records import App, Placements, Version, fixed_ports, instance_id
 from .scheduler.fleet import released
 from .scheduler.preempt import Kind, Room, Search, Victim
 from .scheduler.values import Capacity
@@ -174,16 +174,13 @@ def _stop(draft: Draft, path: str, stopped: dict[int, Victim], winner: str, prio
     owner = draft.app(path)
     assert owner is not None, "its instances were found"
     instances = draft.placed(path).instances
-    draft.put_placements(Placements(path, tuple(_stopping(item, stopped) for item in instances)))
+    going = (replace(item, stop=True) for item in map(instances.get, stopped) if item is not None)
+    draft.put_placements(Placements(path, instances.edited(put=going)))
     for serial, victim in stopped.items():
         words = f"stopped to make room for {winner} (priority {priority} over {victim.kind.priority})"
         draft.tell("instance.preempted", instance_id(owner, serial), f"{instance_id(owner, serial)} is {words}", path)
     over = max(victim.kind.priority for victim in stopped.values())
     draft.put_app(replace(owner, gave_way=f"it had to make room for {winner} (priority {priority} over {over})"))
-
-
-def _stopping(item: Placed, stopped: dict[int, Victim]) -> Placed:
-    return replace(item, stop=True) if item.serial in stopped else item
 
 
 def nodes(state: State, ids: Iterable[str]) -> str:

@@ -49,7 +49,7 @@ class Gate:
         if app is None:
             return Needed(path, None, version)
         found = self._state.version(path, app.version)
-        views = self._tracker.views(app, self._state.placed(path))
+        views = self._tracker.views(app, self._state.placed(path).instances)
         there = [view for view in views if not view.placed.stop and not is_given_up(view, found.spec)]
         healthy = sum(view.placed.version == app.version and is_steady(view, found.spec) for view in there)
         return Needed(path, app, version, healthy, found.proven, is_job=found.spec.kind == "job")

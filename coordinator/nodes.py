@@ -13,7 +13,7 @@ from .grants import Verdict
 from .membership import Life, Member, Signs, Standing, is_emptied, standing
 from .notices import Notices
 from .reconcile import View
-from .records import App, Node, Placed, Placements, instance_id
+from .records import App, Node, Placed, instance_id
 from .usage import Usages
 
 
@@ -232,9 +232,9 @@ class Tracker:
         self.stirred.add(item.instance)
         return True
 
-    def views(self, app: App, placements: Placements) -> tuple[View, ...]:
-        """Return all instances of an app as `reconcile` needs them."""
-        return tuple(self._view(app, placed) for placed in placements.instances)
+    def views(self, app: App, instances: Iterable[Placed]) -> tuple[View, ...]:
+        """Return instances of an app as `reconcile` needs them."""
+        return tuple(self._view(app, placed) for placed in instances)
 
     def _view(self, app: App, placed: Placed) -> View:
         sighting, now = self.sighting(instance_id(app, placed.serial)), self._now()

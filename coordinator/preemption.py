@@ -18,7 +18,6 @@ from .eviction import Lower, evict, in_parts, keep, makes_room, told, vacated
 from .ledger import Ledger
 from .membership import Life
 from .nodes import Tracker
-from .pieces import count_below
 from .reconcile import Decision
 from .records import App
 from .scheduler.fleet import Ground
@@ -96,7 +95,7 @@ class Preemption:
         number, app = 0, draft.app(case.app.path) if reason and makes_room(case.spec) else None
         if app is not None and not app.paused:
             instances = draft.placed(app.path).instances
-            added = len(instances) - count_below(instances, case.app.next_serial)
+            added = len(instances.since(case.app.next_serial))
             number = min(lacking(case, instances) - len(app.held), decision.start - added)
         if app is None or number <= 0:
             self._short.pop(case.app.path, None)

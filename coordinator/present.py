@@ -103,7 +103,7 @@ class Presenter:
     def app(self, app: App) -> model_pb2.App:
         state = self.ledger.state
         spec = state.version(app.path, app.version).spec
-        views = self.tracker.views(app, state.placed(app.path))
+        views = self.tracker.views(app, state.placed(app.path).instances)
         staying = [view for view in views if not (view.placed.stop or view.placed.ended or is_given_up(view, spec))]
         word, why = self.health(app)
         strategy, source = state.switches.strategies.of(spec.placement)
@@ -152,7 +152,8 @@ class Presenter:
         spec = state.version(app.path, app.version).spec
         if spec.kind == "job":
             return self.job_health(app)
-        views = [view for view in self.tracker.views(app, state.placed(app.path)) if not view.placed.stop and not is_given_up(view, spec)]
+        there = self.tracker.views(app, state.placed(app.path).instances)
+        views = [view for view in there if not view.placed.stop and not is_given_up(view, spec)]
         if any(view.away is None and not self.tracker.node(view.placed.node, "").ever_heard for view in views):
             return "unknown", "its node has not reported yet"
         good = sum(is_serving(view) for view in views if is_current(app, view.placed))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -46,7 +46,7 @@ class Subject:
 
     path: str
     spec: AppSpec
-    placed: tuple[Placed, ...]
+    placed: Sequence[Placed]
     may_move: bool = True
     apart: frozenset[str] = frozenset()
     wishes: Wishes = ()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gestalt.model import PortBinding
 from gestalt.spec.schema import AppSpec, Autoscale
 
+from .pieces import Roster
 from .scheduler.strategies import NOTHING_SAID, Strategies
 
 
@@ -193,9 +194,21 @@ class Run:
     cancel_task: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Placements:
     """All instances of one app."""
+
+    app: str
+    instances: Roster
+
+    def __init__(self, app: str, instances: Iterable[Placed] = ()) -> None:
+        object.__setattr__(self, "app", app)
+        object.__setattr__(self, "instances", instances if isinstance(instances, Roster) else Roster(instances))
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """Placements as they were written before they were packed."""
 
     app: str
     instances: tuple[Placed, ...] = ()

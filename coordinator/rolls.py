@@ -6,7 +6,6 @@ everything. So a look at an app costs what is not so, and what changed; not what
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -14,7 +13,7 @@ from operator import attrgetter
 from .nodes import Tracker
 from .notices import taken
 from .reconcile import View, is_enough, is_settled
-from .records import App, Placed, Placements, instance_id, serial_of
+from .records import App, Placed, instance_id, serial_of
 from .state import Moves, State
 
 _SERIAL = attrgetter("serial")
@@ -71,22 +70,22 @@ class Rolls:
     def views(self, app: App) -> tuple[tuple[View, ...], int]:
         """Return the instances of an app that a decision has to look at, oldest first, and how many more there are: these are settled."""
         version, path = self._state.version(app.path, app.version), app.path
-        spec, placements = version.spec, self._state.placed(path)
+        spec, instances = version.spec, self._state.placed(path).instances
         if spec.kind != "service" or spec.placement.exclusive:
-            return self._tracker.views(app, placements), 0
+            return self._tracker.views(app, instances), 0
         roll = self._known(app)
-        looked_at = placements.instances if roll is None else tuple(sorted(roll.special.values(), key=_SERIAL))
-        views = self._tracker.views(app, Placements(path, looked_at))
+        looked_at: Iterable[Placed] = instances if roll is None else tuple(sorted(roll.special.values(), key=_SERIAL))
+        views = self._tracker.views(app, looked_at)
         special = tuple(view for view in views if not is_settled(app, view, spec))
-        settled = len(placements.instances) - len(special)
+        settled = len(instances) - len(special)
         if settled < len(special):
             self._rolls.pop(path, None)  # as long as most are on their way it is no use
-            return self._tracker.views(app, placements) if roll is not None else views, 0
+            return self._tracker.views(app, instances) if roll is not None else views, 0
         self._rolls[path] = _Roll(_goal(app), {view.placed.serial: view.placed for view in special})
         newest = self._state.version(path, max(app.version, *(view.placed.version for view in special), 0))
         if is_enough(app, spec, newest.spec.update.strategy, special, settled):
             return special, settled
-        return self._tracker.views(app, placements), 0
+        return self._tracker.views(app, instances), 0
 
     def special(self, app: App) -> tuple[Placed, ...] | None:
         """Return the instances of an app that may not be settled, None if that is not known."""
@@ -104,8 +103,9 @@ class Rolls:
             for instance, item in self._state.placed_on(node).items():
                 self._enter(self._state.owners[instance], item)
         for instance in taken(self._stirred):
-            if (path := self._state.owners.get(instance)) in self._rolls:
-                self._enter(path, *_found(self._state.placed(path).instances, serial_of(instance)))
+            path = self._state.owners.get(instance, "")
+            if path in self._rolls and (found := self._state.placed(path).instances.get(serial_of(instance))) is not None:
+                self._enter(path, found)
 
     def _enter(self, path: str, *items: Placed) -> None:
         """Have instances looked at."""
@@ -124,9 +124,3 @@ class Rolls:
 def _goal(app: App) -> _Goal:
     """Return what of an app makes an instance a settled one, or not."""
     return app.uid, app.version, app.renew_below, app.moving
-
-
-def _found(instances: tuple[Placed, ...], serial: int) -> Iterable[Placed]:
-    """Return the instance with this serial, if there is one, of some that are sorted by it."""
-    at = bisect_left(instances, serial, key=_SERIAL)
-    return instances[at : at + 1] if at < len(instances) and instances[at].serial == serial else ()

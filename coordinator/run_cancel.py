@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from gestalt.errors import GestaltError, Kind
@@ -74,7 +75,7 @@ def steps_of(state: State, task: Task) -> tuple[Step, ...]:
     return (_step(len(left), f"run {run.id}: {len(left)} at work on {', '.join([*names[:_NAMED], *more])}" if left else ""),)
 
 
-def _left(instances: tuple[Placed, ...], run: Run) -> list[Placed]:
+def _left(instances: Iterable[Placed], run: Run) -> list[Placed]:
     return [item for item in instances if item.run == run.id and not item.ended]
 
 

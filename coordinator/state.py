@@ -18,7 +18,7 @@ from gestalt.spec.schema import AppSpec
 from .labelled import Labelled
 from .notices import Notices
 from .packing import from_columns, to_columns
-from .pieces import changed_pieces, count_below, piece_key
+from .pieces import Roster, piece_key
 from .records import (
     Answer,
     App,
@@ -33,6 +33,7 @@ from .records import (
     Switches,
     Task,
     Token,
+    Unpacked,
     Version,
     fixed_ports,
     instance_id,
@@ -76,17 +77,20 @@ SWITCHES = "cluster"
 
 @cache
 def _adapter(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(KINDS[name])
+    return TypeAdapter(Unpacked if name == "placements" else KINDS[name])
 
 
 def encode(record: Record, format_number: int | None = None) -> bytes:
     """Return a record as JSON, without what a store of an older format must not hold. None: the newest format."""
     if isinstance(record, Placements):
-        packed = {"app": record.app, "count": len(record.instances), "columns": to_columns(record.instances)}
-        return to_json(packed)
+        return _packed(record.app, record.instances)
     kind: Any = type(record)
     later = later_fields(kind, format_number) if format_number is not None else frozenset[str]()
     return _adapter(_NAMES[kind]).dump_json(record, exclude=set(later) or None)
+
+
+def _packed(path: str, instances: Sequence[Placed]) -> bytes:
+    return to_json({"app": path, "count": len(instances), "columns": to_columns(instances)})
 
 
 def decode(document: Document) -> Record:
@@ -97,8 +101,8 @@ def decode(document: Document) -> Record:
     """
     if document.kind == "placements" and (packed := json.loads(document.value)).keys() == {"app", "count", "columns"}:
         return Placements(packed["app"], from_columns(Placed, packed["columns"], packed["count"]))
-    record: Record = _adapter(document.kind).validate_json(document.value, context=STORED)
-    return record
+    record: Record | Unpacked = _adapter(document.kind).validate_json(document.value, context=STORED)
+    return Placements(record.app, record.instances) if isinstance(record, Unpacked) else record
 
 
 @lru_cache(maxsize=16_384)
@@ -250,14 +254,11 @@ class State:
     def _moves(self, draft: Draft, path: str) -> Moves:
         """Return what a draft does to the instances of an app. Where one is, it is for ever."""
         before, after = self.apps.get(path), draft.app(path)
-        then, now = self.placed(path).instances if before else (), draft.placed(path).instances if after else ()
-        if before is not None and after is not None and before.uid == after.uid:
-            if now[: len(then)] == then:  # nothing but new ones: looked at are these only
-                return Moves([], [(after, placed) for placed in now[len(then) :]], [])
-            same = set(map(id, then)) & set(map(id, now))  # most stay as they are
-            then, now = tuple(item for item in then if id(item) not in same), tuple(item for item in now if id(item) not in same)
-        old = {(before.uid, placed.serial, placed.ended): (before, placed) for placed in then} if before else {}
-        new = {(after.uid, placed.serial, placed.ended): (after, placed) for placed in now} if after else {}
+        there, then = self.placed(path).instances if before else Roster(), draft.placed(path).instances if after else Roster()
+        is_same = before is not None and after is not None and before.uid == after.uid
+        gone, come = there.differing(then) if is_same else (there, then)  # most stay as they are
+        old = {(before.uid, placed.serial, placed.ended): (before, placed) for placed in gone} if before else {}
+        new = {(after.uid, placed.serial, placed.ended): (after, placed) for placed in come} if after else {}
         return Moves(
             [item for key, item in old.items() if key not in new],
             [item for key, item in new.items() if key not in old],
@@ -457,9 +458,9 @@ class Draft:
         changes = list[Put | Delete]()
         for (kind, key), record in self.records.items():
             if kind == "placements":
-                after, is_whole = record.instances if isinstance(record, Placements) else (), key in self.base.whole
+                after, is_whole = record.instances if isinstance(record, Placements) else Roster(), key in self.base.whole
                 changes += [Delete(kind, key)] if is_whole else []
-                changes += _pieces(key, () if is_whole else self.base.placed(key).instances, after)
+                changes += _pieces(key, Roster() if is_whole else self.base.placed(key).instances, after)
             else:
                 changes.append(Delete(kind, key) if record is None else Put(kind, key, encode(record, format_number)))
         return changes
@@ -468,19 +469,18 @@ class Draft:
         return bool(self.records)
 
 
-def _pieces(path: str, before: Sequence[Placed], after: Sequence[Placed]) -> Iterator[Put | Delete]:
+def _pieces(path: str, before: Roster, after: Roster) -> Iterator[Put | Delete]:
     """Yield what a store has to do for the placements of an app."""
-    for number, piece in changed_pieces(before, after).items():
+    for number, piece in before.changed(after).items():
         key = piece_key(path, number)
-        yield Put("placements", key, encode(Placements(path, tuple(piece)))) if piece else Delete("placements", key)
+        yield Put("placements", key, _packed(path, piece)) if piece else Delete("placements", key)
 
 
 def reserve(draft: Draft, path: str) -> None:
     """Reserve now what a draft places anew for an app: who is decided about next in the same draft finds it taken."""
     if (app := draft.base.apps.get(path)) is None or ("placements", path) not in draft.records:
         return
-    instances = draft.placed(path).instances
-    for item in instances[count_below(instances, app.next_serial) :]:
+    for item in draft.placed(path).instances.since(app.next_serial):
         version = draft.version(path, item.version)
         assert version is not None, "an instance is of a version that there is"
         draft.reserved.append((item.node, version.spec, item.ports))

@@ -6,15 +6,15 @@ look at more of each other than at room.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 
 from gestalt import clock
 
 from .beside import rivals
 from .membership import Life
-from .pieces import changed_pieces, count_below
+from .pieces import Roster
 from .reconcile import stops_first
-from .records import App, Placed
+from .records import App
 from .state import Draft, State
 
 SLICE = 0.1
@@ -53,16 +53,16 @@ class Company:
             there, after = self._state.placed(path).instances, self._draft.placed(path).instances
             come, gone = self._moves(path, there, after)
             self._moved += come + gone
-            self._written += sum(map(len, changed_pieces(there, after).values()))
+            self._written += sum(map(len, there.changed(after).values()))
             self.leaves_room |= gone > 0
         is_small = self._moved < MOVED and self._written < LARGE and len(self._draft.events) < TOLD
         return is_small and clock.monotonic() < self._end and not self._stands_alone(path)
 
-    def _moves(self, path: str, there: Sequence[Placed], after: Sequence[Placed]) -> tuple[int, int]:
+    def _moves(self, path: str, there: Roster, after: Roster) -> tuple[int, int]:
         """Return how many instances of an app come, and how many go. New ones have later serials."""
         app = self._state.apps.get(path)
-        kept = count_below(after, app.next_serial) if app is not None else 0
-        return len(after) - kept, len(there) - kept
+        come = len(after.since(app.next_serial)) if app is not None else len(after)
+        return come, len(there) + come - len(after)
 
     def admits(self, path: str) -> bool:
         """Tell whether an app may follow."""

@@ -255,7 +255,7 @@ def holder(fleet: Guarded) -> str:
 
 def why(fleet: Guarded) -> str:
     """Return what the app waits for, as it is told."""
-    views = fleet.tracker.views(fleet.app, fleet.state.placed(PATH))
+    views = fleet.tracker.views(fleet.app, fleet.state.placed(PATH).instances)
     template = fleet.state.version(PATH, fleet.app.version).spec
     return waits_for_holder(Case(fleet.app, template, views, AT))
 

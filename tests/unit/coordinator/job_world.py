@@ -60,7 +60,7 @@ class JobWorld(Fleet):
             super().decide()
             return
         draft = Draft(self.state)
-        views = self.tracker.views(app, self.state.placed(PATH))
+        views = self.tracker.views(app, self.state.placed(PATH).instances)
         case = Case(app, self.state.version(PATH, app.version).spec, views, self.at, {name: name for name in self.machines})
         told = self.jobs.decide(draft, case, runs.Terms(self.now, self.replaceable, self._nodes, self.held))
         self.waits, self.wake_in = str(told.waits), told.wake_in

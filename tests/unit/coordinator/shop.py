@@ -109,7 +109,7 @@ class Shop:
         return self.gate.look(self.app(name)).why
 
     def case(self, found: App) -> Case:
-        views = self.tracker.views(found, self.state.placed(found.path))
+        views = self.tracker.views(found, self.state.placed(found.path).instances)
         newest = self._spec(found.path, max(found.version, *(view.placed.version for view in views), 0))
         return Case(found, self._spec(found.path, found.version), views, AT, strategy=newest.update.strategy)
 

@@ -163,7 +163,7 @@ def on(node: str, *serials: int, stop: bool = False) -> tuple[Placed, ...]:
 
 def movers(state: State, path: str, waiting: Turns) -> list[int]:
     fleet = Fleet(2, 1)
-    views = fleet.tracker.views(state.apps[path], state.placed(path))
+    views = fleet.tracker.views(state.apps[path], state.placed(path).instances)
     moving = tuple(replace(view, moving=view.placed.node == "n1") for view in views)
     return [view.placed.serial for view in waiting.take(state.apps[path], moving) if view.moving]
 

@@ -78,7 +78,7 @@ def test_what_was_stalled_is_looked_at_again_when_it_has_been_well_for_long_enou
     for ready in (False, True):
         seen = Observed(identity, 2, Phase.RUNNING, Health.HEALTHY if ready else Health.UNHEALTHY, ready)
         shop.tracker.observed(shop.view, [seen], ())
-    views = shop.tracker.views(db, shop.state.placed(db.path))
+    views = shop.tracker.views(db, shop.state.placed(db.path).instances)
     decision = reconcile(db, shop.state.version(db.path, 1).spec, views, 3600.0, Terms())
     assert decision.outcome is Outcome.FAILED
     assert math.isclose(decision.wake_in, 5.0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from gestalt.coordinator.packing import from_columns, to_columns
-from gestalt.coordinator.records import Placed, Placements
+from gestalt.coordinator.records import Placed, Placements, Unpacked
 from gestalt.coordinator.state import decode, encode
 from gestalt.coordinator.store.base import Document
 
@@ -25,6 +25,7 @@ INSTANCES = st.lists(
         stop=st.booleans(),
     ),
     max_size=30,
+    unique_by=lambda item: item.serial,
 ).map(tuple)
 
 
@@ -44,7 +45,7 @@ def test_placements_survive_the_store(instances: tuple[Placed, ...]) -> None:
 @given(INSTANCES)
 def test_placements_that_were_written_one_by_one_are_read_as_well(instances: tuple[Placed, ...]) -> None:
     placements = Placements("/a/b/c/d", instances)
-    written = TypeAdapter(Placements).dump_json(placements)
+    written = TypeAdapter(Unpacked).dump_json(Unpacked("/a/b/c/d", instances))
     assert decode(Document("placements", placements.app, written, 1)) == placements
 
 

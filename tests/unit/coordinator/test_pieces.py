@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt.coordinator.pieces import PIECE, changed_pieces
+from gestalt.coordinator.pieces import PIECE, Roster
 from gestalt.coordinator.records import App, Placed, Placements, Version
 from gestalt.coordinator.state import Draft, State, encode, version_key
 from gestalt.coordinator.store.base import Document, Put
@@ -61,6 +62,35 @@ def test_what_is_read_back_is_what_was_written(steps: list[tuple[list[int], str]
     assert documents == stored()
 
 
+def by_piece(instances: Iterable[Placed]) -> dict[int, tuple[Placed, ...]]:
+    return {number: tuple(piece) for number, piece in groupby(instances, lambda item: item.serial // PIECE)}
+
+
+@given(SERIALS, SERIALS, SERIALS, st.integers(0, 6 * PIECE))
+def test_a_roster_is_what_a_list_would_be(there: list[int], drop: list[int], put: list[int], since: int) -> None:
+    before = Roster(placed(there))
+    after = before.edited(drop, placed(put, "n2"))
+    expected = {item.serial: item for item in (*placed(there), *placed(put, "n2")) if item.serial not in drop}
+    assert after == tuple(expected[serial] for serial in sorted(expected))
+    assert Roster(reversed(tuple(after))) == after
+    assert (len(after), list(after)[:2], after[1:3]) == (len(expected), list(after[:2]), tuple(after)[1:3])
+    assert after.since(since) == tuple(item for item in after if item.serial >= since)
+    assert [after.get(serial) for serial in range(6 * PIECE)] == [expected.get(serial) for serial in range(6 * PIECE)]
+    assert before == placed(there), "what is made of it leaves it as it was"
+    assert {number: piece for number, piece in {**by_piece(before), **before.changed(after)}.items() if piece} == by_piece(after)
+    gone, come = before.differing(after)
+    assert Roster(item for item in before if item not in gone).edited(put=come) == after
+    assert not {id(item) for item in gone} & {id(item) for item in after}
+
+
+def test_a_roster_shares_what_stays() -> None:
+    before = Roster(placed(range(10 * PIECE)))
+    after = before + placed([10 * PIECE])
+    assert [id(item) for item in after][:-1] == [id(item) for item in before]
+    assert before.differing(after) == ([], list(placed([10 * PIECE])))
+    assert before.edited() is before
+
+
 def test_only_pieces_that_differ_are_written() -> None:
     many = placed(range(1, 10 * PIECE))
     documents, number = written(stored(), many)
@@ -68,9 +98,10 @@ def test_only_pieces_that_differ_are_written() -> None:
     documents, number = written(documents, (*many, *placed([10 * PIECE, 10 * PIECE + 1])))
     assert number == 1, "what is new has a piece of its own, or goes with the newest"
     stopped = tuple(replace(item, stop=item.serial in (1, PIECE - 1)) for item in many)
-    assert {key: len(piece) for key, piece in changed_pieces(many, stopped).items()} == {0: PIECE - 1}
-    assert changed_pieces(many, placed(range(1, 10 * PIECE))) == {}, "an equal one is no change"
-    assert changed_pieces(many, many[PIECE - 1 :]) == {0: ()}, "of a piece that is empty nothing is left"
+    roster = Roster(many)
+    assert {key: len(piece) for key, piece in roster.changed(Roster(stopped)).items()} == {0: PIECE - 1}
+    assert roster.changed(Roster(placed(range(1, 10 * PIECE)))) == {}, "an equal one is no change"
+    assert roster.changed(Roster(many[PIECE - 1 :])) == {0: ()}, "of a piece that is empty nothing is left"
 
 
 def test_a_state_that_is_read_again_is_the_same() -> None:

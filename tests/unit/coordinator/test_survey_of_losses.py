@@ -59,7 +59,7 @@ class Leader:
 
     def look(self) -> str:
         described = self.state.version(PATH, 1).spec
-        views = self.tracker.views(self.app, self.state.placed(PATH))
+        views = self.tracker.views(self.app, self.state.placed(PATH).instances)
         decision = reconcile(self.app, described, views, 0.0, Terms(strategy="rolling"))
         draft = Draft(self.state)
         why = advance(draft, Case(self.app, described, views, "t"), decision, self.survey.ground(PATH))

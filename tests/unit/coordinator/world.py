@@ -109,7 +109,7 @@ class World:
         if app is None:
             return None
         draft = Draft(self.state)
-        views, canaries = apart(app, in_turn(self.state, app, self.tracker.views(app, self.state.placed(PATH))))
+        views, canaries = apart(app, in_turn(self.state, app, self.tracker.views(app, self.state.placed(PATH).instances)))
         template = self.state.version(PATH, app.version).spec
         stalled = self.progress.stalled(app, template, views, self.now)
         views = self.progress.since_resumed(PATH, views, self.now)
@@ -141,7 +141,7 @@ class World:
 
     def trial(self) -> Case:
         """Return the canary as it is known now."""
-        _, canaries = apart(self.app, self.tracker.views(self.app, self.state.placed(PATH)))
+        _, canaries = apart(self.app, self.tracker.views(self.app, self.state.placed(PATH).instances))
         template = self.state.version(PATH, self.app.version).spec
         found = self.trials.case(Draft(self.state), Case(self.app, template, (), AT, canaries=canaries))
         assert found is not None
