@@ -33,6 +33,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
 """The settings are wrong; systemd does not restart a daemon that ends so (`RestartPreventExitStatus=78`)."""
+EXIT_NO_CONFIG = 66
+"""`--check-config` alone ends so: there are no settings that could be read, so nothing is known about them."""
 
 STOP_LIMIT = 30.0
 LAG_ALLOWED = 0.05
@@ -141,33 +143,67 @@ def daemon_command(
 
     try:
         settings = read()
+        if options.check_config:
+            sys.stdout.write("" if options.quiet else _checked(options.config, settings))
+            return EXIT_OK
     except GestaltError as error:
         sys.stderr.write(f"{name}: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return EXIT_CONFIG
-    if options.check_config:
-        sys.stdout.write(f"{options.config} is good\n")
-        return EXIT_OK
+        return EXIT_NO_CONFIG if options.check_config and error.kind is Kind.NOT_FOUND else EXIT_CONFIG
     setup_logging(_level(settings))
     return run_daemon(name, lambda life: build(settings, life), read)
 
 
+def _checked(path: Path, settings: object) -> str:
+    """Return what `--check-config` says of good settings."""
+    from gestalt.settings_document import passed_over, read_document
+    from gestalt.settings_shown import sources
+
+    document = read_document(path, "")
+    return (
+        f"{path} is good. Its settings, and where each comes from (times in seconds, sizes in bytes):\n"
+        + sources(settings, document)
+        + "".join(f"read as drop-in: {file}\n" for file in document.drop_ins)
+        + "".join(f"not read, as its name does not end in .yaml: {file}\n" for file in passed_over(path))
+    )
+
+
 def _parser(name: str, default: Path, others: Sequence[Subcommand]) -> argparse.ArgumentParser:
-    options = "[--config FILE] [--check-config]"
+    options = "[--config FILE] [--check-config [--quiet]]"
     commands = [f"  {other.word:<8}{other.does}" for other in others]
-    examples = [f"  {name} --check-config", *(f"  {name} {other.word} {other.example}" for other in others)]
+    examples = [
+        f"  {name} --check-config",
+        f"  {name} --check-config --quiet && systemctl reload {name}",
+        *(f"  {name} {other.word} {other.example}" for other in others),
+    ]
     parser = argparse.ArgumentParser(
         prog=name,
         usage="\n       ".join([f"{name} {options}", *(f"{name} {other.word} …" for other in others)]),
         description="A daemon of Gestalt; it stays in the foreground. systemd starts it.",
         epilog="\n".join(
-            [*(["commands, instead of being the daemon (each has a --help):", *commands, ""] if others else []), "examples:", *examples]
+            [
+                *(["commands, instead of being the daemon (each has a --help):", *commands, ""] if others else []),
+                *_about_settings(default),
+                "",
+                "examples:",
+                *examples,
+            ]
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, default=default, metavar="FILE", help="settings (default: %(default)s)")
-    parser.add_argument("--check-config", action="store_true", help="say whether the settings are good, and end")
+    parser.add_argument("--check-config", action="store_true", help="say whether the settings are good and where each comes from, and end")
+    parser.add_argument("--quiet", action="store_true", help="with --check-config: say nothing when they are good")
     parser.add_argument("--version", action="version", version=f"{name} {__version__}")
     return parser
+
+
+def _about_settings(default: Path) -> list[str]:
+    return [
+        "settings:",
+        f"  drop-ins beside the file, {default.with_suffix('.d')}/*.yaml, are read after it, in the order of their",
+        "  names; the last word counts. --check-config ends with 0 when all is good, with 78 when",
+        "  something is wrong, with 66 when a file cannot be read, and starts nothing.",
+    ]
 
 
 def run_daemon(name: str, build: Callable[[Life], Awaitable[Service[S]]], read: Callable[[], S]) -> int:

@@ -1,33 +1,153 @@
-"""The YAML of settings files, with the line of every field. Imports little: the fence reads its settings through it."""
+"""The YAML of a settings file and its drop-ins, with file and line of every field. Imports little: the fence reads its settings through it.
+
+Beside `agent.yaml` may be a folder `agent.d`. Its `*.yaml` are read after the file, in the order of their names: the last word counts.
+Sections are put together field by field; everything else, lists too, is replaced whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gestalt.errors import GestaltError, Kind
+from gestalt.errors import Detail, GestaltError, Kind
+
+Place = tuple[int | str, ...]
+
+SUFFIX = ".yaml"
 
 
-def read_document(path: Path, hint: str) -> tuple[yaml.Node | None, dict[Any, Any]]:
-    """Return the document in `path`, as nodes for `line_of` and as values.
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file that was read."""
+
+    path: Path
+    node: yaml.Node | None
+    values: dict[Any, Any]
+
+
+@dataclass(slots=True)
+class Document:
+    """A settings file with its drop-ins: what they say altogether, and which of them said it."""
+
+    main: File
+    values: dict[Any, Any] = field(default_factory=dict)
+    drop_ins: list[Path] = field(default_factory=list)
+    _from: dict[Place, File] = field(default_factory=dict)
+
+    def add(self, file: File) -> None:
+        """Let a further file have its word."""
+        if file is not self.main:
+            self.drop_ins.append(file.path)
+        self._merge(self.values, file.values, (), file)
+
+    def source(self, place: Place) -> str:
+        """Return file and line of what is said about exactly this field; "" when nothing is."""
+        return self.where(place) if place in self._from else ""
+
+    def where(self, place: Place) -> str:
+        """Return file and line of a field, or of the innermost section around it that there is."""
+        known = (place[:length] for length in range(len(place), 0, -1))
+        file = next((self._from[part] for part in known if part in self._from), self.main)
+        return f"{file.path}:{line_of(file.node, place)}"
+
+    def invalid(self, mistakes: Sequence[tuple[Place, str]]) -> GestaltError:
+        """Return the error that tells all mistakes, each with file, line and field."""
+        details = [
+            Detail(f"{self.where(place)}: {'.'.join(map(str, place)) or 'the whole file'}", problem + self._concerned(place, problem))
+            for place, problem in mistakes
+        ]
+        lines = "\n".join(f"  {detail.field}: {detail.problem}" for detail in details)
+        what = f"{self.main.path}, with the drop-ins of {folder_of(self.main.path)}," if self.drop_ins else str(self.main.path)
+        return GestaltError(Kind.INVALID, f"{what} is not valid:\n{lines}", details=details)
+
+    def _concerned(self, place: Place, problem: str) -> str:
+        """Return where those fields are that a mistake of a whole section names, if they may be in several files."""
+        section: Any = self.values
+        for part in place:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not self.drop_ins or not isinstance(section, dict):
+            return ""
+        named = [str(name) for name in section if re.search(rf"\b{re.escape(str(name))}\b", problem)]
+        return f" ({', '.join(f'{name}: {self.where((*place, name))}' for name in named)})" if named else ""
+
+    def _merge(self, into: dict[Any, Any], values: dict[Any, Any], place: Place, file: File) -> None:
+        for name, value in values.items():
+            here = (*place, name)
+            if not isinstance(value, dict):
+                self._forget(here)
+                self._from[here], into[name] = file, value
+                continue
+            if not isinstance(into.get(name), dict):
+                self._forget(here)
+                self._from[here], into[name] = file, {}
+            self._merge(into[name], value, here, file)
+
+    def _forget(self, place: Place) -> None:
+        for part in [part for part in self._from if part[: len(place)] == place]:
+            del self._from[part]
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder with the drop-ins of a settings file."""
+    return path.with_suffix(".d")
+
+
+def drop_ins_of(path: Path) -> list[Path]:
+    """Return the drop-ins of a settings file, in the order in which they are read.
+
+    Raises:
+        GestaltError: NOT_FOUND, when the folder is there and cannot be read.
+    """
+    return [file for file in _in_folder(path) if file.suffix == SUFFIX]
+
+
+def passed_over(path: Path) -> list[Path]:
+    """Return what else is in the folder of drop-ins and is not read, such as what an editor left."""
+    return [file for file in _in_folder(path) if file.suffix != SUFFIX]
+
+
+def _in_folder(path: Path) -> Iterator[Path]:
+    folder = folder_of(path)
+    try:
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise GestaltError(Kind.NOT_FOUND, f"{folder} cannot be read: {error}", hint="let the daemon read it, or remove it") from error
+    return (file for file in found if not file.name.startswith("."))
+
+
+def read_document(path: Path, hint: str) -> Document:
+    """Return what is in `path` and its drop-ins.
 
     Raises:
         GestaltError: NOT_FOUND with `hint` when it cannot be read, INVALID when it holds no settings.
     """
+    main = _read(path, hint)
+    document = Document(main)
+    document.add(main)
+    for drop_in in drop_ins_of(path):
+        document.add(_read(drop_in, "remove it, or let the daemon read it", may_be_empty=True))
+    return document
+
+
+def _read(path: Path, hint: str, *, may_be_empty: bool = False) -> File:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise GestaltError(Kind.NOT_FOUND, f"{path} cannot be read: {error}", hint=hint) from error
     try:
-        node, document = yaml.compose(text, yaml.CSafeLoader), yaml.load(text, yaml.CSafeLoader)
+        node, values = yaml.compose(text, yaml.CSafeLoader), yaml.load(text, yaml.CSafeLoader)
     except yaml.YAMLError as error:
         raise GestaltError(Kind.INVALID, f"{path} is not YAML: {error}", hint="mind the indentation") from error
-    if not isinstance(document, dict):
-        raise GestaltError(Kind.INVALID, f"{path}: holds no settings, but {type(document).__name__}", hint="write one `name: value` a line")
-    return node, document
+    if values is None and may_be_empty:
+        values = {}
+    if not isinstance(values, dict):
+        raise GestaltError(Kind.INVALID, f"{path}: holds no settings, but {type(values).__name__}", hint="write one `name: value` a line")
+    return File(path, node, values)
 
 
 def line_of(node: yaml.Node | None, place: Sequence[int | str]) -> int:

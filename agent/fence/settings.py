@@ -12,8 +12,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from gestalt.errors import Detail, GestaltError, Kind
-from gestalt.settings_document import line_of, read_document
+from gestalt.settings_document import Place, read_document
 from gestalt.units import parse_duration
 
 _ROOT = re.compile(r"(/[A-Za-z0-9._-]+)+")
@@ -96,22 +95,20 @@ class FenceSettings:
 
 
 def load_fence_settings(path: Path, kind: type[FenceSettings] = FenceSettings) -> FenceSettings:
-    """Return the settings in `path`.
+    """Return the settings in `path` and its drop-ins.
 
     Raises:
         GestaltError: NOT_FOUND when it cannot be read, INVALID with one detail a mistake otherwise.
     """
-    node, document = read_document(path, _HINT)
-    mistakes: list[tuple[tuple[str, ...], str]] = []
-    settings = _section(kind, document, (), mistakes)
+    document = read_document(path, _HINT)
+    mistakes: list[tuple[Place, str]] = []
+    settings = _section(kind, document.values, (), mistakes)
     if mistakes:
-        details = [Detail(f"{path}:{line_of(node, place)}: {'.'.join(place) or 'the whole file'}", what) for place, what in mistakes]
-        lines = "\n".join(f"  {detail.field}: {detail.problem}" for detail in details)
-        raise GestaltError(Kind.INVALID, f"{path} is not valid:\n{lines}", details=details)
+        raise document.invalid(mistakes)
     return settings
 
 
-def _section(kind: type[T], value: object, place: tuple[str, ...], mistakes: list[tuple[tuple[str, ...], str]]) -> T:
+def _section(kind: type[T], value: object, place: Place, mistakes: list[tuple[Place, str]]) -> T:
     """Read one section; what is wrong is added to `mistakes`, and then the result is not to be used."""
     if not isinstance(value, dict):
         mistakes.append((place, "is a section: write one `name: value` a line"))
@@ -134,7 +131,7 @@ def _section(kind: type[T], value: object, place: tuple[str, ...], mistakes: lis
         return cast(T, _MISTAKE)
 
 
-def _field(field: Field[Any], value: object, place: tuple[str, ...], mistakes: list[tuple[tuple[str, ...], str]]) -> object:
+def _field(field: Field[Any], value: object, place: Place, mistakes: list[tuple[Place, str]]) -> object:
     """Read one field by its annotation."""
     annotation = str(field.type)
     if annotation.endswith(" | None"):

@@ -15,6 +15,7 @@ from gestalt.errors import GestaltError, Kind
 from gestalt.plugin.loadbalancer import LoadBalancerDriver
 from gestalt.plugin.registry import find_driver
 from gestalt.plugin.runtime import AttemptKey, DriverUnavailable, RuntimeDriver
+from gestalt.settings_document import drop_ins_of, folder_of
 
 _GRACE = 10.0
 _AT_ONCE = 8
@@ -61,9 +62,11 @@ async def destroy(layout: Layout, say: Say, *, skip_unavailable: bool = False) -
             shutil.rmtree(folder)
     for file in (layout.client_settings, layout.agent_settings, layout.coordinator_settings):
         file.unlink(missing_ok=True)
+        _remove_empty(folder_of(file), layout.root)
     for folder in (layout.settings, layout.data, layout.logs, layout.run):
         _remove_empty(folder, layout.root)
-    say(f"nothing of the appliance is left below {layout.root}")
+    theirs = [str(drop_in) for file in (layout.agent_settings, layout.coordinator_settings) for drop_in in drop_ins_of(file)]
+    say(f"nothing of the appliance is left below {layout.root}" + (f"; not made by it, and kept: {', '.join(theirs)}" if theirs else ""))
 
 
 async def _stop_load_balancer(settings: AgentSettings) -> None:

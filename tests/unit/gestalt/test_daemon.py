@@ -74,10 +74,14 @@ class Run:
             return (await asyncio.get_running_loop().sock_recv(self.channel, 4096)).decode().splitlines()
 
     async def ends(self) -> tuple[int, str]:
+        code, _, errors = await self.output()
+        return code, errors
+
+    async def output(self) -> tuple[int, str, str]:
         async with asyncio.timeout(LIMIT):
-            _, errors = await self.process.communicate()
+            output, errors = await self.process.communicate()
         assert self.process.returncode is not None
-        return self.process.returncode, errors.decode()
+        return self.process.returncode, output.decode(), errors.decode()
 
 
 @contextlib.asynccontextmanager
@@ -168,15 +172,42 @@ async def test_a_second_signal_cuts_a_hanging_stop_short(tmp_path: Path) -> None
         assert "cut short" in errors
 
 
-async def test_check_config_says_what_is_wrong_and_starts_nothing(tmp_path: Path) -> None:
+async def test_check_config_says_where_each_value_comes_from_and_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "sample.d").mkdir()
+    (tmp_path / "sample.d" / "10-site.yaml").write_text("timing: {session: 1s}\n", encoding="utf-8")
+    (tmp_path / "sample.d" / "20-site.yml").write_text("heartbeat: 9s\n", encoding="utf-8")
     async with daemon(tmp_path, "plain", "--check-config") as run:
-        assert (await run.ends())[0] == 0
-    (tmp_path / "notify").unlink()
+        code, output, errors = await run.output()
+    assert (code, errors) == (0, "")
+    rows = [line.split() for line in output.splitlines()]
+    assert ["heartbeat", "2", f"{tmp_path}/sample.yaml:3"] in rows
+    assert ["timing.session", "1", f"{tmp_path}/sample.d/10-site.yaml:1"] in rows
+    assert ["timing.lease", "8", "default"] in rows
+    assert f"read as drop-in: {tmp_path}/sample.d/10-site.yaml" in output
+    assert f"not read, as its name does not end in .yaml: {tmp_path}/sample.d/20-site.yml" in output
+    assert "building" not in output
+
+
+async def test_check_config_can_be_quiet(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "plain", "--check-config", "--quiet") as run:
+        assert await run.output() == (0, "", "")
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+async def test_check_config_tells_what_is_wrong_from_what_is_not_there(tmp_path: Path, quiet: tuple[str, ...]) -> None:
     (tmp_path / "sample.yaml").write_text("cluster: c\n", encoding="utf-8")
-    async with daemon(tmp_path, "plain", "--check-config") as run:
-        code, errors = await run.ends()
-        assert code == 78
+    async with daemon(tmp_path, "plain", "--check-config", *quiet) as run:
+        code, output, errors = await run.output()
+        assert (code, output) == (78, "")
         assert "sample.yaml:1: cluster: is not a setting; did you mean 'cluster_id'?" in errors
+    (tmp_path / "notify").unlink()
+    async with daemon(tmp_path, "plain", "--check-config", "--config", str(tmp_path / "none"), *quiet) as run:
+        code, output, errors = await run.output()
+        assert (code, output) == (66, "")
+        assert "cannot be read" in errors
+    (tmp_path / "notify").unlink()
+    async with daemon(tmp_path, "plain", "--config", str(tmp_path / "none")) as run:
+        assert (await run.output())[0] == 78, "systemd knows this one only, and does not start it again"
 
 
 async def test_a_blocked_loop_is_told(caplog: pytest.LogCaptureFixture) -> None:
