@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gestalt.clock import monotonic
 from gestalt.config import AgentSettings
 from gestalt.daemon import Life, Service
 from gestalt.errors import GestaltError
@@ -21,6 +22,8 @@ from .board import Board
 log = logging.getLogger(__name__)
 
 CYCLE_MAX = 30.0
+TURN_MAX = 1800.0
+"""Seconds. A manager whose turn takes longer will not come back: even many images are removed in less, each call with its own limit."""
 
 
 class Manager(Protocol):
@@ -63,12 +66,14 @@ class Engine(Service[AgentSettings]):
         self._life = life
         self._summaries = tuple(summaries)
         self._sentence = ""
-        self._task: asyncio.Task[None] | None = None
+        self._turned = monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Go through all managers once, then keep doing so."""
         await self.cycle()
-        self._task = asyncio.create_task(self._run(), name="engine")
+        alive = self._life.tell_alive(lambda: monotonic() - self._turned < TURN_MAX)
+        self._tasks = [asyncio.create_task(self._run(), name="engine"), asyncio.create_task(alive, name="signs of life")]
 
     async def cycle(self) -> None:
         """Give every manager its turn, and say in one sentence how things are."""
@@ -77,7 +82,6 @@ class Engine(Service[AgentSettings]):
         sentence = "; ".join(part for part in parts if part)
         log.log(logging.DEBUG if sentence == self._sentence else logging.INFO, "%s", sentence)
         self._sentence = sentence
-        self._life.worked()
 
     async def reload(self, settings: AgentSettings) -> None:
         """Take over what can change while we run: how often a round is made."""
@@ -89,9 +93,10 @@ class Engine(Service[AgentSettings]):
 
     async def stop(self) -> None:
         """Let go of everything. Instances and the load balancer go on running."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         for manager in reversed(self._managers):
             try:
                 await manager.close()
@@ -114,4 +119,5 @@ class Engine(Service[AgentSettings]):
             log.exception("%s failed", manager.name)
             problem = f"{manager.name} failed ({type(error).__name__}), see the log of the agent"
         self._board.set_problems(f"manager {manager.name}", (problem,) if problem else ())
+        self._turned = monotonic()
         return not problem

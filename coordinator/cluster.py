@@ -154,7 +154,8 @@ class ClusterService(Service[CoordinatorSettings]):
         listen = f"{self._settings.listen.rpartition(':')[0]}:{self.port}"
         self._me = replace(self._me, address=self._me.address or listen)
         self._sight.own = self._me.address
-        for work, name in ((self._stand(), "election"), (self._live(), "signs of life"), (keep_certificate(self._settings), "certificate")):
+        alive = self._life.tell_alive(lambda: True)  # the end of one of these tasks ends all of us anyway
+        for work, name in ((self._stand(), "election"), (alive, "signs of life"), (keep_certificate(self._settings), "certificate")):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(self._ended)
             self._work.append(task)
@@ -163,12 +164,6 @@ class ClusterService(Service[CoordinatorSettings]):
         if not done.cancelled():
             log.critical("%s has ended", done.get_name(), exc_info=done.exception())
             self._life.die(f"{done.get_name()} has ended: {done.exception()}")
-
-    async def _live(self) -> None:
-        """Tell systemd that the loop turns."""
-        while True:
-            self._life.worked()
-            await asyncio.sleep(1.0)
 
     async def _stand(self) -> None:
         """Stand for leadership for ever, one session after the other."""

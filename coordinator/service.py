@@ -40,13 +40,7 @@ class CoordinatorService(Service[CoordinatorSettings]):
         await self.leader.prepare()
         self._reception = Reception(self._settings, SERVICES, self.leader.begin())
         self.port = await self._reception.open()
-        self._watch = asyncio.create_task(self._work(), name="signs of life")
-
-    async def _work(self) -> None:
-        """Tell systemd that work is being done, as long as it is."""
-        while self._office.holds():
-            self._life.worked()
-            await asyncio.sleep(1.0)
+        self._watch = asyncio.create_task(self._life.tell_alive(self._office.holds), name="signs of life")
 
     async def reload(self, settings: CoordinatorSettings) -> None:
         """Only the log level changes at run time; what else differs is named."""

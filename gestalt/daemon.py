@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import signal
 import sys
@@ -39,6 +40,7 @@ EXIT_NO_CONFIG = 66
 STOP_LIMIT = 30.0
 LAG_ALLOWED = 0.05
 _LAG_PERIOD = 0.25
+_SIGN_PERIOD = 1.0
 
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -68,11 +70,18 @@ class Life:
         self.dead = ""
 
     def worked(self) -> None:
-        """A cycle did its work: feed systemd's watchdog. Not to be called by a cycle that failed or by a bare timer."""
+        """A cycle did its work: feed systemd's watchdog. Not to be called by a cycle that failed, nor by a timer that asks for nothing."""
         now = time.monotonic()
         if self._interval and now - self._pinged >= self._interval / 4:
             self._pinged = now
             sd_notify.notify("WATCHDOG=1")
+
+    async def tell_alive(self, works: Callable[[], bool]) -> None:
+        """Feed systemd's watchdog for ever, from a task on the loop: not while the loop hangs, and not while `works` says no."""
+        while True:
+            if works():
+                self.worked()
+            await asyncio.sleep(min(self._interval / 4, _SIGN_PERIOD) or _SIGN_PERIOD)
 
     def die(self, reason: str) -> None:
         """End the daemon as failed: it cannot do its work any more."""
@@ -208,6 +217,7 @@ def _about_settings(default: Path) -> list[str]:
 
 def run_daemon(name: str, build: Callable[[Life], Awaitable[Service[S]]], read: Callable[[], S]) -> int:
     """Run a service until it is told to stop or dies; return the exit code. `read` gives the settings anew for a reload."""
+    faulthandler.enable(file=2)  # systemd ends one that hangs by SIGABRT: the log then says where
     with asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(_live(name, build, read))
 

@@ -11,10 +11,11 @@ import pytest
 
 from gestalt.clock import monotonic
 
-from ..cluster.lab.nodes import CHECKOUT, Node, can_run, down, up
+from ..cluster.lab.nodes import CHECKOUT, File, Node, can_run, down, up
 
 GROUP = "appliance"
 LIMIT = 30.0
+SHORT = "3s"
 GESTALTCTL = str(CHECKOUT / ".venv/bin/gestaltctl")
 APP = "/test/appliance/systemd/sleeper"
 SLEEPER = {
@@ -65,6 +66,39 @@ async def until_well(node: Node) -> None:
     while bad := [part for part in (await parts(node)).values() if not part["ok"]]:
         assert monotonic() < deadline, f"the appliance does not get well: {bad}"
         await asyncio.sleep(0.2)
+
+
+async def restarted(node: Node, unit: str, before: dict[str, str]) -> None:
+    deadline = monotonic() + LIMIT
+    while (now := await show(node, unit))["MainPID"] in {before["MainPID"], "0"} or now["ActiveState"] != "active":
+        assert monotonic() < deadline, f"{unit} stands still, and systemd does not start it anew: {now}"
+        await asyncio.sleep(0.2)
+    assert int(now["NRestarts"]) == int(before["NRestarts"]) + 1
+
+
+@pytest.mark.timeout(180)
+async def test_systemd_starts_daemons_anew_that_stand_still(node: Node) -> None:
+    await ctl(node, "appliance", "init", "--runtime", "process")
+    await ctl(node, "appliance", "up")
+    await node.put({"/tmp/sleeper.json": File(json.dumps(SLEEPER).encode())})
+    await ctl(node, "launch", "-f", "/tmp/sleeper.json")
+    running = await workers(node)
+    short = File(f"[Service]\nWatchdogSec={SHORT}\n".encode())
+    await node.put({f"/run/systemd/system/{unit}.service.d/short.conf": short for unit in UNITS})
+    await node.do("systemctl", "daemon-reload")
+    await node.do("systemctl", "restart", *UNITS)
+    await until_well(node)
+    for unit in UNITS:
+        before = await show(node, unit)
+        await node.do("systemctl", "kill", "--kill-who=main", "--signal=STOP", unit)
+        await restarted(node, unit, before)
+        said = await node.do("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
+        assert f"Watchdog timeout (limit {SHORT})" in said
+        assert "most recent call first" in said, "where it stood"
+        await until_well(node)
+    assert await workers(node) == running
+    for unit in UNITS:
+        assert (await show(node, unit))["NRestarts"] == "1", "those that work are left alone"
 
 
 @pytest.mark.timeout(180)

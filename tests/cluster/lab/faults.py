@@ -142,7 +142,7 @@ class Faults:
 
     @asynccontextmanager
     async def without_watchdogs(self, node: Node) -> AsyncIterator[None]:
-        """Have a node's systemd leave alone what does not report to it while the block runs: it ends a frozen fence after 20 s."""
+        """Have a node's systemd leave alone what does not report to it meanwhile: it ends a frozen fence after 20 s, others after 30."""
         await node.do("systemctl", "service-watchdogs", "no")
         try:
             yield

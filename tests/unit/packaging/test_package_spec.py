@@ -75,6 +75,13 @@ def test_units_start_what_the_packages_install() -> None:
         assert f"\nExecStart=/usr/bin/{unit.stem} --config /etc/gestalt/" in unit.read_text(encoding="utf-8")
 
 
+def test_systemd_ends_every_daemon_that_hangs_without_a_dump_of_its_keys() -> None:
+    for unit in (ROOT / "systemd").glob("*.service"):
+        text = unit.read_text(encoding="utf-8")
+        assert re.search(r"^WatchdogSec=(20|30)s$", text, re.MULTILINE), unit
+        assert re.search(r"^LimitCORE=0(:infinity)?$", text, re.MULTILINE), unit
+
+
 def test_the_fence_is_back_before_the_agent_asks_for_it() -> None:
     started = re.search(r"systemd_postun_with_restart (.+)$", scripts("postun", "gestalt-agent"), re.MULTILINE)
     assert started is not None
