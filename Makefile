@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup packages docker lint format test soak test-rpm bench rpm srpm proto lock demo demo-down lab lab-down clean
+.PHONY: help setup packages docker lint format test soak test-rpm bench rpm srpm proto settings lock demo demo-down lab lab-down clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -56,6 +56,9 @@ rpm-packages:
 
 proto: setup     ## the Python code of proto/, anew
 	@scripts/proto.sh
+
+settings: setup  ## packaging/settings, the commented list of every setting, anew from the models
+	@$(PYTHON) -m gestalt.settings_reference packaging/settings
 
 lock:            ## requirements.lock, the exact versions for the release build, anew
 	@scripts/lock.sh

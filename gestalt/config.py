@@ -1,4 +1,7 @@
-"""The settings of the daemons: one model each, read from YAML, checked altogether before anything starts."""
+"""The settings of the daemons: one model each, read from YAML, checked altogether before anything starts.
+
+The sentence below each field is its documentation: `gestalt.settings_reference` makes the commented default files of it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from gestalt.units import parse_duration, parse_size
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 
+LIVE = "live"
+"""Marks a field that the daemon takes over while it runs; what else is changed counts after its restart."""
+
 
 class Settings(BaseModel):
     """A section of a settings file."""
@@ -24,49 +30,65 @@ class TlsSettings(Settings):
     """PEM files of mutual TLS."""
 
     ca: Path
+    """The certificates of those who are trusted."""
     certificate: Path
+    """Our own certificate. It is renewed in place where the daemon can."""
     key: Path
+    """The key that belongs to it; readable by the daemon alone."""
 
 
 class ProxySettings(Settings):
     """The node's own HAProxy."""
 
     enabled: bool = True
+    """Whether there is one on this node. Without, apps are reached on their host ports only."""
     bind: str = "*"
+    """The address that it listens on; "*" = all."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 80
+    """The port of all services of kind http; 0 = none."""
     stats_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """The port of its statistics page, on loopback; 0 = none."""
     max_connections: int = 2000
+    """How many connections it takes at once. Where the machine allows fewer open files it gets fewer, and that is told."""
     hard_stop_after: Duration = 60.0
+    """How long connections may outlive a change of its configuration that needs new workers."""
 
 
 class DockerSettings(Settings):
     """The Docker Engine."""
 
     socket: Path = Path("/var/run/docker.sock")
+    """Where it listens. Podman's socket speaks the same language."""
     limit: Duration = 30.0
+    """How long it may take for an answer before it counts as gone."""
     image_high_water: Size = 20 * 1024**3
+    """When the images that were pulled for apps take more than this, those that were not needed for longest are removed."""
     image_low_water: Size = 15 * 1024**3
+    """Down to this much."""
     credentials_dir: Path = Path("/etc/gestalt/registry")
+    """The folder with the credentials of registries that apps name."""
 
 
 class ProcessSettings(Settings):
-    """Plain processes. `supervisor`: "auto" takes systemd where it is PID 1, else the shim."""
+    """Plain processes."""
 
     supervisor: Literal["auto", "systemd", "shim"] = "auto"
+    """Who holds processes: systemd, or a small shim of ours; "auto" takes systemd where it is process 1."""
     log_max_size: Size = 10 * 1024**2
+    """How large one log file of an instance may become at most, whatever its app asks for."""
 
 
 class TimingSettings(Settings):
-    """The times that decide about life and death, the same on every member of a cluster; seconds.
-
-    `session` (S): of ZooKeeper sessions. `lease` (L): how long a holder may act without a committed renewal. `kill` (K): within which
-    it has stopped what it held. `margin` (M): what clocks and schedulers may be wrong by.
-    """
+    """The times that decide about life and death, the same on every member of a cluster."""
 
     session: Duration = 2.0
+    """S: the length of ZooKeeper sessions. A node or leader that is not heard for so long is given up."""
     lease: Duration = 8.0
+    """L: how long a holder may act without a committed renewal. At least `session`."""
     kill: Duration = 2.0
+    """K: within which it has stopped what it held. `kill` and `margin` together are at most `lease`."""
     margin: Duration = 1.0
+    """M: what clocks and schedulers may be wrong by."""
 
     @model_validator(mode="after")
     def _times_fit(self) -> Self:
@@ -82,13 +104,18 @@ class TimingSettings(Settings):
 
 
 class ZooKeeperSettings(Settings):
-    """How to reach ZooKeeper. `hosts`: "address:port" each. `identity` with `secret_file`: digest authentication."""
+    """How to reach ZooKeeper."""
 
     hosts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Its servers, "address:port" each; at least one."""
     root: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._-]+)+$")] = "/gestalt"
+    """The path below which everything of the cluster lies; several clusters have several."""
     identity: str = ""
+    """The name for digest authentication; empty = none."""
     secret_file: Path | None = None
+    """The file with the secret of that name. Both are set or none."""
     tls: TlsSettings | None = None
+    """How it is spoken to where it speaks TLS."""
 
     @model_validator(mode="after")
     def _identity_has_secret(self) -> Self:
@@ -98,23 +125,30 @@ class ZooKeeperSettings(Settings):
 
 
 class FenceSettings(Settings):
-    """/etc/gestalt/fence.yaml. `agent_grace`: how long an agent that does not run may be away before the node gives itself up.
-
-    `failsafe`: without ZooKeeper, let leases go on by the coordinators' promises; also to be set in agent.yaml. `watchdog`: the device that
-    resets the machine when the fence cannot vouch for what is exclusive; "/dev/watchdog" is used where there is one; "" = none.
-    """
+    """/etc/gestalt/fence.yaml: the settings of gestalt-fence."""
 
     node_id: str
+    """The id of this node, as in agent.yaml; made by `init` or `join`."""
     node_name: str
+    """The name of this node, as in agent.yaml."""
     cluster_id: str
+    """The id of the cluster, as in agent.yaml."""
     zookeeper: ZooKeeperSettings
+    """How to reach ZooKeeper."""
     timing: TimingSettings = TimingSettings()
+    """The times that decide about life and death; the same on every member."""
     agent_grace: Duration = 300.0
+    """How long an agent that does not run may be away before the node gives itself up."""
     failsafe: bool = False
+    """Without ZooKeeper, let leases go on by the coordinators' promises; also to be set in agent.yaml."""
     data_dir: Path = Path("/var/lib/gestalt/fence")
+    """Where it keeps what it must remember: the session, what it holds."""
     socket: Path = Path("/run/gestalt/fence/fence.sock")
+    """Where it listens to the agent; `fence` in agent.yaml."""
     watchdog: str = "/dev/watchdog"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The device that resets the machine when the fence cannot vouch for what is exclusive, where there is one; "" = none."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], LIVE] = "info"
+    """From which importance on things are logged."""
 
     @model_validator(mode="after")
     def _watchdog_is_a_path(self) -> Self:
@@ -127,59 +161,87 @@ class KeptFreeSettings(Settings):
     """What of a machine no app is given: for the system, and for what runs beside Gestalt."""
 
     cpu: Annotated[float, Field(ge=0, le=4096)] = 0.0
+    """Cores."""
     memory: Size = 0
+    """Of main memory."""
     disk: Size = 0
+    """Of the file system that `data_dir` is on."""
     pids: Annotated[int, Field(ge=0)] = 0
+    """Processes and threads."""
 
 
 class OvercommitSettings(Settings):
     """How many times what is there may be set aside for apps. Memory that all of them use at once is not there twice."""
 
     cpu: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Of cores: 2 = each may be promised twice."""
     memory: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Of memory."""
 
 
 class OfferSettings(Settings):
-    """What of the machine is offered to apps. `devices`: other things that are counted, by name: how many there are."""
+    """What of the machine is offered to apps."""
 
     reserved: KeptFreeSettings = KeptFreeSettings()
+    """What is kept free."""
     overcommit: OvercommitSettings = OvercommitSettings()
+    """How many times what is left may be set aside."""
     devices: dict[Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._/-]*[a-z0-9])?$", max_length=63)], Annotated[int, Field(ge=0)]] = {}
+    """Other things that are counted, by name: how many there are, such as {gpu: 2}. Names are of a-z, 0-9 and ._/- between."""
 
 
 class AgentSettings(Settings):
-    """/etc/gestalt/agent.yaml. `fence`: the socket of gestalt-fence; none in an appliance.
-
-    `address`: of this node, on which host ports are published and by which the other nodes reach them. `failsafe`: without ZooKeeper,
-    go on with what is exclusive while every coordinator promises to start no replacement. `usage_interval`: how often is measured what
-    instances use, 0 = never. `hosts_file`: where the names and addresses of
-    the cluster's nodes are kept in a block of ours, "/etc/hosts"; none = nowhere.
-    """
+    """/etc/gestalt/agent.yaml: the settings of gestalt-agent."""
 
     node_id: str
+    """The id of this node; made by `init` or `join`. It stays for as long as the node is one."""
     node_name: str
+    """What people call this node."""
     cluster_id: str
+    """The id of the cluster; made by `init`."""
     coordinators: tuple[str, ...]
+    """The coordinators to begin with, "address:port" each; others are learnt from them."""
     tls: TlsSettings
+    """The node's certificate."""
     data_dir: Path = Path("/var/lib/gestalt/agent")
+    """Where it keeps what its node should run, and what it must remember of it."""
     run_dir: Path = Path("/run/gestalt/agent")
+    """Where its sockets are, and what HAProxy runs with."""
     fence: Path | None = None
+    """The socket of gestalt-fence; none in an appliance."""
     address: str = "127.0.0.1"
+    """Of this node: host ports are published on it, and the other nodes reach them by it. One IP address."""
     port_first: int = 3000
+    """The first of the host ports that instances are given; 1 to 65535."""
     port_last: int = 4000
+    """The last of them; not below `port_first`."""
     health_port: Annotated[int, Field(ge=0, le=65535)] = 7402
+    """The port of the standard gRPC health service, on loopback; 0 = any that is free."""
     runtimes: tuple[str, ...] = ("docker", "process")
+    """Which drivers run instances on this node."""
     loadbalancer: str = "haproxy"
-    resync: Duration = 30.0
+    """Which driver gives requests to instances."""
+    resync: Annotated[Duration, LIVE] = 30.0
+    """How often everything is looked at, for what events missed; at least every 30 s."""
     orphan_grace: Duration = 5.0
+    """How long what nobody wants is left alone before it is removed."""
     usage_interval: Annotated[Duration, Field(ge=0)] = 5.0
+    """How often is measured what instances use; 0 = never."""
     failsafe: bool = False
+    """Without ZooKeeper, go on with what is exclusive while every coordinator promises to start no replacement; also to be set in
+    fence.yaml."""
     hosts_file: Path | None = None
+    """Where the names and addresses of the cluster's nodes are kept in a block of ours, "/etc/hosts"; none = nowhere."""
     offer: OfferSettings = OfferSettings()
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What of the machine is offered to apps."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], LIVE] = "info"
+    """From which importance on things are logged."""
     proxy: ProxySettings = ProxySettings()
+    """The node's own HAProxy."""
     docker: DockerSettings = DockerSettings()
+    """The Docker Engine."""
     process: ProcessSettings = ProcessSettings()
+    """Plain processes."""
 
     @model_validator(mode="after")
     def _address_is_one(self) -> Self:
@@ -204,45 +266,61 @@ class StoreSettings(Settings):
     """Where durable state lies."""
 
     kind: Literal["sqlite", "zookeeper"] = "sqlite"
+    """In a file of this machine, or in ZooKeeper; the second goes with `mode: cluster`."""
     path: Path = Path("/var/lib/gestalt/coordinator/state.db")
+    """The file of sqlite."""
 
 
 class CoordinatorSettings(Settings):
-    """/etc/gestalt/coordinator.yaml. A cluster has ZooKeeper, a name for each coordinator and an address that others reach it at.
-
-    `unreachable_after`: seconds without an agent's stream after which its node takes no new instances; by default two sessions.
-    `advertise`: that address, with port; default: `listen`. `join_listen`: where machines join, with a token; empty = nowhere.
-    `hands_off_share`: when more than this part of the nodes vanishes at once, the leader doubts itself and replaces nothing.
-    `storage_fence`: what keeps a lost node from what it held before another one gets it, besides the lease: "netfilter" has all other
-    nodes refuse its packets until it registers anew. `replacements_per_second`: how many lost instances it replaces in a second at
-    most, 0 = no limit. `authority`: the folder with the CA's certificate and key, which `gestaltctl cluster init` made;
-    `authority_passphrase`: the file with what that key is encrypted with. `data_dir`: where a coordinator
-    of a cluster notes what it has seen of the state, so that an older one is never led from; none = nowhere.
-    """
+    """/etc/gestalt/coordinator.yaml: the settings of gestalt-coordinator."""
 
     cluster_id: str
+    """The id of the cluster; made by `init`."""
     tls: TlsSettings
+    """The coordinator's certificate."""
     mode: Literal["appliance", "cluster"] = "appliance"
+    """A machine that is a whole Gestalt, or one of several."""
     name: str = "coordinator"
+    """What this coordinator is called; each of a cluster has its own."""
     listen: str = "127.0.0.1:7400"
+    """Where gestaltctl and agents reach it, address and port."""
     advertise: str = ""
+    """By which address, with port, others reach it; empty = `listen`."""
     join_listen: str = ""
+    """Where machines join, with a token; empty = nowhere."""
     authority: Path | None = None
+    """The folder with the CA's certificate and key, which `gestaltctl cluster init` made."""
     authority_passphrase: Path | None = None
+    """The file with what that key is encrypted with."""
     zookeeper: ZooKeeperSettings | None = None
+    """How to reach ZooKeeper; with `mode: cluster` only."""
     timing: TimingSettings = TimingSettings()
+    """The times that decide about life and death; the same on every member."""
     data_dir: Path | None = None
+    """Where a coordinator of a cluster notes what it has seen of the state, so that an older one is never led from; none = nowhere."""
     store: StoreSettings = StoreSettings()
+    """Where durable state lies."""
     heartbeat: Duration = 2.0
+    """An agent that said nothing for three of them has no session any more."""
     unreachable_after: Duration | None = None
+    """How long an agent's stream is away until its node takes no new instances; none = two sessions."""
     agent_grace: Duration = 300.0
+    """As in fence.yaml, where it counts; here it is only compared with the two above."""
     storage_fence: Literal["none", "netfilter"] = "none"
+    """What keeps a lost node from what it held before another one gets it, besides the lease: "netfilter" has all other nodes refuse its
+    packets until it registers anew. The same on all coordinators."""
     hands_off_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """When more than this part of the nodes vanishes within a minute, the leader doubts itself and replaces nothing; 1 = never."""
     replacements_per_second: Annotated[float, Field(ge=0)] = 50.0
+    """How many lost instances are replaced in a second at most; 0 = no limit."""
     task_retention: int = 1000
+    """How many tasks that have ended are kept."""
     event_ring: int = 10_000
+    """How many events are kept for those who watch and come back."""
     request_retention: Duration = 86_400.0
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How long is known what a request was answered, so that it can be repeated."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], LIVE] = "info"
+    """From which importance on things are logged."""
 
     @model_validator(mode="after")
     def _times_fit(self) -> Self:
