@@ -81,6 +81,7 @@ class HaproxyLoadBalancer(LoadBalancerDriver):
         if not self._process.alive and not await self._process.adopt():
             self._process.prepare()  # it may not have been possible before, or somebody removed it
             await self._start_with(routes)
+        await self._process.replaced.settle()  # of a reload that was given up, or whose agent died
         running = await _running(self._process)
         wanted = self._render(routes)
         dead = dead_ends(wanted.servers, wanted.backends, running.servers)

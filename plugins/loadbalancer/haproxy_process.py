@@ -20,6 +20,7 @@ from gestalt.clock import monotonic
 from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
 
 from .haproxy_pids import DeathWatch, end_process, find_processes, uses_config
+from .haproxy_replaced import ReplacedWorkers
 from .haproxy_servers import parse_info
 from .haproxy_socket import Processes, ask, parse_processes
 
@@ -44,6 +45,7 @@ class HaproxyProcess:
         self.worker_socket = folder / "worker.sock"
         self.empty = folder / "empty"
         self.master_socket = folder / "master.sock"
+        self.replaced = ReplacedWorkers(self.master_socket, self.config)
         self._program = program
         self._files = ThreadPoolExecutor(1, thread_name_prefix="haproxy-files")
         self._watching: DeathWatch | None = None
@@ -136,13 +138,14 @@ class HaproxyProcess:
             raise LaunchRefused(f"HAProxy rejects the configuration: {_lines(checked)}")
 
     async def reload(self) -> None:
-        """Have a new worker take over with the configuration in place; returns when it answers.
+        """Have a new worker take over with the configuration in place; returns when it answers, and nobody else does.
 
         Raises:
             LaunchRefused: the new worker did not come up; the old one goes on.
             DriverUnavailable: the outcome is unknown.
         """
         before = await self.processes()
+        self.replaced.expect()
         await ask(self.master_socket, ["reload"])
         end = monotonic() + _RELOAD_LIMIT
         while (now := await self._processes_or_none()) is None or now.reloads == before.reloads or _undecided(before, now):
@@ -152,6 +155,7 @@ class HaproxyProcess:
         if now.failed or not set(now.workers) - set(before.workers):
             raise LaunchRefused("HAProxy did not take the new configuration at its reload; the old one still works")
         await self._worker_answers(now.workers, end)
+        await self.replaced.settle()
 
     async def processes(self) -> Processes:
         """Return master and workers.

@@ -45,6 +45,13 @@ def parse_info(text: str) -> Worker:
     return Worker(int(fields["Pid"]), version, fields.get("description", "").removeprefix(f"{DESCRIPTION} "))
 
 
+def is_listening(text: str) -> bool:
+    """Read from `show info` whether a worker that is to stop still takes connections. One that is gone says nothing; what its master has
+    to ask it by is not stopped."""
+    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    return fields.get("Stopping") == "0" or int(fields.get("Listeners", 0)) > int(fields.get("Unstoppable Jobs", 0))
+
+
 def parse_servers(text: str) -> dict[Key, ServerEntry]:
     """Read `show servers state`.
 

@@ -12,6 +12,7 @@ from gestalt.plugins.loadbalancer.haproxy_servers import (
     Key,
     adjustments,
     dead_ends,
+    is_listening,
     is_right,
     merge_load,
     parse_info,
@@ -54,6 +55,20 @@ def test_garbage_is_told(text: str) -> None:
 def test_reads_who_answers() -> None:
     worker = parse_info("Name: HAProxy\nVersion: 2.6.12-1+deb12u4\nPid: 42\ndescription: gestalt 0123456789abcdef\n")
     assert (worker.pid, worker.version, worker.structure) == (42, (2, 6, 12), "0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("said", "listens"),
+    [
+        ("Pid: 9\nStopping: 0\nListeners: 3\nUnstoppable Jobs: 1\n", True),
+        ("Pid: 9\nStopping: 1\nListeners: 3\nUnstoppable Jobs: 1\n", True),  # it was told, and did not do it yet
+        ("Pid: 9\nStopping: 1\nListeners: 1\nUnstoppable Jobs: 1\n", False),  # that is its master's
+        ("Can't find the target PID matching the prefix '@!9'.\n", False),
+        ("", False),
+    ],
+)
+def test_reads_whether_a_replaced_worker_takes_connections(said: str, listens: bool) -> None:
+    assert is_listening(said) == listens
 
 
 NEW_PROCESSES = """#<PID> <type> <reloads> <uptime> <version>
