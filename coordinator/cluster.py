@@ -37,8 +37,8 @@ from .renewal import keep_certificate
 from .service import tell_unchanged
 from .standby import Standby
 from .store import formats
-from .store.zookeeper import Candidacy as Claim
 from .store.zookeeper import ZookeeperStore
+from .store.zookeeper_candidacy import Candidacy as Claim
 from .witness import Witness
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,8 @@ from .base import (
     WrongFormat,
 )
 from .sqlite import SqliteStore
-from .zookeeper import Candidacy, NotElected, ZookeeperStore
+from .zookeeper import ZookeeperStore
+from .zookeeper_candidacy import Candidacy, NotElected
 
 __all__ = [
     "DOCUMENT_LIMIT",

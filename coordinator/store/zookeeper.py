@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gestalt.errors import Kind
-from gestalt.zk.client import Check, Create, Delete, Op, Set, Zk, ZkError, ZkRefused, ZkUnavailable, ZkUnknown
+from gestalt.zk.client import Check, Op, Set, Zk, ZkError, ZkRefused, ZkUnavailable, ZkUnknown
 from gestalt.zk.paths import Paths
 
 from .base import (
     Change,
     Committed,
+    Conflict,
     Document,
     MetaStore,
     OutcomeUnknown,
@@ -33,11 +33,12 @@ from .base import (
     check_changes,
     check_documents,
 )
+from .zookeeper_candidacy import Barred, Candidacy, NotElected, leader_op, proofs
 from .zookeeper_connection import Connection
 from .zookeeper_contents import Contents
 from .zookeeper_fold import Folder
 from .zookeeper_format import SEGMENT, Entry, pack
-from .zookeeper_group import TRANSACTIONS, Failure, Group
+from .zookeeper_group import TRANSACTIONS, Call, Failure, Group
 from .zookeeper_restore import Replacement
 from .zookeeper_znodes import Epoch, Layout, Znodes, ensure_store, raise_format, translated, translation
 
@@ -45,42 +46,6 @@ log = logging.getLogger(__name__)
 
 _TRIES = 10
 _TOO_LATE = "another writer of the same epoch was faster, or a commit before this one failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidacy:
-    """What an office rests on: the election znode at `path`, which must exist. `leader`: what the leader's znode is to say.
-
-    `barred`: the znode that must not exist; empty = there is none that could.
-    """
-
-    path: str
-    leader: bytes
-    barred: str = ""
-
-
-class NotElected(StoreError):
-    """Our candidacy is gone, so the office was not taken."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"the candidacy {path} is gone from ZooKeeper", kind=Kind.REFUSED, hint="stand for election again")
-
-
-class Barred(StoreError):
-    """Our candidacy is not admitted, so the office was not taken."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"this coordinator was removed: {path} in ZooKeeper says so", kind=Kind.REFUSED, hint="join it again")
-
-
-def _proofs(candidacy: Candidacy) -> list[Op]:
-    """Return what fails unless the candidacy stands: there is no check that something is absent, but making it fails when it is there."""
-    absent: list[Op] = [Create(candidacy.barred), Delete(candidacy.barred)] if candidacy.barred else []
-    return [Check(candidacy.path, -1), *absent]
-
-
-async def _leader_op(zk: Zk, path: str, leader: bytes) -> Op:
-    return Set(path, leader) if await zk.exists(path) else Create(path, leader)
 
 
 class _Log:
@@ -109,6 +74,7 @@ class _Log:
         self._is_doubtful = False
         self._is_restore_doubtful = False
         self._order = asyncio.Lock()  # commits are sent in the order of their calls
+        self._line: deque[Call] = deque()
         self._gathering: tuple[Group, asyncio.Task[Failure | None]] | None = None
         self._slots = asyncio.Semaphore(TRANSACTIONS)
         self._in_flight: set[asyncio.Task[Failure | None]] = set()
@@ -143,7 +109,7 @@ class _Log:
             candidacy = self._candidate()
             ops: list[Op] = [Set(self._paths.epoch, str(epoch.number + 1).encode(), epoch.version)]
             if candidacy is not None:
-                ops = [*_proofs(candidacy), *ops, await _leader_op(zk, self._paths.leader, candidacy.leader)]
+                ops = [*proofs(candidacy), *ops, await leader_op(zk, self._paths.leader, candidacy.leader)]
             try:
                 await zk.multi(ops)
             except ZkUnknown as error:
@@ -163,29 +129,46 @@ class _Log:
 
     # Commits
 
-    def _ready_for(self, epoch: int) -> Contents | None:
-        """Return what is there, if a commit may be sent at once: nothing to read first, and none before it that still waits."""
-        if self._waiting or self._order.locked() or self._is_doubtful:
+    def _send_at_once(self, changes: Sequence[Change], epoch: int) -> Awaitable[Committed] | None:
+        """Send a commit, if nothing has to be read, written or waited for first."""
+        contents = self._contents if self._office and self._office.number == epoch and not self._is_doubtful else None
+        entry = _entry_of(contents, changes, epoch) if contents is not None else None
+        if contents is None or entry is None or not (self._gathering is None or self._gathering[0].has_room(entry)):
             return None
-        return self._contents if self._office and self._office.number == epoch else None
+        return self._send(contents, changes, entry)
 
-    async def _commit(self, changes: Sequence[Change], epoch: int) -> Committed:
-        """Send a commit in its turn, after having read and written what it needs first."""
+    def _send_line(self) -> None:
+        """Send those that stand in line as well, until one is kept: what is called together goes together."""
+        while self._line:
+            try:
+                sent = self._send_at_once(self._line[0].changes, self._line[0].epoch)
+            except Conflict:
+                return  # which it is told in its turn
+            if sent is None:
+                return
+            self._line.popleft().sent = sent
+
+    async def _commit(self, call: Call) -> Committed:
+        """Send a commit in its turn, after having read and written what it needs first, if one before it did not send it along."""
         async with self._order:
-            with translated():
-                while True:
-                    self._refuse_doubt()
-                    contents = await self._contents_for(epoch)
-                    entry = _entry_of(contents, changes, epoch) or await _staged(self._folder(), contents, changes, epoch)
-                    while self._gathering is not None and not self._gathering[0].has_room(entry):
-                        await self._gathering[0].is_sent.wait()
-                    if self._contents is contents:  # none before it has failed meanwhile
-                        break
-                sent = self._send(contents, changes, entry)
-        return await sent
+            if call.sent is None:
+                try:
+                    call.sent = await self._sent(call.changes, call.epoch)
+                finally:
+                    self._line.popleft()  # commits get the order as they stand in line
+            self._send_line()
+        return await call.sent
 
-    def _has_room(self, entry: Entry) -> bool:
-        return self._gathering is None or self._gathering[0].has_room(entry)
+    async def _sent(self, changes: Sequence[Change], epoch: int) -> Awaitable[Committed]:
+        with translated():
+            while True:
+                self._refuse_doubt()
+                contents = await self._contents_for(epoch)
+                entry = _entry_of(contents, changes, epoch) or await _staged(self._folder(), contents, changes, epoch)
+                while self._gathering is not None and not self._gathering[0].has_room(entry):
+                    await self._gathering[0].is_sent.wait()
+                if self._contents is contents:  # none before it has failed meanwhile
+                    return self._send(contents, changes, entry)
 
     def _send(self, contents: Contents, changes: Sequence[Change], entry: Entry) -> Awaitable[Committed]:
         """Send a commit, with those that go together with it. The answer need not be awaited."""
@@ -212,7 +195,8 @@ class _Log:
                 if self._contents is contents:
                     self._contents = None
                 return await _refused(self._znodes, error, group.epoch)
-        self._fold_if_due()
+        if self._contents and self._contents.is_fold_due and (self._fold is None or self._fold.done()):
+            self._fold = asyncio.create_task(self._run_fold(), name="store-fold")
         return None
 
     async def _contents_for(self, epoch: int) -> Contents:
@@ -290,10 +274,6 @@ class _Log:
     def _folder(self) -> Folder:
         assert self._office is not None
         return Folder(self._connection.present(), self._layout, self.fence(), self._office.number)
-
-    def _fold_if_due(self) -> None:
-        if self._contents and self._contents.is_fold_due and (self._fold is None or self._fold.done()):
-            self._fold = asyncio.create_task(self._run_fold(), name="store-fold")
 
     async def _run_fold(self) -> None:
         try:
@@ -373,12 +353,12 @@ class ZookeeperStore(_Log, MetaStore):
     async def commit(self, changes: Sequence[Change], epoch: int) -> Committed:
         check_changes(changes)
         self._require_open()
-        contents = self._ready_for(epoch)
-        if contents is not None and (entry := _entry_of(contents, changes, epoch)) is not None and self._has_room(entry):
-            return await self._send(contents, changes, entry)
-        call = asyncio.create_task(self._commit(tuple(changes), epoch))
-        _keep(call, self._waiting)
-        return await asyncio.shield(call)
+        if not (self._line or self._order.locked()) and (sent := self._send_at_once(changes, epoch)) is not None:
+            return await sent
+        self._line.append(Call(tuple(changes), epoch))
+        waiting = asyncio.create_task(self._commit(self._line[-1]))
+        _keep(waiting, self._waiting)
+        return await asyncio.shield(waiting)
 
     async def last_commit(self) -> int:
         self._require_open()

@@ -7,12 +7,12 @@ turn of the event loop share one, and while as many transactions are under way a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from gestalt.zk.client import Check, Create, Op, Set
 
-from .base import StoreError
+from .base import Change, Committed, StoreError
 from .zookeeper_format import SEGMENT, Entry, encode_entry
 from .zookeeper_znodes import Layout
 
@@ -20,6 +20,15 @@ TRANSACTIONS = 4
 """How many groups are under way at a time."""
 
 _ENTRIES = 128
+
+
+@dataclass(slots=True)
+class Call:
+    """A commit that stands in line. `sent`: what tells its outcome, once it is sent."""
+
+    changes: Sequence[Change]
+    epoch: int
+    sent: Awaitable[Committed] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ import pytest
 
 from gestalt.coordinator.admission import Admission, Bars
 from gestalt.coordinator.election import Candidacy, CandidacyLost, Candidate
-from gestalt.coordinator.store.zookeeper import Barred, ZookeeperStore
-from gestalt.coordinator.store.zookeeper import Candidacy as Claim
+from gestalt.coordinator.store.zookeeper import ZookeeperStore
+from gestalt.coordinator.store.zookeeper_candidacy import Barred
+from gestalt.coordinator.store.zookeeper_candidacy import Candidacy as Claim
 from gestalt.errors import GestaltError, Kind
 from gestalt.zk.client import Zk
 from gestalt.zk.paths import Paths

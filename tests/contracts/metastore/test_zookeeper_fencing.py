@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -12,6 +14,7 @@ from gestalt.config import ZooKeeperSettings
 from gestalt.coordinator.store import (
     Candidacy,
     Committed,
+    Conflict,
     NotElected,
     OutcomeUnknown,
     Put,
@@ -139,13 +142,56 @@ async def test_commits_called_together_share_a_transaction(rig: Rig) -> None:
     store, client = await rig.store_cut_short(100_000)
     epoch = await store.take_office()
     await store.commit([], epoch)
-    for times, transactions in ((1, 5), (30_000, 400)):
+    for times, transactions in ((1, 3), (30_000, 400)):
         client.left, before = 100_000, (await store.load()).commit
         commits = await asyncio.gather(*(store.commit([Put("k", str(n % 7), b"%06d" % n * times)], epoch) for n in range(300)))
         assert [each.number for each in commits] == list(range(before + 1, before + 301))
         assert 100_000 - client.left <= transactions, "those that fold the log are among them"
         values = {each.key: each.value[:6] for each in (await (await rig.store()).load()).documents}
         assert values == {str(n % 7): b"%06d" % n for n in range(293, 300)}
+
+
+@contextmanager
+def slow_turns(seconds: float) -> Iterator[None]:
+    """Have each turn of the loop take so long: longer than ZooKeeper takes to answer."""
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        nonlocal next_turn
+        time.sleep(seconds)
+        next_turn = loop.call_soon(work)
+
+    next_turn = loop.call_soon(work)
+    try:
+        yield
+    finally:
+        next_turn.cancel()
+
+
+async def test_commits_called_together_share_a_transaction_however_busy_the_loop_is(rig: Rig) -> None:
+    """A transaction that was answered already is no reason for those that stand in line to go one by one."""
+    store, client = await rig.store_cut_short(100_000)
+    epoch = await store.take_office()
+    await store.commit([], epoch)
+    client.left = 100_000
+    with slow_turns(0.01):
+        commits = await asyncio.gather(*(store.commit([Put("k", str(n), b"")], epoch) for n in range(300)))
+    assert [each.number for each in commits] == list(range(2, 302))
+    assert 100_000 - client.left == 3, "of 128 commits at most"
+
+
+async def test_one_of_a_line_that_conflicts_is_told_and_keeps_nobody_back(rig: Rig) -> None:
+    store, client = await rig.store_cut_short(100_000)
+    epoch = await store.take_office()
+    await store.commit([], epoch)
+    client.left = 100_000
+    expected = {150: 7, 160: 7, 299: 7}
+    outcomes = await asyncio.gather(
+        *(store.commit([Put("k", str(n), b"", expected.get(n, 0))], epoch) for n in range(300)), return_exceptions=True
+    )
+    assert [n for n, each in enumerate(outcomes) if isinstance(each, Conflict)] == list(expected)
+    assert [each.number for each in outcomes if isinstance(each, Committed)] == list(range(2, 299))
+    assert {document.key for document in (await (await rig.store()).load()).documents} == {str(n) for n in range(300) if n not in expected}
 
 
 async def test_a_group_is_refused_as_one_and_each_of_it_is_told(rig: Rig) -> None:
