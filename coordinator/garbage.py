@@ -7,6 +7,7 @@ What is not needed any more is freed by its reference count as ever; only cycles
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from typing import Literal
 
@@ -26,11 +27,13 @@ class Garbage:
     """Watches what collections take. `begin` before the state is read, and once it is; `end` with the office."""
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop
         self._begun = 0.0
         self._before = gc.get_threshold()
 
     def begin(self) -> None:
-        """Leave alone what is there, and what is found to have grown later."""
+        """Leave alone what is there, and what is found to have grown later. To be called in the loop of the office."""
+        self._loop = asyncio.get_running_loop()
         gc.collect()
         gc.freeze()
         gc.collect()  # how long it is until the next one depends on what this one has found, which is nothing
@@ -55,6 +58,12 @@ class Garbage:
             self._begun = now
         elif now - self._begun >= LONG:
             gc.freeze()
+            self._loop.call_soon_threadsafe(self._look_at_nothing)
+
+    def _look_at_nothing(self) -> None:
+        """Have the next full collection come soon, and so be short: until then a part of what the last one has found has to grow."""
+        if self._note in gc.callbacks:
+            gc.collect()
 
 
 def sweep() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,7 +16,7 @@ from gestalt.coordinator.records import Placed
 
 
 @pytest.fixture
-def begun() -> Iterator[Garbage]:
+async def begun() -> AsyncIterator[Garbage]:
     made = Garbage()
     made.begin()
     yield made
@@ -26,7 +27,7 @@ def grown() -> list[Placed]:
     return [Placed(serial, 1, "n1", (3000 + serial,)) for serial in range(1000)]
 
 
-def test_what_takes_long_to_look_through_is_left_alone_from_then_on(begun: Garbage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_takes_long_to_look_through_is_left_alone_from_then_on(begun: Garbage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "LONG", math.inf)
     there, before = grown(), gc.get_freeze_count()
     gc.collect()
@@ -38,7 +39,21 @@ def test_what_takes_long_to_look_through_is_left_alone_from_then_on(begun: Garba
     assert gc.get_freeze_count() >= before + len(there)
 
 
-def test_cycles_are_collected_before_anything_is_frozen_and_all_is_looked_at_again_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_however_much_was_left_alone_the_next_full_collection_comes_soon(begun: Garbage) -> None:
+    gc.disable()
+    there = [[number] for number in range(400_000)]
+    gc.enable()
+    gc.collect()
+    await asyncio.sleep(0)
+    before = gc.get_stats()[2]["collections"]
+    more = [[number] for number in range(60_000)]
+    assert gc.get_stats()[2]["collections"] > before
+    assert len(there) > len(more)
+
+
+async def test_cycles_are_collected_before_anything_is_frozen_and_all_is_looked_at_again_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Knot:
         def __init__(self) -> None:
             self.me = self
