@@ -180,6 +180,7 @@ class Decider:
         records, events = dict(draft.records), len(draft.events)
         self._due.pop(path, None)
         self._later.discard(path)
+        self._urgent.discard(path)
         try:
             self._decide(draft, path)
             reserve(draft, path)

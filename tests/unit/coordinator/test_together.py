@@ -138,6 +138,25 @@ async def test_what_is_lost_comes_before_what_is_merely_reported(monkeypatch: py
     await crowd.end()
 
 
+async def test_who_is_woken_again_before_its_turn_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd, _ = await begun(*[1000.0] * 4)
+    await crowd.apply(*(app(name) for name in NAMES))
+    looked_at: list[str] = []
+    decide = Decider._decide
+
+    def woken(self: Decider, draft: Draft, path: str) -> None:
+        if not looked_at:
+            self.wake([AREA + name for name in NAMES])  # another node is lost
+        looked_at.append(path.removeprefix(AREA))
+        decide(self, draft, path)
+
+    monkeypatch.setattr(Decider, "_decide", woken)
+    crowd.decider.wake([AREA + name for name in NAMES])
+    await crowd.settle()
+    assert looked_at == [*NAMES, NAMES[0]]
+    await crowd.end()
+
+
 async def test_what_is_urgent_again_and_again_does_not_keep_the_others_from_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     crowd, _ = await begun(*[1000.0] * 4)
     await crowd.apply(*(app(name) for name in NAMES))
