@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from gestalt.proto.v1 import model_pb2
 from gestalt.spec.schema import AppSpec
@@ -24,6 +25,10 @@ from .scheduler.attributes import attributes
 from .scheduler.fleet import LARGE, Fleet, Ground
 from .scheduler.values import DEVICE, DISK, PIDS, Capacity
 from .state import State
+
+if TYPE_CHECKING:  # a small fleet does without
+    from .scheduler.columns import Columns
+    from .scheduler.presence import Numbers, Presences
 
 NOT_CONNECTED = "is not connected"
 """Why a node that is ready as far as its membership goes takes nothing at this moment."""
@@ -49,7 +54,7 @@ class Survey:
         state: State,
         tracker: Tracker,
         now: Callable[[], float],
-        special: Callable[[App], Collection[Placed] | None] = lambda app: None,
+        special: Callable[[App], Sequence[Placed] | None] = lambda app: None,
     ) -> None:
         self._special = special
         self._now = now
@@ -58,6 +63,7 @@ class Survey:
         self._readers = state.touched.reader(), tracker.touched.reader()
         self._readers[0].update(state.nodes)
         self._fleet = Fleet(Reservations())
+        self._presences: Presences | None = None
         self._told: dict[str, str] = {}
         self._told_at = -math.inf
 
@@ -90,21 +96,51 @@ class Survey:
             ground = ground.without(node, ports, kept.resources)
         return ground
 
-    def _here(self, path: str, goal: App, spec: AppSpec | None) -> Counter[str]:
+    def _here(self, path: str, goal: App, spec: AppSpec | None) -> Mapping[str, int]:
         """Return how many instances of an app that stay there are on each node."""
         state, instances = self._state, self._state.placed(path).instances
         special = self._special(goal) if goal is state.apps.get(path) else None
         looked_at = instances if special is None else special
-        here = Counter(placed.node for placed in looked_at if is_current(goal, placed) and _stays(state, goal, placed))
-        for node in self._given_up(here, spec):
-            del here[node]
-        if special is not None:
-            here.update(map(_NODE, instances))
-            for placed in special:
-                here[placed.node] -= 1
-            for node in {placed.node for placed in special if here[placed.node] <= 0}:
-                del here[node]
-        return here
+        stay = [placed for placed in looked_at if is_current(goal, placed) and _stays(state, goal, placed)]
+        given_up = self._given_up({placed.node for placed in stay}, spec)
+        stay = [placed for placed in stay if placed.node not in given_up]
+        if special is None:
+            return Counter(map(_NODE, stay))
+        if self._fleet.is_large:
+            return self._by_row(path, stay, special)
+        here = Counter(map(_NODE, instances))
+        here.subtract(map(_NODE, special))
+        here.update(map(_NODE, stay))
+        return +here
+
+    def _by_row(self, path: str, stay: Sequence[Placed], special: Sequence[Placed]) -> Mapping[str, int]:
+        from .scheduler.presence import Presence, add  # late: NumPy is large
+
+        columns = self._fleet.columns()
+        numbers = self._all_by_row(path, columns)
+        if special:
+            numbers = numbers.copy()
+            add(numbers, columns, special, -1)
+            add(numbers, columns, stay)
+        return Presence(columns, numbers)
+
+    def _all_by_row(self, path: str, columns: Columns) -> Numbers:
+        if self._presences is None:
+            from .scheduler.presence import Presences  # late: NumPy is large
+
+            self._presences = Presences()
+        return self._presences.of(path, self._state.placed(path).instances, columns)
+
+    def follow(self, paths: Iterable[str]) -> None:
+        """Take notice now of what was committed of some apps: when the next instance is to be placed, it may have to be at once."""
+        for path in paths if self._fleet.is_large else ():
+            if path in self._state.apps:
+                self._all_by_row(path, self._fleet.columns())
+
+    def forget(self, path: str) -> None:
+        """An app is there no more. Idempotent."""
+        if self._presences is not None:
+            self._presences.forget(path)
 
     def _given_up(self, nodes: Iterable[str], spec: AppSpec | None) -> set[str]:
         """Return those of these nodes whose instances do not count any more: nothing of them is in anybody's way."""
@@ -119,6 +155,9 @@ class Survey:
             await asyncio.to_thread(import_module, "gestalt.coordinator.scheduler.reasons")
         for begin in range(0, len(waiting), _AT_ONCE):
             self._look_at(waiting[begin : begin + _AT_ONCE])
+            await asyncio.sleep(0)
+        for path in tuple(self._state.apps):
+            self.follow((path,))
             await asyncio.sleep(0)
 
     def _changed(self) -> set[str]:

@@ -269,6 +269,7 @@ class Decider:
         self._progress.forget(path)
         self._turns.forget(path)
         self._rolls.forget(path)
+        self._survey.forget(path)
         self.preparations.drop(path)
         self.trials.forget(path)
         self.preemption.forget(path)
@@ -346,6 +347,7 @@ class Decider:
                 paths.add(record.app)
         self._dispatcher.committed(draft, paths)
         if paths:
+            self._survey.follow(paths)
             own = paths.intersection(self._at_hand)
             for path in own & self._waits_for_news:
                 self._due[path] = min(self._due.get(path, math.inf), clock.monotonic() + AGAIN)

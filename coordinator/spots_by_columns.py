@@ -25,7 +25,7 @@ def spots_by_columns(spec: AppSpec, ground: Ground, there: There) -> list[Spot]:
     if by_role is None:
         roles = (Role.WANTED, Role.LEFT)
         by_role = _BY_ROLE[columns] = {role: [Spot(item.id, item.name, role) for item in columns.offers] for role in roles}
-    able, _ = columns.able(spec)
+    able = columns.able(spec).mask
     is_open: Mask = columns.ready & columns.running(spec.runtime)
     clear: Mask = ~is_open | ~able | _has_room(spec, columns, there)
     clear[_rows(columns, there.current)] = True

@@ -6,7 +6,7 @@ nodes may take it and what each is worth for it, is kept; a node that changed is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,17 @@ def powers_of(cores: float, used: float, memory: int, memory_used: int) -> float
     return power + (10.0 if free_memory >= 1.0 else 1.0 if free_memory <= 0.0 else 10**free_memory)
 
 
+class Able:
+    """The nodes that may take instances of a description, until one of them changes. `bar`: 0 where they may, `NOWHERE` where not.
+
+    `values`: of the attributes that were asked for, those that these nodes have, empty = one has none.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        self.mask, self.bar = mask, bar_of(mask)
+        self.values: dict[str, Set[str]] = {}
+
+
 class Columns:
     """The nodes. `offers`: what they are, by row; `rows`: the row of each id. What is public is for reading only."""
 
@@ -150,7 +161,7 @@ class Columns:
         self._coded: dict[str, Coded] = {}
         self._runtimes = Coded(lambda offer: offer.runtimes, self.offers)
         self._reservations = reservations
-        self._able: dict[Any, tuple[Mask, Floats]] = {}
+        self._able: dict[Any, Able] = {}
         self._liked: dict[Any, Floats] = {}
         self._groupings: dict[tuple[str, ...], Grouping] = {}
         self._scores: dict[tuple[float, int, bool], Score] = {}
@@ -246,18 +257,21 @@ class Columns:
         attribute, key = condition.attribute, (condition.operator, condition.value)
         return self.coded(attribute).where(key, lambda value: holds(condition, {} if value is None else {attribute: value}))
 
-    def able(self, spec: AppSpec) -> tuple[Mask, Floats]:
-        """Return the nodes that may take instances of a description, however full they are; not to be changed.
+    def values(self, attribute: str, able: Able) -> Set[str]:
+        """Return the values of an attribute that some nodes have, empty = one has none; not to be changed."""
+        if (found := able.values.get(attribute)) is None:
+            found = able.values[attribute] = {value or "" for value in self.coded(attribute).among(able.mask)}
+        return found
 
-        The second is to be added to points: 0 where they may, `NOWHERE` where not.
-        """
+    def able(self, spec: AppSpec) -> Able:
+        """Return the nodes that may take instances of a description, however full they are; not to be changed."""
         asked = spec.placement.constraints
         key = (spec.placement.pool, spec.runtime, *((item.attribute, item.operator, item.value) for item in asked))
         if (found := self._able.get(key)) is None:
             able = self.ready & self.in_pool(spec.placement.pool) & self.running(spec.runtime)
             for item in asked:
                 able &= self.holding(item)
-            found = able, bar_of(able)
+            found = Able(able)
             _keep(self._able, key, found)
         return found
 

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
-from itertools import repeat
 
 import numpy as np
 
 from gestalt.spec.conditions import DISTRIBUTING
 from gestalt.spec.schema import AppSpec
 
-from .columns import NOWHERE, Columns, Counts, Floats, Mask, Rows, bar_of, on_grid, powers_of
+from .columns import NOWHERE, Able, Columns, Floats, on_grid, powers_of
 from .fleet import Ground
 from .groups import Head, groups_of, in_order
 from .obstacles import SLACK, free_ports, room
+from .presence import Numbers, Presence
 from .score import GRID, OWN_POINTS, WEIGHT_POINTS
 from .tally import Cluster, Limit, Tally, limit_of, settle
 from .values import Choice, demands, with_more
@@ -120,9 +120,10 @@ class Race:
         self.asked = tuple(port.host_port for port in spec.ports)
         self.has_fixed = any(self.asked)
         self.liked = self._liked()
-        self._own = _rows_of(self.columns, ground.same_app)
+        self._own = _by_row(self.columns, ground.same_app)
         self.left: dict[int, Runner] = {}
-        self.able, self._bar = self._able()
+        self._able = self._find_able()
+        self.able = self._able.mask
         self._count = count
         self._points = self._first_points()
         self.tallies = [
@@ -149,30 +150,27 @@ class Race:
                 weights[row] += weight
         return WEIGHT_POINTS * weights
 
-    def _able(self) -> tuple[Mask, Floats]:
-        (able, bar), ground = self.columns.able(self.spec), self.ground
+    def _find_able(self) -> Able:
+        able, ground = self.columns.able(self.spec), self.ground
         if not (ground.target or ground.left or ground.avoided):
-            return able, bar
-        here = np.full(len(able), not ground.target)
+            return able
+        here = np.full(len(able.mask), not ground.target)
         if ground.target in self.columns.rows:
             here[self.columns.rows[ground.target]] = True
         here[[self.columns.rows[node] for node in (*ground.left, *ground.avoided) if node in self.columns.rows]] = False
-        able = able & here
-        return able, bar_of(able)
+        return Able(able.mask & here)
 
     def _first_points(self) -> Floats:
         """Return what each node is worth for the first instance."""
         score = self.columns.score(self.cpu, self.memory, binpack=self.binpack)
         points: Floats
         if self.liked is None:
-            points = score.points + self._bar
+            points = score.points + self._able.bar
         else:
-            points = np.where(score.points > NOWHERE, on_grid(score.fit + self.liked), NOWHERE) + self._bar
-        rows, there = self._own
-        if len(rows) and not self.binpack:
-            liked = 0.0 if self.liked is None else self.liked[rows]
-            apart = on_grid(score.fit[rows] + OWN_POINTS * (-there / self.wanted) + liked)
-            points[rows] = np.where(points[rows] > NOWHERE, apart, NOWHERE)
+            points = np.where(score.points > NOWHERE, on_grid(score.fit + self.liked), NOWHERE) + self._able.bar
+        if self._own is not None and not self.binpack:
+            apart = score.fit + OWN_POINTS * (-self._own / self.wanted)
+            points = np.where(points > NOWHERE, on_grid(apart if self.liked is None else apart + self.liked), NOWHERE)
         for name, asked in self.demands.items():
             supply, reserved = self.columns.supply(name)
             points[asked > np.maximum(supply - reserved, 0)] = NOWHERE
@@ -193,12 +191,14 @@ class Race:
 
     def _counts(self, attribute: str) -> Counter[str]:
         """Count the instances that are there by value of an attribute."""
-        column, (rows, there) = self.columns.coded(attribute), self._own
-        sums = np.bincount(column.codes[rows], weights=there, minlength=len(column.values)).tolist()
+        if self._own is None:
+            return Counter()
+        column = self.columns.coded(attribute)
+        sums = np.bincount(column.codes, weights=self._own, minlength=len(column.values)).tolist()
         return Counter({value: int(number) for value, number in zip(column.values, sums, strict=True) if number and value is not None})
 
-    def _values(self, attribute: str) -> set[str]:
-        return {value or "" for value in self.columns.coded(attribute).among(self.able)}
+    def _values(self, attribute: str) -> Set[str]:
+        return self.columns.values(attribute, self._able)
 
     def _settle_clusters(self) -> None:
         """Choose where the first of those goes that are all to be in one place: where most of them fit."""
@@ -269,9 +269,14 @@ class Race:
         return Choice(self.columns.offers[row].id, runner.take()), runner.points()
 
 
-def _rows_of(columns: Columns, there: Mapping[str, int]) -> tuple[Rows, Counts]:
-    """Return the nodes that have instances of the app, and how many each. `there`: as many by node."""
-    rows = np.fromiter(map(columns.rows.get, there, repeat(-1)), dtype=np.intp, count=len(there))
-    numbers = np.fromiter(there.values(), dtype=np.int64, count=len(there))
-    known = rows >= 0
-    return rows[known], numbers[known]
+def _by_row(columns: Columns, there: Mapping[str, int]) -> Numbers | None:
+    """Return how many instances of the app are on each node, None if there are none. `there`: as many by node."""
+    if isinstance(there, Presence) and there.columns is columns:
+        return there.numbers
+    if not there:
+        return None
+    numbers = np.zeros(len(columns.offers), dtype=np.int32)
+    for node, number in there.items():
+        if (row := columns.rows.get(node)) is not None:
+            numbers[row] = number
+    return numbers

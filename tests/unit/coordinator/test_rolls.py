@@ -9,6 +9,7 @@ import pytest
 from gestalt.coordinator import changes
 from gestalt.coordinator.capacity import Survey
 from gestalt.coordinator.records import instance_id
+from gestalt.coordinator.scheduler.fleet import Fleet as Nodes
 from gestalt.coordinator.state import Draft
 
 from .fleet import Fleet, settled
@@ -75,8 +76,10 @@ def test_what_comes_is_looked_at_until_it_is_settled() -> None:
     assert looked_at(fleet) == ([], 8)
 
 
+@pytest.mark.parametrize("is_large", [False, True])
 @pytest.mark.parametrize("node", ["n1", "n2", "n3"])
-def test_who_is_where_is_known_from_those_that_are_not_settled(node: str) -> None:
+def test_who_is_where_is_known_from_those_that_are_not_settled(node: str, is_large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Nodes, "is_large", is_large)
     fleet = settled(count=3, instances=7)
     brief = Survey(fleet.state, fleet.tracker, lambda: fleet.now, fleet.rolls.special)
     whole = Survey(fleet.state, fleet.tracker, lambda: fleet.now)
