@@ -90,7 +90,7 @@ def _parser(purpose: Purpose) -> argparse.ArgumentParser:
     host = socket.gethostname().partition(".")[0] or purpose
     parser.add_argument("--token-file", required=True, metavar="FILE", help="the file with the token; - reads it from standard input")
     parser.add_argument("--address", default="", metavar="IP", help="of this machine (default: the one it reaches the cluster from)")
-    parser.add_argument("--name", default=host, metavar="NAME", help="of this machine (default: %(default)s)")
+    parser.add_argument("--name", default=host, metavar="NAME", help="of this machine (default: the first part of its host name)")
     parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="folder of etc, var and run (default: %(default)s)")
     parser.add_argument("--again", action="store_true", help="ask although this machine has joined: a new certificate, the settings stay")
     parser.add_argument("--api-port", type=int, default=7400, help=argparse.SUPPRESS if purpose == "node" else "port of the API")
