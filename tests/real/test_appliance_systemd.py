@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gestalt.clock import monotonic
+from gestalt.plugins.runtime.process_systemd import SLICE
 
 from ..cluster.lab.nodes import CHECKOUT, File, Node, can_run, down, up
 
@@ -54,6 +55,11 @@ async def show(node: Node, unit: str) -> dict[str, str]:
 async def workers(node: Node) -> set[str]:
     done = await node.run("pgrep", "--full", "--exact", "/usr/bin/sleep 100000")
     return set(done.stdout.decode().split())
+
+
+async def slice_of(node: Node, pid: str) -> str:
+    """Return the slice that a process is in: the daemons are apart from what they run."""
+    return (await node.do("ps", "--no-headers", "--format=slice", "--pid", pid)).strip()
 
 
 async def parts(node: Node) -> dict[str, dict[str, Any]]:
@@ -116,6 +122,8 @@ async def test_systemd_runs_the_appliance(node: Node) -> None:
     await ctl(node, "launch", "-f", "/tmp/sleeper.json")
     running = await workers(node)
     assert len(running) == 2
+    assert {await slice_of(node, pid) for pid in running} == {SLICE}
+    assert {await slice_of(node, states[unit]["MainPID"]) for unit in UNITS} == {"system.slice"}
 
     for unit in UNITS:
         await node.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", unit)

@@ -26,7 +26,7 @@ pytestmark = [
 
 UNITS = ("gestalt-coordinator", "gestalt-fence", "gestalt-agent")
 INSTALLED_MAX = 150 * 1000**2
-SECURITY_MAX = {"gestalt-coordinator": 2.0}
+SECURITY_MAX = {"gestalt-coordinator": 2.0, "gestalt-fence": 4.5}
 MADE_HERE = ("/etc/gestalt", "/var/lib/gestalt", "/run/gestalt")
 
 
@@ -87,10 +87,19 @@ async def test_nothing_starts_by_itself_and_without_settings_it_says_what_to_do(
     assert (await node.run("systemctl", "is-enabled", *UNITS)).stdout.decode().split() == ["disabled"] * 3
     assert not (await node.run("systemctl", "start", "gestalt-agent")).ok
     assert "gestaltctl appliance init" in await node.do("journalctl", "--no-pager", "--unit=gestalt-agent", "--output=cat")
-    units = [f"{unit}.service" for unit in UNITS]
+    units = ["gestalt.slice", *(f"{unit}.service" for unit in UNITS)]
     assert await node.do("systemd-analyze", "verify", "--recursive-errors=yes", *units) == ""
     for unit, allowed in SECURITY_MAX.items():
         await node.do("systemd-analyze", "security", "--no-pager", f"--threshold={allowed * 10:.0f}", f"{unit}.service")
+
+
+async def test_man_shows_a_command_and_firewalld_is_told_of_ports(machine: Machine, built: Built) -> None:
+    node = machine.lab.nodes[0]
+    await install(node, built.first)
+    shown = await node.do("sh", "-c", "zcat /usr/share/man/man1/gestaltctl-node-drain.1.gz | groff -man -ww -Tutf8 -P-cbou")
+    assert "gestaltctl node drain [OPTIONS] NODE" in shown
+    assert (await node.do("ls", "/usr/share/man/man8")).split().count("gestalt-fence.8.gz") == 1
+    assert (await node.do("ls", "/usr/lib/firewalld/services")).split() == ["gestalt-agent.xml", "gestalt-coordinator.xml"]
 
 
 async def test_an_upgrade_and_a_step_back_leave_alone_what_runs(machine: Machine, built: Built) -> None:
