@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from gestalt.clock import monotonic
@@ -37,6 +38,12 @@ class Manager(Protocol):
         """Let go. What was started for applications goes on running."""
 
 
+class Taker(Protocol):
+    """Takes over new settings while the agent runs."""
+
+    async def renew(self, settings: AgentSettings) -> None: ...
+
+
 class DriverKeeper:
     """Keeps one runtime driver started."""
 
@@ -58,14 +65,23 @@ class Engine(Service[AgentSettings]):
     """Goes through the managers: started in order, let go in reverse."""
 
     def __init__(
-        self, settings: AgentSettings, managers: Sequence[Manager], board: Board, life: Life, summaries: Sequence[Callable[[], str]] = ()
+        self,
+        settings: AgentSettings,
+        managers: Sequence[Manager],
+        board: Board,
+        life: Life,
+        *,
+        summaries: Sequence[Callable[[], str]] = (),
+        takers: Sequence[Taker] = (),
     ) -> None:
         self._settings = settings
         self._managers = tuple(managers)
         self._board = board
         self._life = life
         self._summaries = tuple(summaries)
+        self._takers = tuple(takers)
         self._sentence = ""
+        self._renewed = asyncio.Event()
         self._turned = monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -84,12 +100,11 @@ class Engine(Service[AgentSettings]):
         self._sentence = sentence
 
     async def reload(self, settings: AgentSettings) -> None:
-        """Take over what can change while we run: how often a round is made."""
-        before = self._settings.model_dump()
-        changed = {name for name, value in settings.model_dump().items() if value != before[name]}
-        if fixed := changed - {"resync", "log_level"}:
-            log.warning("these settings count after a restart of the agent: %s", ", ".join(sorted(fixed)))
-        self._settings = self._settings.model_copy(update={"resync": settings.resync, "log_level": settings.log_level})
+        """Take over what can change while we run, and make a round."""
+        self._settings = settings
+        for taker in self._takers:
+            await taker.renew(settings)
+        self._renewed.set()
 
     async def stop(self) -> None:
         """Let go of everything. Instances and the load balancer go on running."""
@@ -105,7 +120,10 @@ class Engine(Service[AgentSettings]):
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(min(self._settings.resync, CYCLE_MAX))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(self._settings.resync, CYCLE_MAX)):
+                    await self._renewed.wait()
+            self._renewed.clear()
             await self.cycle()
 
     async def _ensure(self, manager: Manager) -> bool:

@@ -70,6 +70,10 @@ class FactsKeeper:
             self._told, self._told_at = coarse, monotonic()
             self._board.set_facts(facts)
 
+    async def renew(self, settings: AgentSettings) -> None:
+        """Offer what the settings say now; it is told in the next round."""
+        self._settings = settings
+
     async def close(self) -> None:
         if self._soon is not None:
             self._soon.cancel()

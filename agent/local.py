@@ -35,9 +35,9 @@ class Traffic(Protocol):
     async def wait_drained(self, instance: str, deadline_seconds: float) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Surroundings:
-    """What all workers of a node share. `launch_slots` bounds launches, `exec_slots` the commands of checks."""
+    """What all workers of a node share. `settings`: the newest; `launch_slots` bounds launches, `exec_slots` the commands of checks."""
 
     settings: AgentSettings
     drivers: Mapping[str, RuntimeDriver]
@@ -50,6 +50,10 @@ class Surroundings:
     returning: Patience = field(default_factory=NeverAway)
     is_pulled: Callable[[str], bool] = lambda template: False
     """Tells, once, that the image of a template was pulled for the start that follows."""
+
+    async def renew(self, settings: AgentSettings) -> None:
+        """Have everybody go by these settings from now on."""
+        self.settings = settings
 
 
 @dataclass(frozen=True, slots=True)

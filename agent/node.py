@@ -57,6 +57,10 @@ class ProxyKeeper:
         """Tell of its problems now."""
         self._board.set_problems(self.name, self._proxy.problems)
 
+    async def renew(self, settings: AgentSettings) -> None:
+        """Look at it as often as the settings say now; from the next look on."""
+        self._proxy.resync = settings.resync
+
     async def close(self) -> None:
         await self._proxy.close()
 
@@ -130,6 +134,8 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
 
     known = KnownCoordinators(settings, disk)
     session = Session(settings, desired, board, apply, Bulk(instances.locate), known=known)
+    facts = FactsKeeper(settings, drivers, board)
+    usage = UsageKeeper(settings, instances.locate, proxy.driver, board)
     managers: list[Manager] = [
         DiskKeeper(disk),
         *fencing.first,
@@ -138,14 +144,15 @@ async def start_engine(settings: AgentSettings, life: Life, drivers: Mapping[str
         proxy_keeper,
         instances,
         preparing,
-        FactsKeeper(settings, drivers, board),
-        UsageKeeper(settings, instances.locate, proxy.driver, board),
+        facts,
+        usage,
         session,
         known,
         *fencing.later(instances, session, known),
         HealthServer(settings),
     ]
-    engine = Engine(settings, managers, board, life, (instances.summary, session.summary, *fencing.summaries))
+    summaries = instances.summary, session.summary, *fencing.summaries
+    engine = Engine(settings, managers, board, life, summaries=summaries, takers=(proxy_keeper, around, facts, usage))
     left = desired.load()
     for keeper in peers:
         keeper.set_desired(left)

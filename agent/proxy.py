@@ -79,7 +79,7 @@ class ProxyManager:
 
     def __init__(self, driver: LoadBalancerDriver, *, resync: float = 30.0) -> None:
         self.driver = driver
-        self._resync = resync
+        self.resync = resync
         self._routes: Mapping[str, Route] | None = None
         self._local: dict[str, LocalServer] = {}
         self._hosts: dict[str, str] = {}
@@ -212,7 +212,7 @@ class ProxyManager:
             await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (self._failures - 1), _LONGEST_PAUSE))
         self._wake.clear()
         if self._routes is None:
-            return self._resync
+            return self.resync
         wanted = self._wanted
         try:
             await self.driver.apply(effective_routes(self._routes, self._local, self._stopping, self._hosts))
@@ -229,7 +229,7 @@ class ProxyManager:
         async with self._progress:
             self._applied = wanted
             self._progress.notify_all()
-        return min(_UNFINISHED_PAUSE, self._resync) if self.driver.unfinished() else self._resync
+        return min(_UNFINISHED_PAUSE, self.resync) if self.driver.unfinished() else self.resync
 
     def _put_off(self, sentence: str) -> float:
         """Try again, after a pause that grows."""

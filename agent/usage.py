@@ -46,6 +46,13 @@ class UsageKeeper:
         if self._interval:
             self._task.begin()
 
+    async def renew(self, settings: AgentSettings) -> None:
+        """Measure as often as the settings say now."""
+        if settings.usage_interval != self._interval:
+            await self._task.end()
+            self._interval = settings.usage_interval
+            await self.ensure()
+
     async def close(self) -> None:
         await self._task.end()
 

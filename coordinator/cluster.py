@@ -34,7 +34,6 @@ from .memory import Memory
 from .office import RENEWALS, SHARE, Office
 from .reception import Reception
 from .renewal import keep_certificate
-from .service import tell_unchanged
 from .standby import Standby
 from .store import formats
 from .store.zookeeper import ZookeeperStore
@@ -142,6 +141,7 @@ class ClusterService(Service[CoordinatorSettings]):
         self._objection = ""
         self._witness = Witness.of(settings)
         self.leader: Leader | None = None
+        self._newest: Leader | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -245,7 +245,7 @@ class ClusterService(Service[CoordinatorSettings]):
 
     def refer(self) -> None:
         """Refer callers to whoever leads from this moment on: it is not us. Idempotent."""
-        self.leader = None
+        self.leader = self._newest = None
         self._sight.tell("")
         self._reception.hand_over(self._standby.answerers)
 
@@ -256,11 +256,14 @@ class ClusterService(Service[CoordinatorSettings]):
 
     def new_leader(self, seat: Seat) -> Leader:
         self._office = seat.office
-        return Leader(self._settings, seat, self._life.die)
+        self._newest = Leader(self._settings, seat, self._life.die)
+        return self._newest
 
     async def reload(self, settings: CoordinatorSettings) -> None:
-        """Only the log level changes at run time; what else differs is named."""
-        tell_unchanged(self._settings, settings)
+        """Take over what can change at run time, for an office that goes on or begins, and for those that come."""
+        self._settings = settings
+        if self._newest is not None:
+            self._newest.renew(settings)
 
     async def stop(self) -> None:
         """Give up an office at once, so that another may take it."""

@@ -95,8 +95,7 @@ class Leader:
         self._seat = seat
         self._fail = fail
         self.events = EventRing(settings.event_ring)
-        retention = Retention(settings.task_retention, AUDITS, settings.request_retention)
-        self.ledger = Ledger(seat.store, self.events, retention, seat.office)
+        self.ledger = Ledger(seat.store, self.events, _retention(settings), seat.office)
         self._session = seat.zk.timeout if seat.zk is not None else settings.timing.session
         patience = settings.patience_with_agents(self._session)
         self.tracker = Tracker(clock.monotonic, self.ledger.state.nodes, unreachable_after=patience, fenced=seat.zk is not None)
@@ -114,6 +113,13 @@ class Leader:
         self._garbage = Garbage()
         self._guard = OfficeGuard(seat.office)
         self._enrolment = Enrolment(settings, self.ledger)
+
+    def renew(self, settings: CoordinatorSettings) -> None:
+        """Take over what can change while we lead. It counts from the next decision on."""
+        self._settings = settings
+        self.ledger.retention = _retention(settings)
+        self._brakes.doubt.share = settings.hands_off_share
+        self._brakes.allowance.rate = settings.replacements_per_second
 
     async def prepare(self) -> None:
         """Read what there is, after the ledger has begun the office.
@@ -234,3 +240,7 @@ class Leader:
             silence=self._session if settings.mode == "cluster" else 0.0,
             reported=self.storage_fence.reported,
         )
+
+
+def _retention(settings: CoordinatorSettings) -> Retention:
+    return Retention(settings.task_retention, AUDITS, settings.request_retention)

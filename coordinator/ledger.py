@@ -55,7 +55,7 @@ class Ledger:
         self.format = 0
         self.office = office or Office.for_life()
         self._store = store
-        self._retention = retention
+        self.retention = retention
         self._lock = asyncio.Lock()
         self._sequence = 0
         self._committing = False
@@ -224,7 +224,7 @@ class Ledger:
 
     def _trim(self, draft: Draft, now: datetime) -> None:
         """Remove what is beyond its retention, oldest first; the tables are in order of time."""
-        state, keep = self.state, self._retention
+        state, keep = self.state, self.retention
         for key in list(state.audits)[: min(TRIM, max(0, len(state.audits) - keep.audits))]:
             draft.delete("audit", key)
         if len(state.tasks) > keep.tasks:

@@ -42,9 +42,13 @@ class CoordinatorService(Service[CoordinatorSettings]):
         self.port = await self._reception.open()
         self._watch = asyncio.create_task(self._life.tell_alive(self._office.holds), name="signs of life")
 
+    @property
+    def settings(self) -> CoordinatorSettings:
+        return self._settings
+
     async def reload(self, settings: CoordinatorSettings) -> None:
-        """Only the log level changes at run time; what else differs is named."""
-        tell_unchanged(self._settings, settings)
+        self._settings = settings
+        self.leader.renew(settings)
 
     async def stop(self) -> None:
         if self._watch is not None:
@@ -52,12 +56,6 @@ class CoordinatorService(Service[CoordinatorSettings]):
         if self._reception is not None:
             await self._reception.close(grace=1.0)
         await self.leader.stop()
-
-
-def tell_unchanged(old: CoordinatorSettings, new: CoordinatorSettings) -> None:
-    """Say so when settings differ that do not change at run time."""
-    if new.model_copy(update={"log_level": old.log_level}) != old:
-        log.warning("changed settings other than log_level count after a restart of the coordinator")
 
 
 async def build(settings: CoordinatorSettings, life: Life) -> Service[CoordinatorSettings]:

@@ -11,13 +11,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gestalt.settings_change import LIVE
 from gestalt.units import parse_duration, parse_size
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
-
-LIVE = "live"
-"""Marks a field that the daemon takes over while it runs; what else is changed counts after its restart."""
 
 
 class Settings(BaseModel):
@@ -137,7 +135,7 @@ class FenceSettings(Settings):
     """How to reach ZooKeeper."""
     timing: TimingSettings = TimingSettings()
     """The times that decide about life and death; the same on every member."""
-    agent_grace: Duration = 300.0
+    agent_grace: Annotated[Duration, LIVE] = 300.0
     """How long an agent that does not run may be away before the node gives itself up."""
     failsafe: bool = False
     """Without ZooKeeper, let leases go on by the coordinators' promises; also to be set in agent.yaml."""
@@ -223,16 +221,16 @@ class AgentSettings(Settings):
     """Which driver gives requests to instances."""
     resync: Annotated[Duration, LIVE] = 30.0
     """How often everything is looked at, for what events missed; at least every 30 s."""
-    orphan_grace: Duration = 5.0
+    orphan_grace: Annotated[Duration, LIVE] = 5.0
     """How long what nobody wants is left alone before it is removed."""
-    usage_interval: Annotated[Duration, Field(ge=0)] = 5.0
+    usage_interval: Annotated[Duration, Field(ge=0), LIVE] = 5.0
     """How often is measured what instances use; 0 = never."""
     failsafe: bool = False
     """Without ZooKeeper, go on with what is exclusive while every coordinator promises to start no replacement; also to be set in
     fence.yaml."""
     hosts_file: Path | None = None
     """Where the names and addresses of the cluster's nodes are kept in a block of ours, "/etc/hosts"; none = nowhere."""
-    offer: OfferSettings = OfferSettings()
+    offer: Annotated[OfferSettings, LIVE] = OfferSettings()
     """What of the machine is offered to apps."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], LIVE] = "info"
     """From which importance on things are logged."""
@@ -309,15 +307,15 @@ class CoordinatorSettings(Settings):
     storage_fence: Literal["none", "netfilter"] = "none"
     """What keeps a lost node from what it held before another one gets it, besides the lease: "netfilter" has all other nodes refuse its
     packets until it registers anew. The same on all coordinators."""
-    hands_off_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    hands_off_share: Annotated[float, Field(gt=0, le=1), LIVE] = 0.5
     """When more than this part of the nodes vanishes within a minute, the leader doubts itself and replaces nothing; 1 = never."""
-    replacements_per_second: Annotated[float, Field(ge=0)] = 50.0
+    replacements_per_second: Annotated[float, Field(ge=0), LIVE] = 50.0
     """How many lost instances are replaced in a second at most; 0 = no limit."""
-    task_retention: int = 1000
+    task_retention: Annotated[int, LIVE] = 1000
     """How many tasks that have ended are kept."""
     event_ring: int = 10_000
     """How many events are kept for those who watch and come back."""
-    request_retention: Duration = 86_400.0
+    request_retention: Annotated[Duration, LIVE] = 86_400.0
     """How long is known what a request was answered, so that it can be repeated."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], LIVE] = "info"
     """From which importance on things are logged."""

@@ -27,6 +27,7 @@ from gestalt import __version__, sd_notify
 from gestalt.errors import GestaltError, Kind
 from gestalt.event_loop import Loop
 from gestalt.log import setup_logging
+from gestalt.settings_source import Source
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ EXIT_NO_CONFIG = 66
 STOP_LIMIT = 30.0
 LAG_ALLOWED = 0.05
 _LAG_PERIOD = 0.25
+_WATCH_PERIOD = 1.0
 _SIGN_PERIOD = 1.0
 
 S = TypeVar("S")
@@ -51,7 +53,7 @@ class Service(ABC, Generic[S_contra]):
 
     @abstractmethod
     async def reload(self, settings: S_contra) -> None:
-        """Take over new settings. What cannot change at run time is named in the log; an error keeps the old ones."""
+        """Take over new settings, which differ from the last ones in fields that are marked as live only. An error keeps the old ones."""
 
     @abstractmethod
     async def stop(self) -> None:
@@ -151,15 +153,15 @@ def daemon_command(
         return load(options.config, kind)
 
     try:
-        settings = read()
+        source = Source(options.config, read)
         if options.check_config:
-            sys.stdout.write("" if options.quiet else _checked(options.config, settings))
+            sys.stdout.write("" if options.quiet else _checked(options.config, source.settings))
             return EXIT_OK
     except GestaltError as error:
         sys.stderr.write(f"{name}: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return EXIT_NO_CONFIG if options.check_config and error.kind is Kind.NOT_FOUND else EXIT_CONFIG
-    setup_logging(_level(settings))
-    return run_daemon(name, lambda life: build(settings, life), read)
+    setup_logging(_level(source.settings))
+    return run_daemon(name, build, source)
 
 
 def _checked(path: Path, settings: object) -> str:
@@ -211,44 +213,47 @@ def _about_settings(default: Path) -> list[str]:
         "settings:",
         f"  drop-ins beside the file, {default.with_suffix('.d')}/*.yaml, are read after it, in the order of their",
         "  names; the last word counts. --check-config ends with 0 when all is good, with 78 when",
-        "  something is wrong, with 66 when a file cannot be read, and starts nothing.",
+        "  something is wrong, with 66 when a file cannot be read, and starts nothing. Drop-ins are",
+        "  watched; SIGHUP (systemctl reload) reads all again. What is wrong is refused, and the old",
+        "  settings stay. The log says of each setting whether it was taken over or needs a restart.",
     ]
 
 
-def run_daemon(name: str, build: Callable[[Life], Awaitable[Service[S]]], read: Callable[[], S]) -> int:
-    """Run a service until it is told to stop or dies; return the exit code. `read` gives the settings anew for a reload."""
+def run_daemon(name: str, build: Build[S], source: Source[S]) -> int:
+    """Run a service until it is told to stop or dies; return the exit code."""
     faulthandler.enable(file=2)  # systemd ends one that hangs by SIGABRT: the log then says where
     with asyncio.Runner(loop_factory=Loop) as runner:
-        return runner.run(_live(name, build, read))
+        return runner.run(_live(name, build, source))
 
 
-async def _live(name: str, build: Callable[[Life], Awaitable[Service[S]]], read: Callable[[], S]) -> int:
+async def _live(name: str, build: Build[S], source: Source[S]) -> int:
     life = Life()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, life.ask_stop)
     loop.add_signal_handler(signal.SIGHUP, life.ask_reload)
-    monitor = asyncio.create_task(watch_loop(), name="loop lag")
+    monitors = asyncio.create_task(watch_loop(), name="loop lag"), asyncio.create_task(_watch(source, life), name="settings")
     log.info("%s %s starts", name, __version__)
     try:
-        service = await _start(build, life)
+        service = await _start(build(source.settings, life), life)
         if service is None:
             log.info("%s was stopped before it was ready", name)
             return EXIT_OK
         sd_notify.notify("READY=1")
         log.info("%s is ready", name)
-        await _serve(service, life, read)
+        await _serve(name, service, life, source)
         return await _stop(name, service, life)
     except GestaltError as error:
         log.error("%s cannot go on: %s%s", name, error.message, f" ({error.hint})" if error.hint else "")
         return EXIT_CONFIG if error.kind is Kind.INVALID else EXIT_FAILED
     finally:
-        monitor.cancel()
+        for monitor in monitors:
+            monitor.cancel()
 
 
-async def _start(build: Callable[[Life], Awaitable[Service[S]]], life: Life) -> Service[S] | None:
+async def _start(building: Awaitable[Service[S]], life: Life) -> Service[S] | None:
     """Return the started service, or None when the daemon was told to stop meanwhile."""
-    starting = asyncio.ensure_future(build(life))
+    starting = asyncio.ensure_future(building)
     while not starting.done():
         asked = asyncio.ensure_future(life.wait())
         await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
@@ -260,26 +265,39 @@ async def _start(build: Callable[[Life], Awaitable[Service[S]]], life: Life) -> 
     return starting.result()
 
 
-async def _serve(service: Service[S], life: Life, read: Callable[[], S]) -> None:
+async def _serve(name: str, service: Service[S], life: Life, source: Source[S]) -> None:
+    status = ""
     while not (life.stop_wanted or life.dead):
         if life.reload_wanted:
             life.reload_wanted = False
-            await _reload(service, read)
+            status = await _reload(name, service, source, status)
         await life.wait()
 
 
-async def _reload(service: Service[S], read: Callable[[], S]) -> None:
+async def _watch(source: Source[S], life: Life) -> None:
+    """Ask for a reload when drop-ins have changed. To look sees more than to be told: through links and mounts, too."""
+    while True:
+        await asyncio.sleep(_WATCH_PERIOD)
+        if source.is_due():
+            log.info("the drop-ins of %s have changed", source.path)
+            life.ask_reload()
+
+
+async def _reload(name: str, service: Service[S], source: Source[S], before: str) -> str:
+    """Take over what can be; return what `systemctl status` is to say of it. `before`: what it says now."""
     sd_notify.reloading()
+    status = "the settings were refused, the old ones stay"
     try:
-        settings = read()
-        await service.reload(settings)
+        renewal = source.renew()
+        await service.reload(renewal.settings)
     except GestaltError as error:
-        log.error("the settings were not reloaded, the old ones stay: %s", error.message)
+        log.error("%s: %s%s", status, error.message, f" ({error.hint})" if error.hint else "")
     else:
-        setup_logging(_level(settings))
-        log.info("the settings were reloaded")
+        setup_logging(_level(renewal.settings))
+        status = source.taken(name, renewal)
     finally:
-        sd_notify.notify("READY=1")
+        sd_notify.notify("READY=1", *((f"STATUS={status}",) if status or before else ()))
+    return status
 
 
 async def _stop(name: str, service: Service[S], life: Life) -> int:

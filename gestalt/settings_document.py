@@ -111,6 +111,22 @@ def passed_over(path: Path) -> list[Path]:
     return [file for file in _in_folder(path) if file.suffix != SUFFIX]
 
 
+def stamp_of(path: Path) -> object:
+    """Return what differs whenever a drop-in comes, goes or changes. Never fails."""
+    try:
+        return tuple(_stamp(file) for file in drop_ins_of(path))
+    except GestaltError as error:
+        return error.message
+
+
+def _stamp(file: Path) -> object:
+    try:
+        status = file.stat()
+    except OSError as error:
+        return file.name, str(error)
+    return file.name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def _in_folder(path: Path) -> Iterator[Path]:
     folder = folder_of(path)
     try:

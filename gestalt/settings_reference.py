@@ -19,8 +19,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gestalt.config import LIVE, AgentSettings, CoordinatorSettings, FenceSettings, Settings
+from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, Settings
 from gestalt.files import write_atomic
+from gestalt.settings_change import LIVE
 from gestalt.units import parse_duration, parse_size
 
 KINDS: dict[str, type[Settings]] = {"agent": AgentSettings, "coordinator": CoordinatorSettings, "fence": FenceSettings}

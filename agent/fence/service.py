@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import random
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,9 +96,9 @@ class Fence(Service[FenceSettings]):
         self._task = asyncio.create_task(self._run(), name="fence")
 
     async def reload(self, settings: FenceSettings) -> None:
-        """Nothing but the log level can change while we run."""
-        if replace(settings, log_level=self._settings.log_level) != self._settings:
-            log.warning("the changed settings count after a restart of the fence, which nobody notices")
+        """Take over how long the agent may be away."""
+        self._settings = settings
+        self._woken.set()
 
     async def stop(self) -> None:
         """Go without ending the session: the next life takes it up again, or the servers end it."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from gestalt.settings_change import LIVE
 from gestalt.settings_document import Place, read_document
 from gestalt.units import parse_duration
 
@@ -80,12 +81,12 @@ class FenceSettings:
     cluster_id: str
     zookeeper: ZooKeeperSettings
     timing: TimingSettings = TimingSettings()
-    agent_grace: float = 300.0
+    agent_grace: float = field(default=300.0, metadata={LIVE: True})
     failsafe: bool = False
     data_dir: Path = Path("/var/lib/gestalt/fence")
     socket: Path = Path("/run/gestalt/fence/fence.sock")
     watchdog: str = WATCHDOG
-    log_level: str = "info"
+    log_level: str = field(default="info", metadata={LIVE: True})
 
     def __post_init__(self) -> None:
         if self.log_level not in ("debug", "info", "warning", "error"):
@@ -113,14 +114,14 @@ def _section(kind: type[T], value: object, place: Place, mistakes: list[tuple[Pl
     if not isinstance(value, dict):
         mistakes.append((place, "is a section: write one `name: value` a line"))
         return cast(T, _MISTAKE)
-    known = {field.name: field for field in fields(cast(Any, kind))}
+    known = {item.name: item for item in fields(cast(Any, kind))}
     before = len(mistakes)
     mistakes += [((*place, str(name)), _unknown(str(name), known)) for name in value if name not in known]
     found = {}
-    for name, field in known.items():
+    for name, item in known.items():
         if name in value:
-            found[name] = _field(field, value[name], (*place, name), mistakes)
-        elif field.default is MISSING:
+            found[name] = _field(item, value[name], (*place, name), mistakes)
+        elif item.default is MISSING:
             mistakes.append(((*place, name), "is missing"))
     if len(mistakes) > before:
         return cast(T, _MISTAKE)
@@ -131,9 +132,9 @@ def _section(kind: type[T], value: object, place: Place, mistakes: list[tuple[Pl
         return cast(T, _MISTAKE)
 
 
-def _field(field: Field[Any], value: object, place: Place, mistakes: list[tuple[Place, str]]) -> object:
+def _field(item: Field[Any], value: object, place: Place, mistakes: list[tuple[Place, str]]) -> object:
     """Read one field by its annotation."""
-    annotation = str(field.type)
+    annotation = str(item.type)
     if annotation.endswith(" | None"):
         if value is None:
             return None

@@ -127,6 +127,18 @@ async def test_without_an_agent_the_node_gives_itself_up(servers: ZooKeeperSetti
         await agent.close()
 
 
+async def test_how_long_the_agent_may_be_away_can_change(servers: ZooKeeperSettings, zk: Zk) -> None:
+    async with machine(servers, zk, agent_grace=3600.0) as rig:
+        rig.start()
+        agent = await rig.agent()
+        await rig.member(lambda value, _: value["agent"] == "running")
+        await agent.close()
+        await rig.member(lambda value, _: value["agent"] == "down")
+        rig.change(agent_grace=0.5)
+        rig.send(signal.SIGHUP)
+        await rig.gone()
+
+
 async def test_a_second_claimant_stays_out(servers: ZooKeeperSettings, zk: Zk) -> None:
     """Whoever holds the id is never touched; when he is gone, the other comes in with a number of its own."""
     other = await Zk.connect(servers, session=SESSION, name="clone")

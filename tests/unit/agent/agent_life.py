@@ -76,7 +76,8 @@ class Life:
         proxy = ProxyManager(NoLoadBalancer())
         self.preparing = Preparing({"docker": runtime}, self.board)
         asks = exclusive or NoFence(), returning or NeverAway(), self.preparing.use
-        self.instances = Instances(Surroundings(settings, {"docker": runtime}, self.records, self.board, proxy, slots, slots, *asks))
+        self.around = Surroundings(settings, {"docker": runtime}, self.records, self.board, proxy, slots, slots, *asks)
+        self.instances = Instances(self.around)
         self.world = world
 
     async def begin(self, desired: Desired) -> None:

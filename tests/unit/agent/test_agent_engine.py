@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,35 @@ class Recorder:
         self._journal.append(f"close {self.name}")
         if self.error is not None:
             raise self.error
+
+
+class Taken:
+    """Takes over settings, and remembers them."""
+
+    settings: AgentSettings | None = None
+
+    async def renew(self, settings: AgentSettings) -> None:
+        self.settings = settings
+
+
+async def test_new_settings_reach_those_who_take_them_over() -> None:
+    first, second = Taken(), Taken()
+    engine = Engine(SETTINGS, (), Board(), Life(), takers=(first, second))
+    settings = SETTINGS.model_copy(update={"resync": 1.0})
+    await engine.reload(settings)
+    assert first.settings is second.settings is settings
+
+
+async def test_rounds_are_made_as_often_as_new_settings_say() -> None:
+    journal: list[str] = []
+    engine = Engine(SETTINGS.model_copy(update={"resync": 30.0}), (Recorder("a", journal),), Board(), Life())
+    await engine.start()
+    for resync, rounds in ((30.0, 2), (0.001, 6)):  # a reload is a round, too
+        await engine.reload(SETTINGS.model_copy(update={"resync": resync}))
+        async with asyncio.timeout(10):
+            while len(journal) < rounds:  # noqa: ASYNC110 (what is seen from outside)
+                await asyncio.sleep(0.001)
+    await engine.stop()
 
 
 @pytest.mark.parametrize("error", [GestaltError(Kind.UNAVAILABLE, "it is away"), OSError("it is away"), ZeroDivisionError()])

@@ -294,6 +294,17 @@ async def test_orphans_go_after_the_first_full_state_only(live: Live) -> None:
     assert world.running(ONE) == [1]
 
 
+async def test_the_grace_of_orphans_can_change(live: Live) -> None:
+    world = World()
+    stray(world)
+    life = live(world, grace=3600.0)
+    await life.begin(wish(ONE))
+    await life.until("the orphan to be told", lambda: life.at(STRAY, Phase.RUNNING, 1) and life.at(ONE, Phase.RUNNING, 1))
+    await life.around.renew(life.around.settings.model_copy(update={"orphan_grace": 0.0}))
+    await life.instances.ensure()
+    await life.until("the orphan to be removed", lambda: not world.of(STRAY))
+
+
 async def test_no_grace_is_no_reason_to_remove_before_a_full_state(live: Live) -> None:
     world = World()
     stray(world)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 import pytest
 
+from gestalt.agent.board import Board
+from gestalt.agent.node import ProxyKeeper
 from gestalt.agent.proxy import LocalServer, ProxyManager, effective_routes
 from gestalt.clock import monotonic
-from gestalt.config import AgentSettings
+from gestalt.config import AgentSettings, TlsSettings
 from gestalt.model import HttpService, Route, Server
 from gestalt.plugin.loadbalancer import LoadBalancerDriver, ServerLoad
 from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
@@ -113,6 +116,20 @@ async def manager(driver: Recorder) -> AsyncIterator[ProxyManager]:
     await manager.start()
     yield manager
     await manager.close()
+
+
+async def test_how_often_is_looked_can_change(driver: Recorder) -> None:
+    tls = TlsSettings(ca=Path("/ca"), certificate=Path("/crt"), key=Path("/key"))
+    settings = AgentSettings(node_id="n", node_name="n", cluster_id="c", coordinators=(), tls=tls, resync=0.01)
+    manager = ProxyManager(driver, resync=3600.0)
+    keeper = ProxyKeeper(manager, Board())
+    await keeper.renew(settings)
+    manager.set_routes({})
+    await keeper.ensure()
+    async with asyncio.timeout(10):
+        while len(driver.applied) < 4:  # noqa: ASYNC110 (what is seen from outside)
+            await asyncio.sleep(0.001)
+    await keeper.close()
 
 
 async def test_nothing_is_changed_before_the_routes_are_known(manager: ProxyManager, driver: Recorder) -> None:

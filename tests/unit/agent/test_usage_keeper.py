@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -82,6 +83,16 @@ async def test_cores_are_what_was_used_between_two_measurements(node: Node) -> N
     node.used(WEB, at=105, cpu=13, memory=4096)
     (found,) = (await node.report()).instances
     assert (found.instance, round(found.cpu, 3), found.memory) == (WEB, 0.6, 4096)
+
+
+async def test_how_often_is_measured_can_change(node: Node) -> None:
+    await node.keeper.renew(SETTINGS.model_copy(update={"usage_interval": 0.01}))
+    async with asyncio.timeout(10):
+        while (report := node.board.usage.take()) is None:  # noqa: ASYNC110 (what is seen from outside)
+            await asyncio.sleep(0.001)
+    assert report.interval == pytest.approx(0.01)
+    await node.keeper.renew(SETTINGS.model_copy(update={"usage_interval": 0}))
+    assert "usage" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
 async def test_a_new_attempt_begins_anew(node: Node) -> None:

@@ -27,7 +27,7 @@ from gestalt.errors import GestaltError, Kind
 
 class Sample(Service[CoordinatorSettings]):
     async def reload(self, settings):
-        print("heartbeat", settings.heartbeat, flush=True)
+        print(settings.heartbeat, settings.task_retention, flush=True)
     async def stop(self):
         if "{mode}" == "hangs":
             print("stopping", flush=True)
@@ -109,12 +109,12 @@ async def test_ready_reload_stop(tmp_path: Path) -> None:
         await run.says("building")
         assert await run.notified() == ["WATCHDOG=1"]
         assert await run.notified() == ["READY=1"]
-        run.config.write_text(SETTINGS.replace("2s", "3s"), encoding="utf-8")
+        run.config.write_text(SETTINGS + "task_retention: 7\n", encoding="utf-8")
         run.process.send_signal(signal.SIGHUP)
         reloading = await run.notified()
         assert reloading[0] == "RELOADING=1"
         assert abs(int(reloading[1].removeprefix("MONOTONIC_USEC=")) / 1e6 - time.monotonic()) < LIMIT
-        await run.says("heartbeat 3.0")
+        await run.says("2.0 7")
         assert await run.notified() == ["READY=1"]
         run.process.send_signal(signal.SIGTERM)
         assert await run.notified() == ["STOPPING=1"]
@@ -129,12 +129,56 @@ async def test_a_bad_reload_keeps_the_old_settings(tmp_path: Path) -> None:
         run.process.send_signal(signal.SIGHUP)
         told = [await run.notified() for _ in range(4)]
         assert [lines[0] for lines in told] == ["WATCHDOG=1", "READY=1", "RELOADING=1", "READY=1"]
+        assert told[3][1:] == ["STATUS=the settings were refused, the old ones stay"]
+        run.config.write_text(SETTINGS, encoding="utf-8")
+        run.process.send_signal(signal.SIGHUP)
+        await run.says("2.0 1000")
+        told = [await run.notified() for _ in range(2)]
+        assert told[1] == ["READY=1", "STATUS="]
         run.process.send_signal(signal.SIGINT)
         await run.says("stopped")
         code, errors = await run.ends()
         assert code == 0
         assert "the old ones stay" in errors
         assert "did you mean 'heartbeat'?" in errors
+
+
+async def test_what_counts_after_a_restart_only_is_named_and_not_taken_over(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "plain") as run:
+        await run.says("building")
+        run.config.write_text(SETTINGS.replace("2s", "3s") + "task_retention: 7\n", encoding="utf-8")
+        run.process.send_signal(signal.SIGHUP)
+        await run.says("2.0 7")
+        told = [await run.notified() for _ in range(4)]
+        assert told[3] == ["READY=1", "STATUS=a restart is needed for changed settings: heartbeat"]
+        run.process.send_signal(signal.SIGHUP)
+        await run.says("2.0 7")
+        run.process.send_signal(signal.SIGTERM)
+        await run.says("stopped")
+        _, errors = await run.ends()
+    assert errors.count(f"taken over: task_retention is 7, was 1000 ({run.config}:4)") == 1
+    assert errors.count(f"counts after a restart of sample: heartbeat is 3, was 2 ({run.config}:3)") == 2
+
+
+async def test_drop_ins_that_change_are_taken_over_or_refused_without_being_asked(tmp_path: Path) -> None:
+    folder = tmp_path / "sample.d"
+    async with daemon(tmp_path, "plain") as run:
+        await run.says("building")
+        folder.mkdir()
+        (folder / "10.yaml").write_text("task_retention: 7\n", encoding="utf-8")
+        await run.says("2.0 7")
+        (folder / "10.yaml").write_text("task_retention: many\n", encoding="utf-8")
+        told = [await run.notified() for _ in range(6)]
+        assert told[-1] == ["READY=1", "STATUS=the settings were refused, the old ones stay"]
+        (folder / "10.yaml").unlink()
+        await run.says("2.0 1000")
+        run.process.send_signal(signal.SIGTERM)
+        await run.says("stopped")
+        code, errors = await run.ends()
+    assert code == 0
+    assert errors.count("the settings were refused") == 1, "a refusal is told once, not at every look"
+    assert f"{folder}/10.yaml:1: task_retention: " in errors
+    assert errors.count(f"the drop-ins of {run.config} have changed") == 3
 
 
 async def test_a_signal_while_it_starts_ends_it_in_order(tmp_path: Path) -> None:

@@ -82,6 +82,14 @@ def test_systemd_ends_every_daemon_that_hangs_without_a_dump_of_its_keys() -> No
         assert re.search(r"^LimitCORE=0(:infinity)?$", text, re.MULTILINE), unit
 
 
+def test_a_reload_by_systemd_fails_when_the_settings_are_wrong() -> None:
+    for unit in (ROOT / "systemd").glob("*.service"):
+        lines = unit.read_text(encoding="utf-8").splitlines()
+        start = next(line.partition("=")[2] for line in lines if line.startswith("ExecStart="))
+        reloads = [line.partition("=")[2] for line in lines if line.startswith("ExecReload=")]
+        assert reloads == [f"{start} --check-config --quiet", "/bin/kill -HUP $MAINPID"]
+
+
 def test_the_fence_is_back_before_the_agent_asks_for_it() -> None:
     started = re.search(r"systemd_postun_with_restart (.+)$", scripts("postun", "gestalt-agent"), re.MULTILINE)
     assert started is not None

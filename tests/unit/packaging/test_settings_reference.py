@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from gestalt.config import LIVE
+from gestalt.settings_change import LIVE
 from gestalt.settings_reference import KINDS, described, reference
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -88,11 +88,11 @@ def test_nothing_counts_as_it_is(name: str) -> None:
         ("agent", "(a whole number, at least 0 and at most 65535)\n#  http_port: 80"),
         ("agent", '(debug, info, warning or error) *\n#log_level: "info"'),
         ("agent", "(a size)\n#  image_high_water: 20GiB"),
-        ("agent", "(names, and a whole number for each)\n#  devices: {}"),
+        ("agent", "(names, and a whole number for each) *\n#  devices: {}"),
         ("agent", "(true or false)\n#failsafe: false"),
         ("coordinator", "(a time or null)\n#unreachable_after: null"),
-        ("coordinator", "(a time)\n#request_retention: 1d"),
-        ("coordinator", "(a number, above 0 and at most 1)\n#hands_off_share: 0.5"),
+        ("coordinator", "(a time) *\n#request_retention: 1d"),
+        ("coordinator", "(a number, above 0 and at most 1) *\n#hands_off_share: 0.5"),
         ("fence", "(a list of texts; has to be set)\n#  hosts:"),
     ],
 )
