@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil, floor
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gestalt.coordinator import changes, steering
@@ -135,3 +137,37 @@ def test_changes_keep_what_they_promise_and_end_in_an_allowed_state(
     assert (app.paused, app.task) == ("", "")
     told = {task.state: task.message for task in world.state.tasks.values()}
     assert all(message for state, message in told.items() if state is not TaskState.RUNNING)
+
+
+BETWEEN = st.lists(st.tuples(st.sampled_from(("decide", "agent", "agent", "restart", "time")), st.integers(0, 9)), max_size=60)
+SHARE = st.one_of(st.integers(0, 4).map(str), st.sampled_from(("0%", "10%", "25%", "34%", "50%", "100%")))
+
+
+def part(share: str, count: int) -> Fraction:
+    return Fraction(int(share[:-1]) * count, 100) if share.endswith("%") else Fraction(share)
+
+
+@settings(max_examples=300)
+@given(BETWEEN, SHARE, SHARE, st.integers(1, 9), st.sampled_from(("web:2", "web:bad")))
+def test_a_rolling_update_keeps_to_its_numbers_at_every_step(
+    between: list[tuple[str, int]], surge: str, unavailable: str, count: int, image: str
+) -> None:
+    """Surge is rounded up and what may be missing down; if both come to nothing, one more may run."""
+    assume(int(surge.rstrip("%")) or int(unavailable.rstrip("%")))
+    more, fewer = ceil(part(surge, count)), floor(part(unavailable, count))
+    world = World(broken=BROKEN)
+    update = {"max_surge": surge, "max_unavailable": unavailable}
+    for wanted in ("web:1", image):
+        world.apply(spec(wanted, instances=count, update=update))
+        if wanted == "web:1":
+            world.settle()
+    for what, which in between:
+        world.happen(what, which)
+        assert len(world.ready()) >= count - fewer, "fewer are healthy than was promised"
+        assert sum(not item.stop for item in world.placed) <= count + (more or not fewer), "more run than was promised"
+    for _ in range(8):
+        world.settle()
+        world.pass_time(301)
+    assert (len(world.ready()), len(world.placed)) == (count, count), "as many as are wanted, no more"
+    assert {item.version for item in world.placed} == {2 if image == "web:2" and world.app.version == 2 else 1}
+    assert world.last_task.state is (TaskState.SUCCEEDED if world.app.version == 2 else TaskState.FAILED)
