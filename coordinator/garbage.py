@@ -19,6 +19,10 @@ LONG = 0.005
 OFTEN = (700, 10, 3)
 """So much has to come until a generation is looked through (see `gc.set_threshold`): full collections are as short as they are many."""
 
+EVERY = 5.0
+"""Seconds after which all is looked through at the latest. Streams with agents have as much made anew as they let go, so that to the
+collector nothing grows: tens of thousands of objects would be looked through at the moment in which something happens."""
+
 _FULL = 2
 """The oldest generation, whose collections look at everything that is not frozen."""
 
@@ -41,6 +45,12 @@ class Garbage:
             gc.callbacks.append(self._note)
             self._before = gc.get_threshold()
             gc.set_threshold(*OFTEN)
+
+    async def run(self) -> None:
+        """Have all that is not left alone looked through again and again, for ever."""
+        while True:
+            await asyncio.sleep(EVERY)
+            gc.collect()
 
     def end(self) -> None:
         """Have everything looked at again: of the office, nothing is needed any more. Idempotent."""

@@ -153,6 +153,7 @@ class Leader:
         self._spawn(self.decider.preemption.run(), "preemption")
         self._spawn(self.autoscaler.run(), "autoscaler")
         self._spawn(self.balancer.run(), "balancer")
+        self._spawn(self._garbage.run(), "garbage")
         if self._keeper is not None:
             self._spawn(self._keeper.run(), "nodes")
             self._spawn(self.storage_fence.run(), "storage fence")

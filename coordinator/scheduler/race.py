@@ -169,8 +169,12 @@ class Race:
         else:
             points = np.where(score.points > NOWHERE, on_grid(score.fit + self.liked), NOWHERE) + self._able.bar
         if self._own is not None and not self.binpack:
-            apart = score.fit + OWN_POINTS * (-self._own / self.wanted)
-            points = np.where(points > NOWHERE, on_grid(apart if self.liked is None else apart + self.liked), NOWHERE)
+            apart: Floats = -self._own / self.wanted  # worked on in place: memory that is new for each step costs more than the step
+            apart *= OWN_POINTS
+            apart += score.fit
+            if self.liked is not None:
+                apart += self.liked
+            np.copyto(points, on_grid(apart, out=apart), where=points > NOWHERE)
         for name, asked in self.demands.items():
             supply, reserved = self.columns.supply(name)
             points[asked > np.maximum(supply - reserved, 0)] = NOWHERE

@@ -51,6 +51,24 @@ async def test_however_much_was_left_alone_the_next_full_collection_comes_soon(b
     assert len(there) > len(more)
 
 
+async def test_what_comes_and_goes_without_growing_is_looked_through_in_time(begun: Garbage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "EVERY", 0.01)
+    looked_through = asyncio.Event()
+
+    def noted(phase: str, info: dict[str, int]) -> None:
+        if info["generation"] == 2:
+            looked_through.set()
+
+    gc.callbacks.append(noted)
+    running = asyncio.create_task(begun.run())
+    try:
+        async with asyncio.timeout(10):
+            await looked_through.wait()
+    finally:
+        running.cancel()
+        gc.callbacks.remove(noted)
+
+
 async def test_cycles_are_collected_before_anything_is_frozen_and_all_is_looked_at_again_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
