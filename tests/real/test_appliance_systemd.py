@@ -62,6 +62,31 @@ async def slice_of(node: Node, pid: str) -> str:
     return (await node.do("ps", "--no-headers", "--format=slice", "--pid", pid)).strip()
 
 
+async def journal(node: Node, unit: str) -> str:
+    return (await node.run("journalctl", "--no-pager", "--unit", unit, "--output", "cat")).stdout.decode()
+
+
+async def test_a_reload_is_refused_or_taken_over_and_systemd_knows(node: Node) -> None:
+    await ctl(node, "appliance", "init", "--runtime", "process")
+    await ctl(node, "appliance", "up")
+    for daemon, text in (("agent", "resync: {value}\n"), ("coordinator", "heartbeat: {value}\n")):
+        unit, drop_in = f"gestalt-{daemon}", f"/etc/gestalt/{daemon}.d/10-site.yaml"
+        before = await show(node, unit)
+        await node.do("mkdir", "-p", f"/etc/gestalt/{daemon}.d")
+        await node.do("sh", "-c", f"echo '{text.format(value='soon')}' >{drop_in}")
+        assert (await node.run("systemctl", "reload", unit)).code != 0
+        assert (await show(node, unit))["MainPID"] == before["MainPID"]
+        await node.do("sh", "-c", f"echo '{text.format(value='2500ms')}' >{drop_in}")
+        await node.do("systemctl", "reload", unit)
+        said = f"{text.split(':', maxsplit=1)[0]} is 2.5, was "
+        async with asyncio.timeout(LIMIT):
+            while said not in await journal(node, unit):  # noqa: ASYNC110 (what is seen from outside)
+                await asyncio.sleep(0.1)
+        assert (await show(node, unit))["MainPID"] == before["MainPID"]
+        status = (await node.run("systemctl", "status", "--no-pager", unit)).stdout.decode()
+        assert ("a restart is needed for changed settings: heartbeat" in status) == (daemon == "coordinator")
+
+
 async def parts(node: Node) -> dict[str, dict[str, Any]]:
     done = await node.run(GESTALTCTL, "appliance", "status", "-o", "json", limit=60)
     return {part["part"]: part for part in json.loads(done.stdout)}
