@@ -318,3 +318,14 @@ async def test_of_two_that_name_the_same_revision_one_is_refused(
     assert error.message.startswith(f"{PATH} is at revision ")
     assert error.message.endswith(f", not {revision}")
     assert (await rig.outcome(reply)).state == "succeeded"
+
+
+async def test_of_two_opposite_migrations_at_once_the_later_one_counts_and_nothing_is_lost(rig: Members) -> None:
+    await well(rig, await rig.launch(2, placement={"constraints": [{"attribute": "node.name", "operator": "!=", "value": "b"}]}))
+    moves = {to: rig.apps().Migrate(api_pb2.MigrateRequest(app=PATH, to_node=to), timeout=10) for to in "ac"}
+    replies = dict(zip(moves, await asyncio.gather(*map(answered, moves.values())), strict=True))
+    tasks = {to: await rig.outcome(reply) for to, reply in replies.items() if isinstance(reply, api_pb2.ChangeReply)}
+    (winner,) = (to for to, task in tasks.items() if task.state == "succeeded")
+    (lost,) = (task for to, task in tasks.items() if to != winner)
+    assert (lost.state, lost.message) == ("superseded", f"superseded by migrate (task {tasks[winner].id})")
+    await rig.until(lambda: {name: len(running) for name, running in at_work(rig).items()} == {winner: 2}, "all are where it said")
