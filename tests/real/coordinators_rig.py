@@ -38,7 +38,10 @@ PROGRAM = (sys.executable, "-c", "from gestalt.coordinator.main import main; rai
 
 @dataclass
 class Coordinators:
-    """Coordinators numbered from 0, on loopback. Each keeps its port over a kill. `ways`: to ZooKeeper, other than the direct one."""
+    """Coordinators numbered from 0, on loopback. Each keeps its port over a kill. `ways`: to ZooKeeper, other than the direct one.
+
+    `program`: what is started, with `--config`.
+    """
 
     folder: Path
     ensemble: Ensemble
@@ -46,6 +49,7 @@ class Coordinators:
     session: float = 2.0
     settings: dict[str, Any] = field(default_factory=dict)
     ways: dict[int, str] = field(default_factory=dict)
+    program: tuple[str, ...] = PROGRAM
     root: str = field(default_factory=new_root)
     cluster_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     ports: list[int] = field(default_factory=list)
@@ -94,7 +98,7 @@ class Coordinators:
         """Start a coordinator; it need not be ready when this returns."""
         file = self.configure(index)
         with file.with_suffix(".log").open("ab") as log:
-            self.processes[index] = subprocess.Popen([*PROGRAM, "--config", str(file)], stdout=log, stderr=log)
+            self.processes[index] = subprocess.Popen([*self.program, "--config", str(file)], stdout=log, stderr=log)
 
     def log(self, index: int) -> str:
         return (self.folder / f"coordinator-{index}.log").read_text(errors="replace")
