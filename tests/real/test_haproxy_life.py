@@ -20,7 +20,7 @@ from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
 from gestalt.plugins.loadbalancer.haproxy import HaproxyLoadBalancer
 from gestalt.plugins.loadbalancer.haproxy_pids import find_processes
 from gestalt.plugins.loadbalancer.haproxy_process import HaproxyProcess
-from gestalt.plugins.loadbalancer.haproxy_socket import Processes, ask
+from gestalt.plugins.loadbalancer.haproxy_socket import ask
 
 from .haproxy_lab import (
     PATIENCE,
@@ -219,25 +219,28 @@ async def test_a_reload_that_fails_is_taken_back(taken: int, monkeypatch: pytest
         assert {await made.get() for _ in range(4)} == {(200, one.name)}, "servers follow nevertheless"
 
 
-def freeze_when_replaced(before: Processes) -> None:
-    """Have the worker stand still as soon as the next one is there: it was told to stop listening, and did not come to it yet."""
-    children = Path(f"/proc/{before.master}/task/{before.master}/children")
-    end = monotonic() + PATIENCE
-    while len(children.read_text().split()) < 2:
-        assert monotonic() < end, "no new worker"
-    os.kill(before.workers[0], signal.SIGSTOP)
+async def begun_reload(made: Lab, routes: list[Route], monkeypatch: pytest.MonkeyPatch) -> asyncio.Task[None]:
+    """Begin a change that takes a reload, and return when the new worker answers and the old one, which has a request, stands still.
 
-
-async def begun_reload(made: Lab, routes: list[Route]) -> asyncio.Task[None]:
-    """Begin a change that takes a reload, and return when the new worker answers and the old one, which has a request, stands still."""
+    It stands still from the moment in which the new one is there: told to stop listening by then, whether it came to it or not.
+    """
     before = await made.settled()
     reader, writer = await asyncio.open_connection("127.0.0.1", made.http_port)
     await exchange(reader, writer)
     writer.write(b"GET / HTTP/1.1\r\nhost: any.example\r\n")  # more would follow
     await made.get()
-    frozen = asyncio.create_task(asyncio.to_thread(freeze_when_replaced, before))
+    process, frozen = made.driver._process, asyncio.Event()
+    answers = process._worker_answers
+
+    async def freeze_first(workers: tuple[int, ...], end: float) -> None:
+        os.kill(before.workers[0], signal.SIGSTOP)
+        frozen.set()
+        await answers(workers, end)
+
+    monkeypatch.setattr(process, "_worker_answers", freeze_first)
     change = asyncio.create_task(made.driver.apply(routes))
-    await frozen
+    async with asyncio.timeout(PATIENCE):
+        await frozen.wait()
 
     async def new_one_answers() -> bool:
         return f"Pid: {before.workers[0]}\n" not in await ask(made.folder / "haproxy/worker.sock", ["show info"])
@@ -251,23 +254,23 @@ async def stays_open(change: asyncio.Task[None]) -> bool:
     return not change.done()
 
 
-async def test_a_reload_is_over_when_the_replaced_worker_takes_nothing_any_more() -> None:
+async def test_a_reload_is_over_when_the_replaced_worker_takes_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until then requests may go by the old configuration, and commands for the new worker to the old one."""
     async with lab() as made, backends(2) as (one, two):
         await made.driver.apply([http_route([one.server()])])
         (old,) = (await made.settled()).workers
-        change = await begun_reload(made, [http_route([two.server()]), EXTRA])
+        change = await begun_reload(made, [http_route([two.server()]), EXTRA], monkeypatch)
         assert await stays_open(change)
         os.kill(old, signal.SIGCONT)
         await change
         assert {await made.get() for _ in range(8)} == {(200, two.name)}
 
 
-async def test_the_next_agent_waits_for_a_worker_that_was_replaced_before() -> None:
+async def test_the_next_agent_waits_for_a_worker_that_was_replaced_before(monkeypatch: pytest.MonkeyPatch) -> None:
     async with lab() as made, backends(2) as (one, two):
         await made.driver.apply([http_route([one.server()])])
         (old,) = (await made.settled()).workers
-        change = await begun_reload(made, [http_route([two.server()]), EXTRA])
+        change = await begun_reload(made, [http_route([two.server()]), EXTRA], monkeypatch)
         change.cancel()
         await asyncio.gather(change, return_exceptions=True)
         heir = await heir_of(made)
@@ -283,7 +286,7 @@ async def test_a_replaced_worker_that_never_stops_listening_is_ended(monkeypatch
     async with lab() as made, backends(2) as (one, two):
         await made.driver.apply([http_route([one.server()])])
         before = await made.settled()
-        await (await begun_reload(made, [http_route([two.server()]), EXTRA]))
+        await (await begun_reload(made, [http_route([two.server()]), EXTRA], monkeypatch))
         after = await made.settled()
         assert after.master == before.master
         assert before.workers[0] not in find_processes(made.folder / "haproxy/haproxy.cfg")
