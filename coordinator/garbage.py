@@ -19,7 +19,7 @@ LONG = 0.005
 OFTEN = (700, 10, 3)
 """So much has to come until a generation is looked through (see `gc.set_threshold`): full collections are as short as they are many."""
 
-EVERY = 5.0
+EVERY = 2.0
 """Seconds after which all is looked through at the latest. Streams with agents have as much made anew as they let go, so that to the
 collector nothing grows: tens of thousands of objects would be looked through at the moment in which something happens."""
 
