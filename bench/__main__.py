@@ -16,6 +16,7 @@ BENCHMARKS = {
     "leader": "the leader killed, frozen, lost with its node, stepping down: to the next accepted launch",
     "scheduler": "placing in memory, one core: placements a second over thousands of nodes, and what twice as many cost",
     "failover": "a node lost: to the replacement's answer, beside Docker Swarm; GETs and POSTs meanwhile",
+    "loss": "the loss of one node in a hundred, in memory, one core: what deciding about all apps takes",
     "c1m": "a million containers over 5,000 simulated nodes, durable in ZooKeeper; 1 % of the nodes lost",
 }
 

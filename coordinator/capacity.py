@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,11 +31,18 @@ if TYPE_CHECKING:  # a small fleet does without
     from .scheduler.columns import Columns
     from .scheduler.presence import Numbers, Presences
 
+log = logging.getLogger(__name__)
+
 NOT_CONNECTED = "is not connected"
 """Why a node that is ready as far as its membership goes takes nothing at this moment."""
 
 _NODE = attrgetter("node")
 _AT_ONCE = 200
+BY_ROW = 64
+"""From so many instances on it is kept by row how many of an app each node of a large fleet has: four bytes a node, whatever there is."""
+
+MOST = 2**53
+"""Of nothing has a node more than that, whatever its agent says: so much fits into a column of numbers, exactly."""
 _MOMENT = 1.0
 """Seconds for which it is known why a node is not ready."""
 
@@ -106,7 +114,7 @@ class Survey:
         stay = [placed for placed in stay if placed.node not in given_up]
         if special is None:
             return Counter(map(_NODE, stay))
-        if self._fleet.is_large:
+        if self._fleet.is_large and len(instances) >= BY_ROW:
             return self._by_row(path, stay, special)
         here = Counter(map(_NODE, instances))
         here.subtract(map(_NODE, special))
@@ -133,9 +141,13 @@ class Survey:
 
     def follow(self, paths: Iterable[str]) -> None:
         """Take notice now of what was committed of some apps: when the next instance is to be placed, it may have to be at once."""
-        for path in paths if self._fleet.is_large else ():
-            if path in self._state.apps:
-                self._all_by_row(path, self._fleet.columns())
+        try:
+            for path in paths if self._fleet.is_large else ():
+                app, is_large = self._state.apps.get(path), len(self._state.placed(path).instances) >= BY_ROW
+                if app is not None and is_large and self._state.version(path, app.version).spec.kind == "service":
+                    self._all_by_row(path, self._fleet.columns())
+        except Exception:  # whoever decides finds out, and says of which app
+            log.exception("what was committed is not counted by node yet")
 
     def forget(self, path: str) -> None:
         """An app is there no more. Idempotent."""
@@ -206,8 +218,8 @@ def _offer(node: Node, tracker: Tracker) -> Capacity:
         ready=not why_not,
         why_not=why_not,
         runtimes=frozenset(facts.runtimes),
-        cpu=max(facts.cpu - facts.reserved.cpu, 0.0) * (facts.cpu_overcommit or 1.0),
-        memory=max(int((facts.memory - facts.reserved.memory) * (facts.memory_overcommit or 1.0)), 1) if facts.memory else 0,
+        cpu=_bounded((facts.cpu - facts.reserved.cpu) * (facts.cpu_overcommit or 1.0)),
+        memory=max(int(_bounded((facts.memory - facts.reserved.memory) * (facts.memory_overcommit or 1.0))), 1) if facts.memory else 0,
         port_first=facts.port_first or 3000,
         port_last=facts.port_last or 4000,
         incarnation=tracker.incarnation(node.id),
@@ -227,8 +239,13 @@ def _why_not(node: str, name: str, tracker: Tracker) -> str:
 def _supply(facts: model_pb2.Facts) -> dict[str, int]:
     """Return what else a node has for apps, as `demands` names it."""
     found = {DISK: (facts.disk, facts.reserved.disk), PIDS: (facts.pids, facts.reserved.pids)}
-    known = {name: max(there - kept, 0) for name, (there, kept) in found.items() if there}
-    return known | {DEVICE + name: number for name, number in facts.devices.items()}
+    known = {name: int(_bounded(there - kept)) for name, (there, kept) in found.items() if there}
+    return known | {DEVICE + name: int(_bounded(number)) for name, number in facts.devices.items()}
+
+
+def _bounded(number: float) -> float:
+    """Return how much there may be of what an agent says; nothing, if that is no number."""
+    return min(max(number, 0.0), float(MOST)) if not math.isnan(number) else 0.0
 
 
 def _facts(facts: model_pb2.Facts) -> dict[str, str]:

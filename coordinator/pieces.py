@@ -64,7 +64,7 @@ class Roster(Sequence["Placed"]):
 
     def edited(self, drop: Collection[int] = (), put: Iterable[Placed] = ()) -> Roster:
         """Return it without the instances of some serials, and with others, each in the place of the one of its serial, if there is one."""
-        come = Roster(put)._pieces
+        come, drop = Roster(put)._pieces, frozenset(drop)
         numbers = come.keys() | {serial // PIECE for serial in drop}
         if not numbers:
             return self

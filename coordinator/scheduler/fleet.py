@@ -63,7 +63,9 @@ class Fleet:
         if before is None or before.name != offer.name:
             self._columns = self._sorted = None
         elif self._columns is not None:
-            self._columns.change(offer)
+            columns, self._columns = self._columns, None  # what is changed by half is not used
+            columns.change(offer)
+            self._columns = columns
 
     def remove(self, node: str) -> None:
         """A node is there no more. Idempotent."""

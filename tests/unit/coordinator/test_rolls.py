@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gestalt.coordinator import changes
+from gestalt.coordinator import capacity, changes
 from gestalt.coordinator.capacity import Survey
 from gestalt.coordinator.records import instance_id
 from gestalt.coordinator.scheduler.fleet import Fleet as Nodes
@@ -80,6 +80,7 @@ def test_what_comes_is_looked_at_until_it_is_settled() -> None:
 @pytest.mark.parametrize("node", ["n1", "n2", "n3"])
 def test_who_is_where_is_known_from_those_that_are_not_settled(node: str, is_large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Nodes, "is_large", is_large)
+    monkeypatch.setattr(capacity, "BY_ROW", 0)
     fleet = settled(count=3, instances=7)
     brief = Survey(fleet.state, fleet.tracker, lambda: fleet.now, fleet.rolls.special)
     whole = Survey(fleet.state, fleet.tracker, lambda: fleet.now)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gestalt.coordinator import changes
-from gestalt.coordinator.capacity import Survey
+from gestalt.coordinator import capacity, changes
+from gestalt.coordinator.capacity import MOST, Survey
 from gestalt.coordinator.membership import Life
 from gestalt.coordinator.nodes import take_facts
 from gestalt.coordinator.records import Node
+from gestalt.coordinator.reservations import Reservations
+from gestalt.coordinator.scheduler.columns import Columns
+from gestalt.coordinator.scheduler.fleet import Fleet as Nodes
+from gestalt.coordinator.scheduler.presence import Presences
 from gestalt.coordinator.state import Draft
 from gestalt.proto.v1 import model_pb2
 from tests.unit.coordinator.fleet import Fleet, settled
-from tests.unit.coordinator.world import PATH
+from tests.unit.coordinator.world import PATH, node
 
 
 def note(fleet: Fleet, node: Node | None, name: str) -> None:
@@ -101,6 +107,38 @@ def test_of_an_app_those_count_that_stay() -> None:
     note(fleet, replace(fleet.state.nodes["n2"], admin=Life.DRAINING), "n2")
     assert {item.id: item.same_app for item in survey.ground(PATH)} == {"n1": 1, "n2": 0, "n3": 1}
     assert {item.same_app for item in survey.ground("/org/ws/env/other")} == {0}
+
+
+def test_what_no_machine_can_have_is_bounded() -> None:
+    fleet = settled(3, 3)
+    absurd = {"cpu": math.inf, "memory": 2**62, "disk": 2**62, "pids": 2**62, "devices": {"gpu": 2**62}, "runtimes": ["docker"]}
+    take_facts(fleet.tracker, fleet.view_of("n1"), model_pb2.Facts(**absurd, memory_overcommit=4.0))
+    take_facts(fleet.tracker, fleet.view_of("n2"), model_pb2.Facts(cpu=math.nan, memory=2**34, memory_overcommit=math.inf))
+    first, second, _ = surveyed(fleet).ground(PATH)
+    assert (first.cpu, first.memory, set(first.supply.values())) == (MOST, MOST, {MOST})
+    assert (second.cpu, second.memory) == (0.0, MOST)
+    Columns([first, second], fleet.state.reservations).supply("disk")
+
+
+def test_what_is_counted_beforehand_takes_nobody_with_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    fleet = settled(3, 3)
+    survey = surveyed(fleet)
+    monkeypatch.setattr(Nodes, "is_large", True)
+    monkeypatch.setattr(capacity, "BY_ROW", 0)
+    monkeypatch.setattr(Presences, "of", lambda *_: 1 / 0)
+    survey.follow([PATH])
+    assert "not counted by node" in caplog.text
+
+
+def test_columns_that_are_changed_by_half_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Nodes(Reservations(), large=0)
+    fleet.put(node("n1", cpu=4))
+    before = fleet.columns()
+    with monkeypatch.context() as broken:
+        broken.setattr(Columns, "change", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fleet.put(node("n1", cpu=8))
+    assert (fleet.columns() is before, fleet.columns().cpu.tolist()) == (False, [8.0])
 
 
 def test_a_migration_leaves_its_ground() -> None:
