@@ -21,7 +21,7 @@ from gestalt.coordinator.brakes import Allowance, Brakes, Doubt
 from gestalt.coordinator.decider import Decider
 from gestalt.coordinator.dispatch import Dispatcher
 from gestalt.coordinator.events import EventRing
-from gestalt.coordinator.garbage import Garbage
+from gestalt.coordinator.garbage import Garbage, sweep
 from gestalt.coordinator.ledger import Ledger, Retention
 from gestalt.coordinator.membership import Member
 from gestalt.coordinator.nodes import Tracker, take_facts
@@ -82,9 +82,8 @@ class World:
     def _count(self, draft: Draft) -> None:
         self.come += sum(len(moves.come) for moves in draft.moves)
 
-    async def until_placed(self, count: int) -> None:
-        """Wait until so many more were placed."""
-        self.come = 0
+    async def until_come(self, count: int) -> None:
+        """Wait until so many were placed since the begin."""
         async with asyncio.timeout(_LIMIT):
             while self.come < count:
                 assert not self.work.done(), "the decider has ended"
@@ -96,7 +95,7 @@ class World:
             async with self.ledger.draft("bench", "launch") as draft:
                 asked = changes.Asked("bench", AT, 0, f"task{number}", f"{number:06x}")
                 changes.describe(draft, None, validate_spec(spec(self.size, number)), (), asked)
-        await self.until_placed(self.size.total)
+        await self.until_come(self.size.total)
         for node in self.nodes:
             ready = [Observed(one, 1, Phase.RUNNING, Health.HEALTHY, ready=True) for one in self.ledger.state.placed_on(node)]
             self.tracker.observed(self.tracker.node(node, node), ready, ())
@@ -116,22 +115,22 @@ class World:
             self.tracker.member(view, None)
         gone, self.decider.spent, begun = sum(len(state.placed_on(node)) for node in lost), 0.0, clock.monotonic()
         self.decider.wake({path for node in lost for path in state.apps_on(node)})
-        await self.until_placed(gone)
+        await self.until_come(self.come + gone)
         return gone, clock.monotonic() - begun
 
 
 async def measure(sheet: Sheet, size: Size) -> None:
     """Measure one loss."""
     world, garbage = World(size), Garbage()
-    await world.begin()
-    await world.launch()
     garbage.begin()
     try:
+        await world.begin()
+        await world.launch()
         gone, took = await world.lose()
     finally:
-        garbage.end()
         world.work.cancel()
         await asyncio.gather(world.work, return_exceptions=True)
+        garbage.end()
     name = f"{size.apps:,} x {size.instances:,} over {size.nodes:,} nodes, {gone:,} instances lost"
     sheet.add(f"{name}: deciding", world.decider.spent, aim="at most 1 s")
     sheet.add(f"{name}: with commits in memory", took)
@@ -148,6 +147,7 @@ def main() -> None:
     with Sheet("the loss of one node in a hundred, in memory", machine_facts()) as sheet:
         for _ in range(arguments.runs):
             asyncio.run(measure(sheet, Size(arguments.nodes, arguments.apps, arguments.instances)))
+            sweep()
 
 
 if __name__ == "__main__":
