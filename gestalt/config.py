@@ -219,7 +219,7 @@ class AgentSettings(Settings):
     """Which drivers run instances on this node."""
     loadbalancer: str = "haproxy"
     """Which driver gives requests to instances."""
-    resync: Annotated[Duration, LIVE] = 30.0
+    resync: Annotated[Duration, Field(ge=0.1), LIVE] = 30.0
     """How often everything is looked at, for what events missed; at least every 30 s."""
     orphan_grace: Annotated[Duration, LIVE] = 5.0
     """How long what nobody wants is left alone before it is removed."""
@@ -309,13 +309,13 @@ class CoordinatorSettings(Settings):
     packets until it registers anew. The same on all coordinators."""
     hands_off_share: Annotated[float, Field(gt=0, le=1), LIVE] = 0.5
     """When more than this part of the nodes vanishes within a minute, the leader doubts itself and replaces nothing; 1 = never."""
-    replacements_per_second: Annotated[float, Field(ge=0), LIVE] = 50.0
+    replacements_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False), LIVE] = 50.0
     """How many lost instances are replaced in a second at most; 0 = no limit."""
-    task_retention: Annotated[int, LIVE] = 1000
+    task_retention: Annotated[int, Field(ge=0, le=1_000_000), LIVE] = 1000
     """How many tasks that have ended are kept."""
-    event_ring: int = 10_000
+    event_ring: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """How many events are kept for those who watch and come back."""
-    request_retention: Annotated[Duration, LIVE] = 86_400.0
+    request_retention: Annotated[Duration, Field(le=31_536_000), LIVE] = 86_400.0
     """How long is known what a request was answered, so that it can be repeated."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], LIVE] = "info"
     """From which importance on things are logged."""

@@ -27,7 +27,7 @@ from gestalt import __version__, sd_notify
 from gestalt.errors import GestaltError, Kind
 from gestalt.event_loop import Loop
 from gestalt.log import setup_logging
-from gestalt.settings_source import Source
+from gestalt.settings_source import Renewal, Source
 
 log = logging.getLogger(__name__)
 
@@ -288,7 +288,7 @@ async def _reload(name: str, service: Service[S], source: Source[S], before: str
     sd_notify.reloading()
     status = "the settings were refused, the old ones stay"
     try:
-        renewal = source.renew()
+        renewal = _renew(source)
         await service.reload(renewal.settings)
     except GestaltError as error:
         log.error("%s: %s%s", status, error.message, f" ({error.hint})" if error.hint else "")
@@ -298,6 +298,18 @@ async def _reload(name: str, service: Service[S], source: Source[S], before: str
     finally:
         sd_notify.notify("READY=1", *((f"STATUS={status}",) if status or before else ()))
     return status
+
+
+def _renew(source: Source[S]) -> Renewal[S]:
+    """Read the settings anew. Whatever happens at that is a refusal, not the end of a daemon that works."""
+    try:
+        return source.renew()
+    except GestaltError:
+        raise
+    except Exception as error:
+        log.exception("%s and its drop-ins could not be read", source.path)
+        problem = f"{source.path}, or one of its drop-ins, cannot be read: {type(error).__name__}: {error}"
+        raise GestaltError(Kind.INVALID, problem, hint="take back the last change; what went wrong is above in the log") from error
 
 
 async def _stop(name: str, service: Service[S], life: Life) -> int:

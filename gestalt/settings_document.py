@@ -7,6 +7,7 @@ Sections are put together field by field; everything else, lists too, is replace
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,39 @@ from gestalt.errors import Detail, GestaltError, Kind
 Place = tuple[int | str, ...]
 
 SUFFIX = ".yaml"
+DEEPEST = 50
+"""How deep lists and sections may be nested; the parser in C has no limit, and dies of too many."""
+MOST = 100_000
+"""How many names and values a file may hold, each counted as often as aliases repeat it."""
+_LONGEST = 64
+"""Bits of a number."""
+_LISTINGS = 10
+"""How often the folder is listed anew when what was listed has gone meanwhile."""
+
+_WRONG = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError)
+"""What PyYAML raises, besides its own errors, of a value that is not what it looks like or is tagged as."""
+
+
+class _Unfit(yaml.YAMLError):
+    """This is YAML, and cannot be taken."""
+
+    def __init__(self, node: yaml.Node | yaml.Event, problem: str) -> None:
+        super().__init__(problem)
+        self.line = 1 if node.start_mark is None else node.start_mark.line + 1
+
+
+class _Loader(yaml.CSafeLoader):
+    """Tells the line of a value that cannot be read."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except _WRONG as error:
+            what = repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "this"
+            raise _Unfit(node, f"{what} is no {node.tag.rpartition(':')[2]}: {error}") from error
+        if isinstance(value, int) and value.bit_length() > _LONGEST:
+            raise _Unfit(node, f"the number is too large; allowed: up to {_LONGEST} bits")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +178,32 @@ def read_document(path: Path, hint: str) -> Document:
     """
     main = _read(path, hint)
     document = Document(main)
-    document.add(main)
-    for drop_in in drop_ins_of(path):
-        document.add(_read(drop_in, "remove it, or let the daemon read it", may_be_empty=True))
+    for file in (main, *_read_drop_ins(path)):
+        document.add(file)
     return document
 
 
+def _read_drop_ins(path: Path) -> list[File]:
+    listings = 0
+    while True:
+        listings += 1
+        try:
+            return [_read(drop_in, "remove it, or let the daemon read it", may_be_empty=True) for drop_in in drop_ins_of(path)]
+        except GestaltError as error:
+            if not isinstance(error.__cause__, FileNotFoundError) or listings == _LISTINGS:
+                raise
+
+
 def _read(path: Path, hint: str, *, may_be_empty: bool = False) -> File:
+    text = _text_of(path, hint)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise GestaltError(Kind.NOT_FOUND, f"{path} cannot be read: {error}", hint=hint) from error
-    try:
-        node, values = yaml.compose(text, yaml.CSafeLoader), yaml.load(text, yaml.CSafeLoader)
-    except yaml.YAMLError as error:
+        _look_at_nesting(text)
+        node = yaml.compose(text, yaml.CSafeLoader)
+        _look_at_aliases(node)
+        values = yaml.load(text, _Loader)  # noqa: S506 (a safe one)
+    except _Unfit as error:
+        raise GestaltError(Kind.INVALID, f"{path}:{error.line}: {error}", hint="put in quotes what is meant as a text") from error
+    except (yaml.YAMLError, *_WRONG) as error:
         raise GestaltError(Kind.INVALID, f"{path} is not YAML: {error}", hint="mind the indentation") from error
     if values is None and may_be_empty:
         values = {}
@@ -166,12 +212,48 @@ def _read(path: Path, hint: str, *, may_be_empty: bool = False) -> File:
     return File(path, node, values)
 
 
+def _text_of(path: Path, hint: str) -> str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would let us wait for ever
+            raise GestaltError(Kind.NOT_FOUND, f"{path} cannot be read: it is no regular file", hint=hint)
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GestaltError(Kind.NOT_FOUND, f"{path} cannot be read: {error}", hint=hint) from error
+
+
+def _look_at_nesting(text: str) -> None:
+    """Refuse what is nested too deep, before anything recurses into it."""
+    depth = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                raise _Unfit(event, f"sections and lists are nested too deep; allowed: {DEEPEST} in one another")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _look_at_aliases(node: yaml.Node | None) -> None:
+    """Refuse what holds itself, or becomes too much, through aliases."""
+    ahead = [] if node is None else [(node, 0)]
+    count = 0
+    while ahead:
+        part, depth = ahead.pop()
+        count += 1
+        if depth > DEEPEST or count > MOST:
+            raise _Unfit(part, f"aliases (*) make it hold itself, be nested more than {DEEPEST} deep, or hold more than {MOST} values")
+        if isinstance(part, yaml.MappingNode):
+            ahead += [(inner, depth + 1) for pair in part.value for inner in pair]
+        elif isinstance(part, yaml.SequenceNode):
+            ahead += [(inner, depth + 1) for inner in part.value]
+
+
 def line_of(node: yaml.Node | None, place: Sequence[int | str]) -> int:
-    """Return the line of the innermost part of `place` that the file holds."""
+    """Return the line of the innermost part of `place` that the file holds. Of a name that is there twice the last one counts."""
     line = 1 if node is None else node.start_mark.line + 1
     for part in place:
         if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            found = next(((key, value) for key, value in reversed(node.value) if key.value == str(part)), None)
             if found is None:
                 return line
             line, node = found[0].start_mark.line + 1, found[1]

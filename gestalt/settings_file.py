@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from gestalt.config import Settings
 from gestalt.settings_document import read_document
+from gestalt.units import parse_duration
 
 S = TypeVar("S", bound=Settings)
 
@@ -41,14 +42,32 @@ def _problem(kind: type[BaseModel], mistake: ErrorDetails) -> str:
         known = _fields_at(kind, section)
         close = difflib.get_close_matches(str(name), known, n=1)
         return "is not a setting; " + (f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}")
-    return "is missing" if mistake["type"] == "missing" else mistake["msg"].removeprefix("Value error, ")
+    if mistake["type"] == "missing":
+        return "is missing"
+    return mistake["msg"].removeprefix("Value error, ") + (" seconds" if _is_limit_of_time(kind, mistake) else "")
+
+
+def _is_limit_of_time(kind: type[BaseModel], mistake: ErrorDetails) -> bool:
+    """Whether a time was too long or too short; pydantic tells the limit as a mere number."""
+    if mistake["type"] not in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        return False
+    *section, name = mistake["loc"]
+    field = None if (model := _model_at(kind, section)) is None else model.model_fields.get(str(name))
+    return field is not None and any(getattr(item, "func", None) is parse_duration for item in field.metadata)
 
 
 def _fields_at(kind: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    model = _model_at(kind, place)
+    return [] if model is None else sorted(model.model_fields)
+
+
+def _model_at(kind: type[BaseModel], place: Sequence[int | str]) -> type[BaseModel] | None:
     for part in place:
+        if str(part) not in kind.model_fields:
+            return None
         annotation = kind.model_fields[str(part)].annotation
         inner = [item for item in (annotation, *get_args(annotation)) if isinstance(item, type) and issubclass(item, BaseModel)]
         if not inner:
-            return []
+            return None
         kind = inner[0]
-    return sorted(kind.model_fields)
+    return kind

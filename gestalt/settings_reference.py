@@ -10,7 +10,7 @@ import inspect
 import json
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -106,17 +106,17 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
         return f"names, and {_kind(get_args(annotation)[1], [])} for each"
     readers = {getattr(item, "func", None) for item in metadata}
     if parse_duration in readers:
-        return f"a time{_limits(metadata)}"
+        return f"a time{_limits(metadata, _time)}"
     if parse_size in readers:
         return f"a size{_limits(metadata)}"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path", type(None): "null"}
     return words[annotation] + _limits(metadata)
 
 
-def _limits(metadata: list[Any]) -> str:
+def _limits(metadata: list[Any], shown: Callable[[float], str] = "{:.15g}".format) -> str:
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     limits = ((word, getattr(item, name, None)) for item in metadata for name, word in words.items())
-    found = [f"{word} {limit:g}" for word, limit in limits if limit is not None]
+    found = [f"{word} {shown(limit)}" for word, limit in limits if limit is not None]
     return f", {' and '.join(found)}" if found else ""
 
 
@@ -127,10 +127,14 @@ def _default(field: FieldInfo) -> str:
         return ""
     readers = {getattr(item, "func", None) for item in field.metadata}
     if parse_duration in readers:
-        return " " + next((f"{value / size:g}{unit}" for size, unit in _TIMES if value and value % size == 0), f"{value:g}s")
+        return " " + _time(value)
     if parse_size in readers:
         return " " + next((f"{value // size}{unit}" for size, unit in _SIZES if value and value % size == 0), str(value))
     return " " + json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value, default=str)
+
+
+def _time(seconds: float) -> str:
+    return next((f"{seconds / size:g}{unit}" for size, unit in _TIMES if seconds and seconds % size == 0), f"{seconds:g}s")
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _SIZES = {
@@ -29,9 +30,10 @@ def parse_size(value: object) -> int:
         return value
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     factor = _SIZES.get(match[2].upper()) if match else None
-    if match is None or factor is None:
+    size = float(match[1]) * factor if match and factor else math.inf
+    if size == math.inf:
         raise ValueError(f"is not a size; allowed: {SIZE_ALLOWED}")
-    return round(float(match[1]) * factor)
+    return round(size)
 
 
 def parse_duration(value: object) -> float:
@@ -44,11 +46,14 @@ def parse_duration(value: object) -> float:
         return float(value)
     if isinstance(value, str):
         text = value.strip()
+        seconds = math.inf
         parts = _DURATION_PART.findall(text)
         if parts and "".join(number + unit for number, unit in parts) == text:
-            return float(sum(float(number) * _DURATIONS[unit] for number, unit in parts))
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return float(text)
+            seconds = float(sum(float(number) * _DURATIONS[unit] for number, unit in parts))
+        elif re.fullmatch(r"\d+(\.\d+)?", text):
+            seconds = float(text)
+        if seconds < math.inf:
+            return seconds
     raise ValueError(f"is not a duration; allowed: {DURATION_ALLOWED}")
 
 

@@ -120,7 +120,7 @@ async def manager(driver: Recorder) -> AsyncIterator[ProxyManager]:
 
 async def test_how_often_is_looked_can_change(driver: Recorder) -> None:
     tls = TlsSettings(ca=Path("/ca"), certificate=Path("/crt"), key=Path("/key"))
-    settings = AgentSettings(node_id="n", node_name="n", cluster_id="c", coordinators=(), tls=tls, resync=0.01)
+    settings = AgentSettings(node_id="n", node_name="n", cluster_id="c", coordinators=(), tls=tls).model_copy(update={"resync": 0.01})
     manager = ProxyManager(driver, resync=3600.0)
     keeper = ProxyKeeper(manager, Board())
     await keeper.renew(settings)

@@ -22,7 +22,7 @@ PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 from gestalt.config import CoordinatorSettings
-from gestalt.daemon import Life, Service, daemon_command
+from gestalt.daemon import Life, Service, daemon_command, load_model
 from gestalt.errors import GestaltError, Kind
 
 class Sample(Service[CoordinatorSettings]):
@@ -50,7 +50,15 @@ async def build(settings, life: Life):
     life.worked()
     return Sample()
 
-sys.exit(daemon_command("sample", CoordinatorSettings, Path("/nowhere"), build))
+class Odd:
+    reads = 0
+    def load(self, path, kind):
+        self.reads += 1
+        if "{mode}" == "odd" and self.reads > 1:
+            raise ZeroDivisionError("read twice")
+        return load_model(path, kind)
+
+sys.exit(daemon_command("sample", CoordinatorSettings, Path("/nowhere"), build, load=Odd().load))
 """
 SETTINGS = "cluster_id: c\ntls: {ca: /a, certificate: /b, key: /c}\nheartbeat: 2s\n"
 
@@ -179,6 +187,39 @@ async def test_drop_ins_that_change_are_taken_over_or_refused_without_being_aske
     assert errors.count("the settings were refused") == 1, "a refusal is told once, not at every look"
     assert f"{folder}/10.yaml:1: task_retention: " in errors
     assert errors.count(f"the drop-ins of {run.config} have changed") == 3
+
+
+async def test_what_yaml_cannot_make_a_value_of_is_refused_while_it_runs_and_at_the_start(tmp_path: Path) -> None:
+    drop_in = tmp_path / "sample.d" / "10.yaml"
+    async with daemon(tmp_path, "plain") as run:
+        await run.says("building")
+        drop_in.parent.mkdir()
+        drop_in.write_text("name: 2026-13-45\n", encoding="utf-8")
+        told = [await run.notified() for _ in range(4)]
+        assert told[-1] == ["READY=1", "STATUS=the settings were refused, the old ones stay"]
+        run.process.send_signal(signal.SIGTERM)
+        await run.says("stopped")
+        code, errors = await run.ends()
+    assert (code, errors.count(f"{drop_in}:1: '2026-13-45' is no timestamp")) == (0, 1)
+    for arguments in ((), ("--check-config",)):
+        (tmp_path / "notify").unlink()
+        async with daemon(tmp_path, "plain", *arguments) as run:
+            code, errors = await run.ends()
+        assert (code, "Traceback" in errors) == (78, False)
+        assert f"{drop_in}:1: '2026-13-45' is no timestamp" in errors
+
+
+async def test_a_reload_that_fails_in_an_unknown_way_is_a_refusal(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "odd") as run:
+        await run.says("building")
+        run.process.send_signal(signal.SIGHUP)
+        told = [await run.notified() for _ in range(4)]
+        assert told[-1] == ["READY=1", "STATUS=the settings were refused, the old ones stay"]
+        run.process.send_signal(signal.SIGTERM)
+        await run.says("stopped")
+        code, errors = await run.ends()
+    assert code == 0
+    assert "ZeroDivisionError: read twice" in errors
 
 
 async def test_a_signal_while_it_starts_ends_it_in_order(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_nothing_counts_as_it_is(name: str) -> None:
         ("agent", "(names, and a whole number for each) *\n#  devices: {}"),
         ("agent", "(true or false)\n#failsafe: false"),
         ("coordinator", "(a time or null)\n#unreachable_after: null"),
-        ("coordinator", "(a time) *\n#request_retention: 1d"),
+        ("coordinator", "(a time, at most 365d) *\n#request_retention: 1d"),
         ("coordinator", "(a number, above 0 and at most 1) *\n#hands_off_share: 0.5"),
         ("fence", "(a list of texts; has to be set)\n#  hosts:"),
     ],
