@@ -145,7 +145,7 @@ class HaproxyProcess:
             DriverUnavailable: the outcome is unknown.
         """
         before = await self.processes()
-        self.replaced.expect()
+        self.replaced.expect(before.old_workers)
         await ask(self.master_socket, ["reload"])
         end = monotonic() + _RELOAD_LIMIT
         while (now := await self._processes_or_none()) is None or now.reloads == before.reloads or _undecided(before, now):
