@@ -8,6 +8,7 @@ scaled to twice its size and back: no placement of another app may move. What is
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import shutil
@@ -358,13 +359,19 @@ async def measure(sheet: Sheet, size: Size) -> Line:
         shutil.rmtree(folder)
 
 
-def main() -> None:
-    """Measure everything and print it."""
-    chosen = options(__doc__.splitlines()[0] if __doc__ else "")
-    chosen.set_defaults(runs=1)
+def sized_options(purpose: str, runs: int) -> argparse.ArgumentParser:
+    """Return the options of a benchmark of so many runs by default, with those that say the size."""
+    chosen = options(purpose)
+    chosen.set_defaults(runs=runs)
     chosen.add_argument("--nodes", type=int, default=5000)
     chosen.add_argument("--apps", type=int, default=1000)
     chosen.add_argument("--instances", type=int, default=1000)
+    return chosen
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    chosen = sized_options(__doc__.splitlines()[0] if __doc__ else "", runs=1)
     chosen.add_argument("--plot", type=Path, help="write how many were placed after how many seconds as SVG")
     arguments = chosen.parse_args()
     size = Size(arguments.nodes, arguments.apps, arguments.instances)

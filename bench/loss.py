@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from bench.c1m import RACKS, Size, spec
-from bench.harness import machine_facts, options
+from bench.c1m import RACKS, Size, sized_options, spec
+from bench.harness import machine_facts
 from bench.shadows import CPU, MEMORY
 from bench.sheet import Sheet
 from gestalt import clock
@@ -87,7 +87,7 @@ class World:
         async with asyncio.timeout(_LIMIT):
             while self.come < count:
                 assert not self.work.done(), "the decider has ended"
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the decider has its turn
 
     async def launch(self) -> None:
         """Place all apps, and have all instances ready."""
@@ -138,12 +138,7 @@ async def measure(sheet: Sheet, size: Size) -> None:
 
 def main() -> None:
     """Measure everything and print it."""
-    chosen = options(__doc__.splitlines()[0] if __doc__ else "")
-    chosen.set_defaults(runs=3)
-    chosen.add_argument("--nodes", type=int, default=5000)
-    chosen.add_argument("--apps", type=int, default=1000)
-    chosen.add_argument("--instances", type=int, default=1000)
-    arguments = chosen.parse_args()
+    arguments = sized_options(__doc__.splitlines()[0] if __doc__ else "", runs=3).parse_args()
     with Sheet("the loss of one node in a hundred, in memory", machine_facts()) as sheet:
         for _ in range(arguments.runs):
             asyncio.run(measure(sheet, Size(arguments.nodes, arguments.apps, arguments.instances)))

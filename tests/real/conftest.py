@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.lab.nodes import Node, down, up
 from tests.real import zookeeper_lab
 from tests.real.ctl_server import CtlServer
 from tests.real.members_rig import Members
@@ -18,6 +19,15 @@ def ensemble() -> Iterator[Ensemble]:
     """One server of ZooKeeper."""
     with zookeeper_lab.running() as started:
         yield started
+
+
+@pytest.fixture
+async def node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
+    """One lab node that systemd runs, without a network; of the module's own."""
+    group = request.module.__name__.rpartition(".")[2].removeprefix("test_").replace("_", "-")
+    (node,) = await up(1, group=group, network=False)
+    yield node
+    await down(group)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +12,9 @@ import pytest
 from gestalt.clock import monotonic
 from gestalt.plugins.runtime.process_systemd import SLICE
 
-from ..cluster.lab.nodes import CHECKOUT, File, Node, can_run, down, up
+from ..cluster.lab.nodes import CHECKOUT, File, Node, can_run
+from .agent_rig import until
 
-GROUP = "appliance"
 LIMIT = 30.0
 SHORT = "3s"
 GESTALTCTL = str(CHECKOUT / ".venv/bin/gestaltctl")
@@ -29,13 +29,6 @@ SLEEPER = {
 UNITS = ("gestalt-coordinator", "gestalt-agent")
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not can_run(), reason="lab nodes need root, systemd-sysv and busybox-static")]
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    (node,) = await up(1, group=GROUP, network=False)
-    yield node
-    await down(GROUP)
 
 
 async def ctl(node: Node, *words: str, expect: int = 0) -> str:
@@ -62,8 +55,9 @@ async def slice_of(node: Node, pid: str) -> str:
     return (await node.do("ps", "--no-headers", "--format=slice", "--pid", pid)).strip()
 
 
-async def journal(node: Node, unit: str) -> str:
-    return (await node.run("journalctl", "--no-pager", "--unit", unit, "--output", "cat")).stdout.decode()
+async def tells(node: Node, unit: str, words: str) -> bool:
+    """Look for words in the log of a unit."""
+    return words in (await node.run("journalctl", "--no-pager", "--unit", unit, "--output", "cat")).stdout.decode()
 
 
 async def test_a_reload_is_refused_or_taken_over_and_systemd_knows(node: Node) -> None:
@@ -79,9 +73,7 @@ async def test_a_reload_is_refused_or_taken_over_and_systemd_knows(node: Node) -
         await node.do("sh", "-c", f"echo '{text.format(value='2500ms')}' >{drop_in}")
         await node.do("systemctl", "reload", unit)
         said = f"{text.split(':', maxsplit=1)[0]} is 2.5, was "
-        async with asyncio.timeout(LIMIT):
-            while said not in await journal(node, unit):  # noqa: ASYNC110 (what is seen from outside)
-                await asyncio.sleep(0.1)
+        await until(f"the log to say: {said}", partial(tells, node, unit, said), LIMIT)
         assert (await show(node, unit))["MainPID"] == before["MainPID"]
         status = (await node.run("systemctl", "status", "--no-pager", unit)).stdout.decode()
         assert ("a restart is needed for changed settings: heartbeat" in status) == (daemon == "coordinator")

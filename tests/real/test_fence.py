@@ -13,7 +13,7 @@ from gestalt.clock import monotonic
 from gestalt.config import TimingSettings, ZooKeeperSettings
 from gestalt.zk.client import Create, Zk
 from gestalt.zk.paths import Paths
-from tests.real.fence_rig import NODE, SESSION, History, machine
+from tests.real.fence_rig import NODE, SESSION, History, Rig, machine
 from tests.real.zookeeper_lab import Ensemble
 
 AT_REST = 5.0
@@ -111,13 +111,18 @@ async def test_a_fence_that_hung_for_longer_than_its_session_comes_back_as_anoth
         await agent.close()
 
 
+async def agent_that_goes(rig: Rig) -> None:
+    """Start the fence, and have an agent come and go."""
+    rig.start()
+    agent = await rig.agent()
+    await rig.member(lambda value, _: value["agent"] == "running")
+    await agent.close()
+    await rig.member(lambda value, _: value["agent"] == "down")
+
+
 async def test_without_an_agent_the_node_gives_itself_up(servers: ZooKeeperSettings, zk: Zk) -> None:
     async with machine(servers, zk, agent_grace=3.0) as rig:
-        rig.start()
-        agent = await rig.agent()
-        await rig.member(lambda value, _: value["agent"] == "running")
-        await agent.close()
-        await rig.member(lambda value, _: value["agent"] == "down")
+        await agent_that_goes(rig)
         await rig.gone()
         rig.kill()
         rig.start()
@@ -129,11 +134,7 @@ async def test_without_an_agent_the_node_gives_itself_up(servers: ZooKeeperSetti
 
 async def test_how_long_the_agent_may_be_away_can_change(servers: ZooKeeperSettings, zk: Zk) -> None:
     async with machine(servers, zk, agent_grace=3600.0) as rig:
-        rig.start()
-        agent = await rig.agent()
-        await rig.member(lambda value, _: value["agent"] == "running")
-        await agent.close()
-        await rig.member(lambda value, _: value["agent"] == "down")
+        await agent_that_goes(rig)
         rig.change(agent_grace=0.5)
         rig.send(signal.SIGHUP)
         await rig.gone()

@@ -126,9 +126,7 @@ async def test_how_often_is_looked_can_change(driver: Recorder) -> None:
     await keeper.renew(settings)
     manager.set_routes({})
     await keeper.ensure()
-    async with asyncio.timeout(10):
-        while len(driver.applied) < 4:  # noqa: ASYNC110 (what is seen from outside)
-            await asyncio.sleep(0.001)
+    await until(lambda: len(driver.applied) >= 4)
     await keeper.close()
 
 
