@@ -276,19 +276,24 @@ class _Log:
         return Folder(self._connection.present(), self._layout, self.fence(), self._office.number)
 
     async def _run_fold(self) -> None:
+        """Fold until the log is short: what was committed during a fold may be too long again, and perhaps no commit follows it."""
         try:
-            async with self._order:
-                await self._drained()
-                contents = self._contents
-                if contents is None:
-                    return
-                fold, folder, version = contents.plan_fold(), self._folder(), contents.base_version
-            base = await folder.fold(fold, version)
-            contents.folded(base, len(fold.entries))
-            await folder.sweep(base, fold)
+            while self._contents and self._contents.is_fold_due:
+                await self._fold_once()
         except (ZkUnavailable, ZkUnknown, ZkRefused, StoreError) as error:
             self._contents = None  # it is not known what the base is now
             log.warning("the log of the store was not folded: %s", error)
+
+    async def _fold_once(self) -> None:
+        async with self._order:
+            await self._drained()
+            contents = self._contents
+            if contents is None:
+                return
+            fold, folder, version = contents.plan_fold(), self._folder(), contents.base_version
+        base = await folder.fold(fold, version)
+        contents.folded(base, len(fold.entries))
+        await folder.sweep(base, fold)
 
 
 class ZookeeperStore(_Log, MetaStore):
