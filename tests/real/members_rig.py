@@ -53,11 +53,15 @@ class Members(Rig):
         )
 
     async def up(self) -> None:
+        assert self.ensemble is not None
+        self.fences = await Zk.connect(self.ensemble.settings(self.root), session=20.0, name="fences")
+        await self.take_office()
+
+    async def take_office(self) -> None:
         """Have a leader at work; memberships and agents are as they are."""
         settings = self.coordinator_settings()
         assert settings.zookeeper is not None
         self.zk = await Zk.connect(settings.zookeeper, session=20.0, name="leader")
-        self.fences = await Zk.connect(settings.zookeeper, session=20.0, name="fences")
         self.paths = Paths(self.root)
         await self.zk.ensure(self.paths.nodes)
         self.office = Office.for_life()

@@ -79,7 +79,7 @@ async def test_a_new_leader_holds_to_the_number_and_to_the_deadline(pair: Member
     await pair.until(lambda: pair.runs("b") == 1, "one has begun to move")
     await pair.leave_office()
     ran = {name: await pair.disconnect(name) for name in ("a", "b")}
-    await pair.up()
+    await pair.take_office()
     for name, running_there in ran.items():
         await pair.connect(name, broken=frozenset({"web:1"}) if name == "b" else frozenset())
         pair.by_name[name].running.update(running_there)

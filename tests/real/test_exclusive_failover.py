@@ -161,7 +161,7 @@ async def test_a_new_leader_waits_anew_and_makes_right_what_zookeeper_says(two: 
     two.agents.clear()
     await asyncio.sleep(WAIT / 2)  # what has passed under the leader before does not count for the next one
     office = monotonic()
-    await two.up()
+    await two.take_office()
     assert two.leader is not None
     mark = await two.mark()
     (grant,) = two.leader.ledger.state.grants.values()
@@ -192,7 +192,7 @@ async def test_a_state_that_was_put_back_gives_nothing_away_that_was_given_on_si
         assert isinstance(agent, GuardedAgent)
         await agent.hang_up()
     began = monotonic()
-    await two.up()
+    await two.take_office()
     await asyncio.gather(*map(two.relink, ("a", "b")))
     await two.until(lambda: generation(two) == 3, "the right is given anew, under the next number")
     await two.until(lambda: max(two.watcher.first(guard, began) for guard in (holder, other)), "it is at work")
@@ -284,7 +284,7 @@ async def put_back_to(rig: Exclusive, file: Path) -> None:
         await rig.agent_of(name).hang_up()
     await rig.leave_office()
     await put_back(rig.coordinator_settings(), Choice(file, replace=True))
-    await rig.up()
+    await rig.take_office()
     await asyncio.gather(*map(rig.relink, tuple(rig.by_name)))
 
 

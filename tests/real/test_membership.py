@@ -128,7 +128,7 @@ async def test_a_new_leader_finds_out_what_was_lost_meanwhile_and_tells_old_loss
     await three.leave_office()
     await three.end("b")
     ran = [await three.disconnect(name) for name in ("a", "b", "c")][2]
-    await three.up()
+    await three.take_office()
     await three.connect("c")
     three.by_name["c"].running.update(ran)
     await three.until(lambda: three.runs("c") == 3, "c runs everything")
@@ -140,7 +140,7 @@ async def test_a_new_leader_keeps_the_servers_of_nodes_that_it_has_not_heard_in_
     await launched(three)
     await three.leave_office()
     ran = [await three.disconnect(name) for name in ("a", "b", "c")][2]
-    await three.up()
+    await three.take_office()
     await three.connect("c")
     three.by_name["c"].running.update(ran)
     await three.until(lambda: three.by_name["c"].state.routes, "c has its routes")
@@ -159,7 +159,7 @@ async def test_when_most_nodes_vanish_nothing_is_replaced_until_an_operator_conf
     assert "nodes vanished at once" in status.held
     assert three.runs("d") < 8
     await three.leave_office()
-    await three.up()
+    await three.take_office()
     assert "nodes vanished at once" in (await three.status()).held, "the next leader doubts, too"
     reply = await three.cluster().Resume(api_pb2.PauseRequest(), timeout=10)
     assert reply.changed

@@ -99,12 +99,11 @@ async def test_what_is_new_is_written_after_the_upgrade_is_finalized_only(member
     await members.leave_office()
     formats.SUPPORTED = Formats(1, 1)  # restored by the fixture
     with pytest.raises(GestaltError, match="has format 2") as told:
-        await members.up()
+        await members.take_office()
     assert "upgrade this coordinator" in told.value.hint
     await members.zk.close()
-    await members.fences.close()
     formats.SUPPORTED = Formats(1, 2)
-    await members.up()
+    await members.take_office()
     assert (await members.status()).format == 2
 
 

@@ -87,7 +87,7 @@ async def test_what_keeps_instances_away_is_told_in_fields_by_the_next_leader_as
     await racks.leave_office()
     for name in RACKS:
         await racks.disconnect(name)
-    await racks.up()
+    await racks.take_office()
     for name in RACKS:
         await racks.connect(name)
 
@@ -203,7 +203,7 @@ async def test_a_new_leader_goes_on_with_a_drain_and_an_uncordoned_node_ends_it(
     reply = await nodes.Drain(api_pb2.DrainRequest(node="a"), timeout=10)
     await racks.leave_office()
     ran = {name: await racks.disconnect(name) for name in RACKS}
-    await racks.up()
+    await racks.take_office()
     for name, running_there in ran.items():
         await racks.connect(name)
         racks.by_name[name].running.update(running_there)

@@ -42,7 +42,7 @@ async def hand_over(rig: Members, *, stuck: bool) -> None:
     """End the leader; the next one finds the agents as they are."""
     await rig.leave_office()
     ran = {name: await rig.disconnect(name) for name in ("a", "b")}
-    await rig.up()
+    await rig.take_office()
     for name, found in ran.items():
         await rig.connect(name, stuck=stuck, running=found)
         await rig.until_state(name, "ready")

@@ -69,7 +69,7 @@ async def test_the_budget_bounds_it_and_a_new_leader_goes_on(uneven: Members) ->
     await uneven.until(lambda: uneven.runs("b", "c") == 1, "the first one has begun to move")
     await uneven.leave_office()
     ran = {name: await uneven.disconnect(name) for name in ("a", "b", "c")}
-    await uneven.up()
+    await uneven.take_office()
     for name, running_there in ran.items():
         await uneven.connect(name)
         fresh = {key: seen for key, seen in running_there.items() if seen.ready}

@@ -179,7 +179,7 @@ async def test_a_new_leader_goes_on_refusing_and_lets_in_again(rig: Members) -> 
     await rig.leave_office()
     for name in ("b", "c"):
         await rig.disconnect(name)
-    await rig.up()
+    await rig.take_office()
     assert not secured(rig), "nobody has confirmed to this leader"
     for name in ("b", "c"):
         await rig.connect(name, address=ADDRESSES[name], incarnation=1)
@@ -194,7 +194,7 @@ async def test_a_leader_without_the_fence_lets_everybody_in(rig: Members) -> Non
     await rig.until(lambda: secured(rig), "it is secured")
     await rig.leave_office()
     rig.settings["storage_fence"] = "none"
-    await rig.up()
+    await rig.take_office()
     await rig.until(lambda: rig.record("a").refused == 0, "the refusal is taken back")
 
 

@@ -64,7 +64,7 @@ async def test_a_pool_and_the_cluster_have_a_strategy_and_the_next_leader_keeps_
     assert [note for plan in plans for note in plan.notes] == notes
     await rig.leave_office()
     ran = {name: await rig.disconnect(name) for name in NODES}
-    await rig.up()
+    await rig.take_office()
     for name, there in ran.items():
         await rig.connect(name)
         rig.by_name[name].running.update(there)

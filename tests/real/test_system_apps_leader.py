@@ -69,6 +69,6 @@ async def test_a_drained_node_is_left_and_one_that_is_back_is_not_served_by_anot
     assert nodes.runs("c") == 1
     await nodes.disconnect("c")
     await nodes.leave_office()
-    await nodes.up()
+    await nodes.take_office()
     await nodes.connect("c")
     await nodes.until(lambda: nodes.runs("c") == 1, "the next leader has it go on")
