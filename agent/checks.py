@@ -206,7 +206,7 @@ class CheckRunner:
         except Exception as error:  # a fault of one driver must not end the checks of the others, and says nothing about the instance
             if isinstance(error, TimeoutError) and limit.expired():
                 return CheckResult(False, f"did not answer within {check.timeout:g} s")
-            log.exception("check %s of %s: the driver %s raised", check.name, self._instance, check.kind)
+            log.exception("check %s of %s: the driver %s raised", check.name, self._instance, check.kind, extra={"check": check.name})
             return f"cannot tell: the check driver failed ({type(error).__name__})"
 
     def _report(self) -> None:

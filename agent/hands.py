@@ -31,7 +31,6 @@ class Hands:
         self._around = around
         self._say = say
         self._preparing: asyncio.Future[None] | None = None
-        self._extra = {"instance": local.record.instance}
 
     @property
     def driver(self) -> RuntimeDriver:
@@ -96,7 +95,7 @@ class Hands:
         except LaunchRefused as error:
             problem = str(error)
         if problem and problem != local.refusal:
-            log.warning("it cannot start: %s", problem, extra=self._extra)
+            log.warning("it cannot start: %s", problem)
         local.taken, local.refusal = (0 if problem else attempt), problem
         local.retry_at = boottime() + TAKE_AGAIN if problem else 0.0
 
@@ -127,7 +126,7 @@ class Hands:
             raise LaunchRefused("its processes are not in the cgroups that its runtime named, so the fence could not end it")
         local.attempts[attempt] = status
         local.restarting = ""
-        log.info("attempt %d was launched", attempt, extra=self._extra)
+        log.info("attempt %d was launched", attempt)
         self._adopt(attempt)
 
     def _adopt(self, attempt: int) -> None:
@@ -135,7 +134,7 @@ class Hands:
         self._around.records.note(self._local.record)
 
     def _refused(self, attempt: int, error: LaunchRefused) -> None:
-        log.warning("attempt %d cannot be launched: %s", attempt, error, extra=self._extra)
+        log.warning("attempt %d cannot be launched: %s", attempt, error)
         taken = error.port if isinstance(error, PortTaken) else 0
         self._end(attempt, Ending(str(error), failed=True, refused=True, port_taken=taken))
         self._local.unsure.add(attempt)
@@ -150,7 +149,7 @@ class Hands:
         local.restarting = ""
         self._end(attempt, ending)
         verdict = ", and keeps doing so" if local.record.crash_loop else ""
-        log.warning("attempt %d ended: %s%s", attempt, ending.reason, verdict, extra=self._extra)
+        log.warning("attempt %d ended: %s%s", attempt, ending.reason, verdict)
 
     def _end(self, attempt: int, ending: Ending) -> None:
         self._local.record = ended(self._local.record, attempt, ending, self._local.target.restart, boottime())
@@ -158,7 +157,7 @@ class Hands:
 
     async def _stop(self, attempt: int, why: str, *, drain: bool) -> None:
         local, rules = self._local, self._local.target.stop
-        log.info("attempt %d is stopped: %s", attempt, why, extra=self._extra)
+        log.info("attempt %d is stopped: %s", attempt, why)
         if drain and rules.drain > 0:
             self._say("its connections get time to end")
             self._around.traffic.set_local(local.record.instance, False, draining=True)
@@ -173,7 +172,7 @@ class Hands:
     async def _kill(self, attempt: int, why: str) -> None:
         """End it now, without its runtime where that can be: somebody else may run it already."""
         local = self._local
-        log.error("attempt %d is killed: %s", attempt, why, extra=self._extra)
+        log.error("attempt %d is killed: %s", attempt, why)
         self._around.traffic.set_local(local.record.instance, False)
         if local.target.goal is Goal.RUN:
             local.restarting = why
@@ -194,4 +193,4 @@ class Hands:
         local.gone = True
         self._around.traffic.forget(local.record.instance)
         self._around.board.gone(local.record.instance)
-        log.info("nothing is left of it", extra=self._extra)
+        log.info("nothing is left of it")

@@ -262,7 +262,7 @@ async def _hand_back(exclusive: Exclusive, known: Collection[str]) -> None:
     """Hand back what is held for instances that nobody knows: an agent before us took it, and came no further."""
     for instance in set(exclusive.listed()) - set(known):
         problem = await exclusive.release(instance)
-        log.info("the fence held %s, which is not here%s", instance, f": {problem}" if problem else "")
+        log.info("the fence held %s, which is not here%s", instance, f": {problem}" if problem else "", extra={"instance": instance})
 
 
 def _by_instance(statuses: Sequence[AttemptStatus]) -> Listing:

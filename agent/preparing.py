@@ -83,17 +83,17 @@ class Preparing:
             try:
                 await self._try(key, spec)
             except LaunchRefused as error:
-                log.warning("%s cannot be prepared: %s", spec.path, error)
+                log.warning("%s cannot be prepared: %s", spec.path, error, extra={"app": spec.path})
                 self._say(key, refused=True, reason=str(error))
                 await asyncio.sleep(RETRY_REFUSED)
             except Exception as error:  # a fault of one driver must not leave the coordinator without an answer
                 if not isinstance(error, (DriverUnavailable, OSError, CommandTimedOut)):
-                    log.exception("%s cannot be prepared", spec.path)
+                    log.exception("%s cannot be prepared", spec.path, extra={"app": spec.path})
                 self._say(key, reason=str(error) or type(error).__name__)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MAX)
             else:
-                log.info("everything that %s needs is here", spec.path)
+                log.info("everything that %s needs is here", spec.path, extra={"app": spec.path})
                 if spec.pull.policy == "always":
                     self._fresh[key[0]] = monotonic()
                 return self._say(key, done=True)

@@ -178,7 +178,7 @@ class RecordStore:
             try:
                 await self._write(record)
             except OSError as error:
-                log.error("the record of %s cannot be written: %s", record.instance, error)
+                log.error("the record of %s cannot be written: %s", record.instance, error, extra={"instance": record.instance})
 
     def _flush_soon(self) -> None:
         self._timer = None

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from gestalt.clock import boottime
-from gestalt.model import Health
+from gestalt.log import about
+from gestalt.model import CheckStatus, Health
 from gestalt.plugin.runtime import AttemptStatus, DriverUnavailable
 
 from .hands import Hands
@@ -98,15 +99,19 @@ class Worker:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            try:
-                pause = await self._step()
-            except (DriverUnavailable, OSError) as error:
-                pause = self._put_off(str(error))
-            except Exception:  # a fault of ours or of a driver must not end the care for this instance
-                log.exception("a step failed", extra={"instance": self.local.record.instance})
-                pause = self._put_off("a step failed, see the log of the agent")
+            with about(app=self.local.app(), instance=self.local.record.instance):
+                pause = await self._try()
             if pause is None or pause > 0:
                 await self._rest(pause)
+
+    async def _try(self) -> float | None:
+        try:
+            return await self._step()
+        except (DriverUnavailable, OSError) as error:
+            return self._put_off(str(error))
+        except Exception:  # a fault of ours or of a driver must not end the care for this instance
+            log.exception("a step failed")
+            return self._put_off("a step failed, see the log of the agent")
 
     async def _rest(self, pause: float | None) -> None:
         try:
@@ -118,7 +123,7 @@ class Worker:
     def _put_off(self, why: str) -> float:
         """Nobody knows how the step ended: look at everything again, a little later."""
         if self._trouble != why:
-            log.warning("put off: %s", why, extra={"instance": self.local.record.instance})
+            log.warning("put off: %s", why)
         self._trouble = why
         self._say(why)
         self.local.doubt()
@@ -146,7 +151,7 @@ class Worker:
         if isinstance(action, Wait):
             self._retry, self._trouble = _RETRY_FIRST, ""
             return None if action.until is None else max(action.until - boottime(), _SHORTEST_REST)
-        log.debug("next: %s", action, extra={"instance": local.record.instance})
+        log.debug("next: %s", action)
         if self._is_stuck(situation, action):
             return self._put_off(f"{type(action).__name__.lower()} had no effect on attempt {local.last_attempt()}")
         if isinstance(action, Stop) and self._checks.attempt == action.attempt:
@@ -207,7 +212,9 @@ class Worker:
         local, report = self.local, self._checks.report
         if report.ready or report.health is not Health.UNKNOWN:
             self._around.traffic.set_local(local.record.instance, report.ready)
-        if [(item.name, item.health) for item in report.statuses] != [(item.name, item.health) for item in local.record.checks]:
+        before = {item.name: item.health for item in local.record.checks}
+        if {item.name: item.health for item in report.statuses} != before:
+            _log_health(report.statuses, before)
             local.record = replace(local.record, checks=report.statuses)
             self._around.records.note(local.record)
         self._wake.set()
@@ -239,6 +246,14 @@ class Worker:
         if situation.goal is Goal.KEEP:
             told = replace(told, app=self.local.app())
         self._around.board.put(told, retry_at(situation, action), since(self.local.record, told))
+
+
+def _log_health(statuses: Iterable[CheckStatus], before: Mapping[str, Health]) -> None:
+    for item in statuses:
+        if item.health is not Health.UNKNOWN and item.health is not before.get(item.name, Health.UNKNOWN):
+            level = logging.INFO if item.health is Health.HEALTHY else logging.WARNING
+            output = f": {item.output}" if item.output else ""
+            log.log(level, "check %s is %s%s", item.name, item.health.name.lower(), output, extra={"check": item.name})
 
 
 def _essence(status: AttemptStatus | None) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from gestalt import clock
 from gestalt.errors import GestaltError
+from gestalt.log import about
 from gestalt.spec.schema import AppSpec, Autoscale
 
 from . import changes
@@ -113,13 +114,14 @@ class Autoscaler:
 
     async def _try_to_look(self, app: App, policy: Autoscale, now: float, silent: Sequence[str]) -> None:
         try:
-            await self._look(app, policy, now, silent)
+            with about(app=app.path):
+                await self._look(app, policy, now, silent)
         except GestaltError as error:
             track, said = self._tracks[app.path], f"was to be scaled, but that was refused: {error.message}"
-            log.log(logging.DEBUG if said == track.refused else logging.WARNING, "%s: %s", app.path, said)
+            log.log(logging.DEBUG if said == track.refused else logging.WARNING, "%s: %s", app.path, said, extra={"app": app.path})
             track.said = track.refused = said
         except Exception:  # one app that cannot be looked at must not take autoscaling from all others
-            log.exception("%s: autoscaling failed", app.path)
+            log.exception("%s: autoscaling failed", app.path, extra={"app": app.path})
 
     async def _look(self, app: App, policy: Autoscale, now: float, silent: Sequence[str]) -> None:
         track = self._track(app, policy, now)

@@ -92,7 +92,7 @@ class Beginning:
                     for item in self._routing.of(path).values():
                         item.make()
                 except Exception:  # it ends the sessions of those who are to be told of it, and nobody else's
-                    log.exception("%s: its routes cannot be told", path)
+                    log.exception("%s: its routes cannot be told", path, extra={"app": path})
                 if clock.monotonic() >= end:
                     return
         self._neighbours.look()

@@ -163,7 +163,7 @@ class Decider:
                         break  # what others leave is there after the commit, and it comes first
             self._alone -= set(seen)
         except GestaltError as error:
-            log.error("%s: decided, but not written: %s", ", ".join(seen), error)
+            log.error("%s: decided, but not written: %s", ", ".join(seen), error, extra={"app": seen[0]} if len(seen) == 1 else None)
             self._due |= dict.fromkeys(seen, clock.monotonic() + RETRY)
             self._alone |= set(seen)  # what is wrong with one of them is not to stop the others
             is_again = False
@@ -187,7 +187,7 @@ class Decider:
         except GestaltError:
             raise
         except Exception as error:
-            log.exception("%s: nothing could be decided", path)
+            log.exception("%s: nothing could be decided", path, extra={"app": path})
             draft.records = records
             del draft.events[events:]
             self._note(path, f"nothing can be decided about it ({type(error).__name__}): the log of the leading coordinator says more")

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
-from itertools import takewhile
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from itertools import islice, takewhile
 
 from gestalt.errors import Detail, GestaltError, Kind
 
 from .records import Event
+
+log = logging.getLogger(__name__)
+
+LOGGED = 20
+"""Of one commit so many events are in the log; who watches is told of all."""
+
+_SUBJECTS = {"instance": "instance", "node": "node", "task": "task"}
 
 
 class EventRing:
@@ -82,3 +90,14 @@ def parse_token(token: str) -> tuple[int, int]:
 
 def _position(event: Event) -> tuple[int, int]:
     return event.epoch, event.sequence
+
+
+def log_events(actor: str, events: Sequence[Event]) -> None:
+    """Log what was changed by one commit, each event with the names of what it is about."""
+    for event in islice(events, LOGGED):
+        subject = _SUBJECTS.get(event.kind.partition(".")[0])
+        names = {"app": event.app} | ({subject: event.subject} if subject else {})
+        said = {key: name for key, name in names.items() if name}
+        log.info("%s", event.message, extra={**said, "event": event.kind, "actor": actor})
+    if len(events) > LOGGED:
+        log.info("%d more events of the same commit are told by gestaltctl events", len(events) - LOGGED, extra={"actor": actor})

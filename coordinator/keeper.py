@@ -126,7 +126,8 @@ class NodeKeeper:
         record = self._ledger.state.nodes.get(node)
         self._tracker.member(self._tracker.node(node, record.name if record else node), member)
         if self._started:
-            log.info("node %s: %s", record.name if record else node, member or "has no membership any more")
+            name = record.name if record else node
+            log.info("node %s: %s", name, member or "has no membership any more", extra={"node": name})
             self._heard_of.add(node)
             self._pace.ask()
 

@@ -16,7 +16,7 @@ from functools import partial
 from gestalt import clock
 from gestalt.errors import GestaltError, Kind
 
-from .events import EventRing
+from .events import EventRing, log_events
 from .office import Office, not_leader
 from .records import Audit, Event, TaskState
 from .slices import in_slices
@@ -187,6 +187,7 @@ class Ledger:
         await self._write(draft)
         self.state.apply(draft)
         self.events.append(events)
+        log_events(actor, events)
         for listener in self._listeners:
             listener(draft)
 

@@ -141,10 +141,10 @@ class Preemption:
         try:
             await self._serve(path, shortage)
         except GestaltError as error:
-            log.error("%s: room was to be made for it, but that was not written: %s", path, error)
+            log.error("%s: room was to be made for it, but that was not written: %s", path, error, extra={"app": path})
             shortage.due = clock.monotonic() + RETRY
         except Exception:  # a mistake of ours about one app, and the others go on
-            log.exception("%s: no room can be made for it", path)
+            log.exception("%s: no room can be made for it", path, extra={"app": path})
             shortage.due = clock.monotonic() + PATIENCE
         finally:
             self._is_serving = False

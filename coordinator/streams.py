@@ -73,8 +73,10 @@ class Streams:
         opening = await _opening(inputs)
         (instance, node), *_ = self._wanted("", opening.instance)
         opening.instance = instance
-        log.info("%s runs %s in %s", actor, list(opening.command), instance)
-        self.ledger.tell("instance.exec", instance, f"{actor} ran {opening.command[0]}", self._app_of(instance).path)
+        path = self._app_of(instance).path
+        said = {"app": path, "instance": instance, "actor": actor}
+        log.info("%s runs %s in %s", actor, list(opening.command), instance, extra=said)
+        self.ledger.tell("instance.exec", instance, f"{actor} ran {opening.command[0]}", path)
         channel = await self._open(node, agent_pb2.OpenBulk(exec=opening))
         try:
             await accepted()

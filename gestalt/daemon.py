@@ -160,7 +160,7 @@ def daemon_command(
     except GestaltError as error:
         sys.stderr.write(f"{name}: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return EXIT_NO_CONFIG if options.check_config and error.kind is Kind.NOT_FOUND else EXIT_CONFIG
-    setup_logging(_level(source.settings))
+    _set_up_logging(name, source.settings)
     return run_daemon(name, build, source)
 
 
@@ -293,7 +293,7 @@ async def _reload(name: str, service: Service[S], source: Source[S], before: str
     except GestaltError as error:
         log.error("%s: %s%s", status, error.message, f" ({error.hint})" if error.hint else "")
     else:
-        setup_logging(_level(renewal.settings))
+        _set_up_logging(name, renewal.settings)
         status = source.taken(name, renewal)
     finally:
         sd_notify.notify("READY=1", *((f"STATUS={status}",) if status or before else ()))
@@ -341,5 +341,5 @@ async def watch_loop(allowed: float = LAG_ALLOWED) -> None:
             log.warning("the event loop was blocked for %.0f ms (%.0f ms of it by work)", lag * 1000, (time.thread_time() - work) * 1000)
 
 
-def _level(settings: Any) -> str:
-    return str(getattr(settings, "log_level", "info"))
+def _set_up_logging(name: str, settings: Any) -> None:
+    setup_logging(str(getattr(settings, "log_level", "info")), name, str(getattr(settings, "node_name", "")))

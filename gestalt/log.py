@@ -1,26 +1,78 @@
-"""Logging to standard error: plain lines for people, priority prefixes for the journal, fields as key=value.
+"""Logging: plain lines on standard error for people, entries with fields for the journal where that is standard error.
 
-`log.info("started", extra={"instance": "web-3fa9c1-7"})` prints `started instance=web-3fa9c1-7`.
+`log.info("started", extra={"instance": "web-3fa9c1-7"})` reads `started instance=web-3fa9c1-7`, and in the journal it has the
+field `GESTALT_INSTANCE`, too. What a whole piece of work is about need not be said line by line:
+
+    with about(app="/shop/prod/web", instance="web-3fa9c1-7"):
+        ...
 """
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import os
 import re
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 
+from gestalt.journal import Journal
+
+FIELDS = {
+    "app": "GESTALT_APP",
+    "instance": "GESTALT_INSTANCE",
+    "node": "GESTALT_NODE",
+    "task": "GESTALT_TASK",
+    "event": "GESTALT_EVENT",
+    "actor": "GESTALT_ACTOR",
+    "check": "GESTALT_CHECK",
+    "runtime": "GESTALT_RUNTIME",
+    "epoch": "GESTALT_EPOCH",
+    "incarnation": "GESTALT_INCARNATION",
+    "status": "GESTALT_STATUS",
+}
+"""What lines say of themselves by `extra` or `about` and can be looked for in the journal; any other name is in the text only."""
+
+_NAMES = frozenset(("app", "instance", "node", "task", "check"))
+"""Fields that are not repeated at the end of a line which names them already."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
 _PLAIN = re.compile(r"[^\s=\"]+")
+_about: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar("about", default=MappingProxyType({}))
 
 
-def setup_logging(level: str) -> None:
-    """Send everything from `level` on to standard error. May be called again, on a reload."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JournalFormatter() if _under_journal() else PlainFormatter())
+@contextmanager
+def about(**fields: str) -> Iterator[None]:
+    """Every line that is logged in this block, and by tasks that begin in it, is about these."""
+    token = _about.set({**_about.get(), **fields})
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+def setup_logging(level: str, identifier: str = "", node: str = "") -> None:
+    """Send everything from `level` on to the journal, if it is standard error, or else there. May be called again, on a reload.
+
+    Args:
+        level: the name of a level.
+        identifier: what the journal calls who logs.
+        node: the node whose daemon it is; each entry of the journal has it, unless it is about another.
+    """
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if _under_journal():
+        handler.setFormatter(PriorityFormatter())
+        handler = JournalHandler(Journal(), handler, {"SYSLOG_IDENTIFIER": identifier, "GESTALT_NODE": node})
+    else:
+        handler.setFormatter(PlainFormatter())
+    handler.addFilter(tell_what_about)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    before, root.handlers[:] = root.handlers[:], [handler]
+    for old in before:
+        if isinstance(old, JournalHandler):
+            old.close()
     root.setLevel(level.upper())
     for noisy in ("asyncio", "docker", "urllib3", "grpc"):
         logging.getLogger(noisy).setLevel(max(logging.INFO, root.level))
@@ -34,21 +86,85 @@ class PlainFormatter(logging.Formatter):
         return f"{stamp} {record.levelname.lower():<7} {_text(self, record)}"
 
 
-class JournalFormatter(logging.Formatter):
+class PriorityFormatter(logging.Formatter):
     """`<6>agent.engine: message key=value`; every further line carries the priority too."""
 
     def format(self, record: logging.LogRecord) -> str:
-        priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
-        return "\n".join(f"<{priority}>{line}" for line in _text(self, record).splitlines())
+        return "\n".join(f"<{_priority(record)}>{line}" for line in _text(self, record).splitlines())
+
+
+class JournalHandler(logging.Handler):
+    """Sends entries with fields to the journal; what it does not take at once goes to `fallback`, so that no line is lost.
+
+    Args:
+        journal: the way to it.
+        fallback: writes lines.
+        fixed: fields of every entry; a line may have another value for them.
+    """
+
+    def __init__(self, journal: Journal, fallback: logging.Handler, fixed: Mapping[str, str]) -> None:
+        super().__init__()
+        self._journal = journal
+        self._fallback = fallback
+        self._fixed = {name: value for name, value in fixed.items() if value}
+        self._formatter = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            entry = self._fixed | _entry(self._formatter, record)
+            try:
+                self._journal.send(entry.items())
+            except OSError:
+                self._fallback.emit(record)
+        except Exception:  # noqa: BLE001 (as every handler: whoever logs must not fail by it)
+            self.handleError(record)
+
+    def close(self) -> None:
+        self._journal.close()
+        super().close()
+
+
+def _entry(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, str]:
+    """Return the fields that a line has in the journal."""
+    return {
+        "MESSAGE": _text(formatter, record),
+        "PRIORITY": str(_priority(record)),
+        "LOGGER": record.name,
+        "CODE_FILE": record.pathname,
+        "CODE_LINE": str(record.lineno),
+        "CODE_FUNC": record.funcName or "",
+        **{FIELDS[key]: str(value) for key, value in record.__dict__.items() if key in FIELDS and value != ""},
+    }
+
+
+def tell_what_about(record: logging.LogRecord) -> bool:
+    """Note on a record what the work is about that it comes from: a filter of a handler."""
+    for key, value in _about.get().items():
+        if value:
+            record.__dict__.setdefault(key, value)
+    return True
+
+
+def _priority(record: logging.LogRecord) -> int:
+    return next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
 
 
 def _text(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     message = record.getMessage()
-    fields = "".join(f" {key}={_shown(value)}" for key, value in record.__dict__.items() if key not in _STANDARD)
+    fields = "".join(
+        f" {key}={_shown(value)}"
+        for key, value in record.__dict__.items()
+        if key not in _STANDARD and not (key in _NAMES and _names(message, str(value)))
+    )
     text = f"{record.name.removeprefix('gestalt.')}: {message}{fields}"
     if record.exc_info:
         text += "\n" + formatter.formatException(record.exc_info)
     return text
+
+
+def _names(message: str, value: str) -> bool:
+    """Tell whether a name stands in a message as a whole."""
+    return value in message and re.search(rf"(?<![\w/.-]){re.escape(value)}(?![\w/-])", message) is not None
 
 
 def _shown(value: object) -> str:

@@ -81,8 +81,10 @@ class Account:
         deadline = boottime() + self._kill_limit
         doomed = {name: self.held.holdings[name] for name in names if name in self.held.holdings}
         gone = dict(zip(doomed, await asyncio.gather(*(_kill(what, deadline) for what in doomed.values())), strict=True))
+        for name in (name for name in doomed if gone[name]):
+            log.warning("%s was ended", name, extra={"instance": name})
         for name in (name for name in doomed if not gone[name]):
-            log.critical("%s could not be ended within %g s", name, self._kill_limit)
+            log.critical("%s could not be ended within %g s", name, self._kill_limit, extra={"instance": name})
         await self._note({name: what for name, what in doomed.items() if gone[name]})
         return tuple(name for name, what in doomed.items() if not gone[name] or self.held.holdings.get(name) == what)
 
@@ -113,7 +115,7 @@ class Account:
         """What was killed must not come up again, whoever still has it in hand."""
         for name, what in self.closed.items():
             if has_processes(what):
-                log.error("%s came up again after its end, and is killed", name)
+                log.error("%s came up again after its end, and is killed", name, extra={"instance": name})
                 await _kill(what, boottime() + self._kill_limit)
 
 

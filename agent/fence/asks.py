@@ -62,7 +62,7 @@ class Asks:
             async with asyncio.timeout(RELEASE_LIMIT):
                 await self._lease.tell()
         except TimeoutError:
-            log.info("ZooKeeper does not know yet that %s was handed back", name)
+            log.info("ZooKeeper does not know yet that %s was handed back", name, extra={"instance": name})
         return ""
 
     async def _extend(self, incarnation: int, sent: float) -> str:

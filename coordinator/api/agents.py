@@ -185,7 +185,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         view.incarnation, view.prepares = hello.incarnation, hello.prepares
         take_facts(self.tracker, view, hello.facts)
         self.tracker.connected(view)
-        log.info("node %s: session begins", view.name)
+        log.info("node %s: session begins", view.name, extra={"node": view.name})
         return view, link
 
     def _replace(self, view: NodeView, link: Link) -> None:
@@ -207,7 +207,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         self.dispatcher.detach(link)
         self.tracker.disconnected(view)
         self.ledger.tell("node.disconnected", view.name, f"the session of node {view.name} ended")
-        log.warning("node %s: session ended", view.name)
+        log.warning("node %s: session ended", view.name, extra={"node": view.name})
         self._wake_apps_on(link.node)
 
     def _wake_apps_on(self, node: str) -> None:
@@ -226,11 +226,11 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
                 if link.closed.is_set():
                     return
         except (StopAsyncIteration, TimeoutError, asyncio.CancelledError, grpc.aio.AbortError):
-            log.debug("node %s: nothing more to read", view.name)
+            log.debug("node %s: nothing more to read", view.name, extra={"node": view.name})
         except GestaltError as error:
-            log.warning("node %s: %s", view.name, error)
+            log.warning("node %s: %s", view.name, error, extra={"node": view.name})
         except Exception:  # whatever it is, it ends this session only
-            log.exception("node %s: the session failed", view.name)
+            log.exception("node %s: the session failed", view.name, extra={"node": view.name})
         finally:
             link.closed.set()
 

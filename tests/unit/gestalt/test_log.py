@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from gestalt.log import JournalFormatter, PlainFormatter
+from gestalt.log import PlainFormatter, PriorityFormatter
 
 
 def record(level: int, message: str, **extra: object) -> logging.LogRecord:
@@ -24,7 +24,7 @@ def test_a_plain_line_has_time_level_place_and_fields() -> None:
 
 
 def test_every_line_for_the_journal_carries_its_priority() -> None:
-    assert JournalFormatter().format(record(logging.ERROR, "one\ntwo")) == "<3>agent.engine: one\n<3>two"
+    assert PriorityFormatter().format(record(logging.ERROR, "one\ntwo")) == "<3>agent.engine: one\n<3>two"
 
 
 def test_a_field_cannot_start_a_line_of_its_own() -> None:

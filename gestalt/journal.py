@@ -1,0 +1,67 @@
+"""What the journal takes: entries of named fields, each sent at once and without waiting.
+
+The format is journald's own, a datagram for each entry: https://systemd.io/JOURNAL_NATIVE_PROTOCOL
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+SOCKET = Path("/run/systemd/journal/socket")
+
+
+class Journal:
+    """A way to journald, which may come and go meanwhile."""
+
+    def __init__(self, path: Path = SOCKET) -> None:
+        self._path = str(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+
+    def send(self, fields: Iterable[tuple[str, str]]) -> None:
+        """Have an entry written.
+
+        Raises:
+            OSError: it was not taken: nobody listens, or too much waits there already.
+        """
+        entry = encode(fields)
+        try:
+            self._socket.sendto(entry, self._path)
+        except OSError as error:
+            if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                raise
+            self._send_file(entry)
+
+    def _send_file(self, entry: bytes) -> None:
+        """Hand over what is too long for a datagram as a file that nobody can change any more."""
+        file = os.memfd_create("journal-entry", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        try:
+            with open(file, "wb", buffering=0, closefd=False) as writer:
+                rest = memoryview(entry)
+                while rest:
+                    rest = rest[writer.write(rest) :]
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, file.to_bytes(4, "little"))
+            self._socket.sendmsg([b""], [rights], 0, self._path)
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        """Send nothing any more."""
+        self._socket.close()
+
+
+def encode(fields: Iterable[tuple[str, str]]) -> bytes:
+    """Return an entry. A value cannot begin a field of its own, whatever is in it."""
+    return b"".join(_field(name, value.encode(errors="backslashreplace")) for name, value in fields)
+
+
+def _field(name: str, value: bytes) -> bytes:
+    if b"\n" not in value:
+        return b"%s=%s\n" % (name.encode(), value)
+    return b"%s\n%s%s\n" % (name.encode(), len(value).to_bytes(8, "little"), value)

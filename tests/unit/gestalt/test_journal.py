@@ -1,0 +1,159 @@
+"""Entries of the journal: what is sent, and what becomes of lines that are not taken."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import mmap
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gestalt.journal import Journal, encode
+from gestalt.log import FIELDS, JournalHandler, PriorityFormatter, about, tell_what_about
+
+HERE = Path(__file__).resolve().parents[3]
+
+
+class Peer:
+    """Listens in journald's place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.settimeout(5)
+
+    def entry(self) -> dict[str, str]:
+        """Return the fields of the next entry."""
+        data, files, _, _ = socket.recv_fds(self.socket, 1 << 20, 1)
+        for file in files:
+            with mmap.mmap(file, 0, prot=mmap.PROT_READ) as memory:
+                data = memory[:]
+            with pytest.raises(PermissionError):
+                os.pwrite(file, b"x", 0)
+            os.close(file)
+        return decoded(data)
+
+
+def decoded(data: bytes) -> dict[str, str]:
+    found = {}
+    while data:
+        line, _, data = data.partition(b"\n")
+        name, equals, value = line.partition(b"=")
+        if not equals:
+            length = int.from_bytes(data[:8], "little")
+            value, data = data[8 : 8 + length], data[9 + length :]
+        found[name.decode()] = value.decode()
+    return found
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    made = Peer(tmp_path / "socket")
+    yield made
+    made.socket.close()
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    """What goes to standard error instead."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def log(tmp_path: Path, said: io.StringIO) -> Iterator[logging.Logger]:
+    fallback = logging.StreamHandler(said)
+    fallback.setFormatter(PriorityFormatter())
+    handler = JournalHandler(Journal(tmp_path / "socket"), fallback, {"SYSLOG_IDENTIFIER": "gestalt-agent", "GESTALT_NODE": "one"})
+    handler.addFilter(tell_what_about)
+    logger = logging.getLogger("gestalt.agent.hands")
+    logger.addHandler(handler)
+    level, logger.level = logger.level, logging.DEBUG
+    yield logger
+    logger.level = level
+    logger.removeHandler(handler)
+    handler.close()
+
+
+def test_an_entry_has_fields_and_reads_as_before(peer: Peer, log: logging.Logger) -> None:
+    log.warning("attempt %d ended", 2, extra={"app": "/shop/prod/web", "instance": "web-1", "bytes": 5})
+    entry = peer.entry()
+    assert entry["MESSAGE"] == "agent.hands: attempt 2 ended app=/shop/prod/web instance=web-1 bytes=5"
+    assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"], entry["LOGGER"]) == ("4", "gestalt-agent", "gestalt.agent.hands")
+    assert (entry["GESTALT_APP"], entry["GESTALT_INSTANCE"], entry["GESTALT_NODE"]) == ("/shop/prod/web", "web-1", "one")
+    assert (entry["CODE_FILE"], entry["CODE_FUNC"]) == (__file__, "test_an_entry_has_fields_and_reads_as_before")
+    assert entry.keys() & {"GESTALT_BYTES", "BYTES"} == set()
+
+
+def test_a_value_begins_no_field_of_its_own(peer: Peer, log: logging.Logger) -> None:
+    log.info("one\nGESTALT_APP=/forged", extra={"node": "two\nPRIORITY=0"})
+    entry = peer.entry()
+    assert entry["GESTALT_NODE"] == "two\nPRIORITY=0", "a line about another node"
+    assert (entry["PRIORITY"], entry.get("GESTALT_APP")) == ("6", None)
+    assert entry["MESSAGE"].startswith("agent.hands: one\nGESTALT_APP=/forged ")
+
+
+def test_what_cannot_be_text_is_told_all_the_same() -> None:
+    assert encode([("MESSAGE", "a\udcffb")]) == b"MESSAGE=a\\udcffb\n"
+
+
+def test_a_line_that_is_too_long_for_a_datagram_arrives(peer: Peer, log: logging.Logger) -> None:
+    log.error("x" * 5_000_000)
+    entry = peer.entry()
+    assert len(entry["MESSAGE"]) > 5_000_000
+    assert entry["PRIORITY"] == "3"
+
+
+def test_a_line_that_is_not_taken_goes_to_standard_error(peer: Peer, log: logging.Logger, said: io.StringIO) -> None:
+    for number in range(2000):
+        log.info("line %d", number)
+    peer.socket.setblocking(False)
+    entries = []
+    while True:
+        try:
+            entries.append(peer.entry()["MESSAGE"])
+        except BlockingIOError:
+            break
+    lines = said.getvalue().splitlines()
+    assert lines
+    assert {line.removeprefix("<6>") for line in lines} | set(entries) == {f"agent.hands: line {number}" for number in range(2000)}
+
+
+def test_no_line_is_lost_without_a_journal(log: logging.Logger, said: io.StringIO) -> None:
+    log.error("one\ntwo")
+    assert said.getvalue() == "<3>agent.hands: one\n<3>two\n"
+
+
+async def test_what_work_is_about_is_in_all_its_lines(peer: Peer, log: logging.Logger) -> None:
+    async def later() -> None:
+        await asyncio.sleep(0)
+        log.info("later")
+
+    with about(app="/shop/prod/web", instance="web-1"):
+        task = asyncio.create_task(later())
+        log.info("now, of web-1")
+    await task
+    log.info("of nothing")
+    now, then, nothing = peer.entry(), peer.entry(), peer.entry()
+    assert now["MESSAGE"] == "agent.hands: now, of web-1 app=/shop/prod/web", "what a line names is not repeated"
+    assert then["MESSAGE"] == "agent.hands: later app=/shop/prod/web instance=web-1"
+    assert [(entry.get("GESTALT_APP"), entry.get("GESTALT_INSTANCE")) for entry in (now, then, nothing)] == [
+        ("/shop/prod/web", "web-1"),
+        ("/shop/prod/web", "web-1"),
+        (None, None),
+    ]
+
+
+def test_a_name_within_another_is_not_taken_for_it(peer: Peer, log: logging.Logger) -> None:
+    log.info("web-12 waits, beside /shop/web/more", extra={"instance": "web-1", "app": "/shop/web"})
+    assert peer.entry()["MESSAGE"].endswith("more instance=web-1 app=/shop/web")
+
+
+def test_every_field_is_documented() -> None:
+    text = (HERE / "docs/units.md").read_text(encoding="utf-8")
+    assert [name for name in FIELDS.values() if f"`{name}`" not in text] == []
