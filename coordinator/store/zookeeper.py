@@ -164,7 +164,7 @@ class _Log:
             while True:
                 self._refuse_doubt()
                 contents = await self._contents_for(epoch)
-                entry = _entry_of(contents, changes, epoch) or await _staged(self._folder(), contents, changes, epoch)
+                entry = _entry_of(contents, changes, epoch) or await _staged(_folder(self._connection.present(), self._layout, self.fence(), self._office), contents, changes, epoch)
                 while self._gathering is not None and not self._gathering[0].has_room(entry):
                     await self._gathering[0].is_sent.wait()
                 if self._contents is contents:  # none before it has failed meanwhile
@@ -271,10 +271,6 @@ class _Log:
 
     # Folding
 
-    def _folder(self) -> Folder:
-        assert self._office is not None
-        return Folder(self._connection.present(), self._layout, self.fence(), self._office.number)
-
     async def _run_fold(self) -> None:
         """Fold until the log is short: what was committed during a fold may be too long again, and perhaps no commit follows it."""
         try:
@@ -290,7 +286,7 @@ class _Log:
             contents = self._contents
             if contents is None:
                 return
-            fold, folder, version = contents.plan_fold(), self._folder(), contents.base_version
+            fold, folder, version = contents.plan_fold(), _folder(self._connection.present(), self._layout, self.fence(), self._office), contents.base_version
         base = await folder.fold(fold, version)
         contents.folded(base, len(fold.entries))
         await folder.sweep(base, fold)
@@ -411,6 +407,11 @@ class ZookeeperStore(_Log, MetaStore):
             except (ZkUnavailable, ZkUnknown, ZkRefused, StoreError) as error:
                 log.warning("what the old state has left in ZooKeeper is still there: %s", error)
             return restored
+
+
+def _folder(zk: Zk, layout: Layout, fence: Check, office: Epoch | None) -> Folder:
+    assert office is not None
+    return Folder(zk, layout, fence, office.number)
 
 
 def _entry_of(contents: Contents, changes: Sequence[Change], epoch: int) -> Entry | None:
