@@ -1,6 +1,6 @@
 """Gestalt on a lab's nodes, set up with the commands that operators use.
 
-The daemons run from this checkout's .venv by wrappers in /usr/bin; the units are those of `systemd/`.
+`install`: the daemons run from this checkout's .venv by wrappers in /usr/bin; the units are those of `systemd/`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,15 @@ async def install(lab: Lab, *, init: Sequence[str] = (), join: Sequence[str] = (
     """
     _check_python()
     await asyncio.gather(*map(_put_programs, lab.nodes))
+    return await assemble(lab, init=init, join=join, coordinators=coordinators)
+
+
+async def assemble(lab: Lab, *, init: Sequence[str] = (), join: Sequence[str] = (), coordinators: int = 3) -> Cluster:
+    """Make a cluster of nodes that have programs and units already, as `install` does.
+
+    Raises:
+        LabError: a step failed; the sentence holds what it said.
+    """
     first = lab.nodes[0]
     await first.do("gestaltctl", "cluster", "init", "--zookeeper", ",".join(lab.ensemble.hosts), "--address", first.address, *init)
     await _enable(first, "coordinator", "fence", "agent")

@@ -33,6 +33,8 @@ SUBNETS = "10.77"
 FIRST_ADDRESS = 11
 
 _SYS_RESOURCE = 1 << 24
+_SHUTDOWN = 90
+"""Seconds that a node may take to shut down before its power goes."""
 _FOLDERS = (
     "usr", "etc", "var/lib", "var/log", "var/cache", "var/tmp", "var/spool", "var/opt", "var/local", "root", "home", "mnt", "srv",
     "opt", "media", "proc", "sys", "dev", "run", "tmp", "boot", "lab/usr", "lab/upper", "etc/systemd/journald.conf.d", "etc/docker",
@@ -191,6 +193,14 @@ async def kill(node: Node) -> None:
 async def boot(node: Node) -> None:
     """Give the node power again and wait until systemd is up."""
     await _docker("start", node.name)
+    await booted(node)
+
+
+async def reboot(node: Node) -> None:
+    """Have the node's systemd shut it down in order, give it power again and wait until systemd is up."""
+    done = await shell.run(("docker", "restart", "--time", str(_SHUTDOWN), node.name), limit=_SHUTDOWN + 30)
+    if not done.ok:
+        raise LabError(f"docker restart: {done.complaint()}")
     await booted(node)
 
 
