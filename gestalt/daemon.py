@@ -27,6 +27,7 @@ from gestalt import __version__, sd_notify
 from gestalt.errors import GestaltError, Kind
 from gestalt.event_loop import Loop
 from gestalt.log import setup_logging
+from gestalt.owner import become, owner_of_unit
 from gestalt.settings_source import Renewal, Source
 
 log = logging.getLogger(__name__)
@@ -152,26 +153,30 @@ def daemon_command(
     def read() -> S:
         return load(options.config, kind)
 
+    # What root may read, the user may not who is to read it.
+    user = become(owner_of_unit(name)) if options.check_config and options.config == default else ""
     try:
         source = Source(options.config, read)
         if options.check_config:
-            sys.stdout.write("" if options.quiet else _checked(options.config, source.settings))
+            sys.stdout.write("" if options.quiet else _checked(options.config, source.settings, user))
             return EXIT_OK
     except GestaltError as error:
-        sys.stderr.write(f"{name}: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        looked = f"looked at as the user {user}, who is to read it\n" if user else ""
+        sys.stderr.write(f"{name}: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "") + looked)
         return EXIT_NO_CONFIG if options.check_config and error.kind is Kind.NOT_FOUND else EXIT_CONFIG
     _set_up_logging(name, source.settings)
     return run_daemon(name, build, source)
 
 
-def _checked(path: Path, settings: object) -> str:
-    """Return what `--check-config` says of good settings."""
+def _checked(path: Path, settings: object, user: str) -> str:
+    """Return what `--check-config` says of good settings. `user`: as whom they were read, where that is not ours."""
     from gestalt.settings_document import passed_over, read_document
     from gestalt.settings_shown import sources
 
     document = read_document(path, "")
+    good = f"{path} is good, and can be read by the user {user}" if user else f"{path} is good"
     return (
-        f"{path} is good. Its settings, and where each comes from (times in seconds, sizes in bytes):\n"
+        f"{good}. Its settings, and where each comes from (times in seconds, sizes in bytes):\n"
         + sources(settings, document)
         + "".join(f"read as drop-in: {file}\n" for file in document.drop_ins)
         + "".join(f"not read, as its name does not end in .yaml: {file}\n" for file in passed_over(path))

@@ -7,14 +7,27 @@ import os
 import stat
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a file is to be: the ids of a user and a group. -1: as it comes."""
+
+    user: int = -1
+    group: int = -1
+
+
+WRITER = Owner()
+"""Whoever writes it."""
+
+
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644, owner: Owner = WRITER) -> None:
     """Replace `path` durably: temporary file, fsync, rename, fsync of the folder.
 
-    After a crash at any point the file holds either the old or the new content, whole.
+    After a crash at any point the file holds either the old or the new content, whole, with the owner and the mode that belong to it.
 
     Raises:
         OSError: nothing changed at `path`.
@@ -23,6 +36,8 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if owner != WRITER:  # a daemon may be forbidden to ask for it at all
+                os.fchown(file.fileno(), owner.user, owner.group)
             os.fchmod(file.fileno(), mode)
             _write_durably(file, content)
         os.replace(temporary, path)
@@ -30,6 +45,42 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def hand_over(path: Path, owner: Owner) -> None:
+    """Give a file that may be there to its owner. Idempotent.
+
+    Links, and files of several names, are left alone: what they lead to is not ours to give away.
+
+    Raises:
+        OSError: it cannot be given away.
+    """
+    if owner == WRITER:
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return
+        raise
+    try:
+        there = os.fstat(descriptor)
+        if stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and (there.st_uid, there.st_gid) != (owner.user, owner.group):
+            os.fchown(descriptor, owner.user, owner.group)
+    finally:
+        os.close(descriptor)
+
+
+def ensure_private_folder(folder: Path, owner: Owner = WRITER) -> None:
+    """Have a folder that is shut to others. With an owner of files in it, that one gets in, too, and may replace what is its own.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if owner != WRITER:
+        os.chown(folder, -1, owner.group)
+        folder.chmod(0o1770)
 
 
 def rewrite(path: Path, data: bytes) -> None:

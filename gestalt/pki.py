@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gestalt.clock import wall
 from gestalt.errors import Detail, GestaltError, Kind
-from gestalt.files import write_atomic
+from gestalt.files import WRITER, Owner, ensure_private_folder, hand_over, write_atomic
 from gestalt.identity import Identity as Identity
 from gestalt.identity import Role as Role
 from gestalt.identity import identity_of as identity_of
@@ -60,7 +60,7 @@ def identity_in(certificate: x509.Certificate) -> Identity:
 
 
 class Authority:
-    """The certificate authority of one cluster, kept in one folder (mode 0700; keys 0600)."""
+    """The certificate authority of one cluster, kept in one folder that is shut to others; keys have mode 0600."""
 
     def __init__(self, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, *, made: bool) -> None:
         self.folder = folder
@@ -73,13 +73,19 @@ class Authority:
         return self.folder / AUTHORITY_CERTIFICATE
 
     @classmethod
-    def ensure(cls, folder: Path, cluster_id: str, passphrase: bytes | None = None) -> Authority:
+    def ensure(cls, folder: Path, cluster_id: str, passphrase: bytes | None = None, *, owner: Owner = WRITER) -> Authority:
         """Return the authority in `folder`, making what is missing. With a passphrase its key is encrypted at rest.
+
+        Args:
+            folder: where it is.
+            cluster_id: of which cluster it is.
+            passphrase: of its key.
+            owner: whose the key is, also if it is there already.
 
         Raises:
             GestaltError: CONFLICT, when the folder holds another cluster's authority or only a certificate, or the passphrase does not fit.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ensure_private_folder(folder, owner)
         key_file, certificate_file = folder / AUTHORITY_KEY, folder / AUTHORITY_CERTIFICATE
         if certificate_file.exists() and not key_file.exists():
             raise GestaltError(
@@ -88,7 +94,8 @@ class Authority:
                 hint="put the key back; without it no certificate of this cluster can be made",
             )
         if not key_file.exists():
-            write_atomic(key_file, _key_bytes(ec.generate_private_key(ec.SECP256R1()), passphrase), mode=0o600)
+            write_atomic(key_file, _key_bytes(ec.generate_private_key(ec.SECP256R1()), passphrase), mode=0o600, owner=owner)
+        hand_over(key_file, owner)
         key = _read_key(key_file, passphrase)
         if certificate_file.exists():
             certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
@@ -139,20 +146,23 @@ class Authority:
         addresses: Iterable[str] = (),
         life: timedelta = LEAF_LIFE,
         renew_before: timedelta = RENEW_BEFORE,
+        owner: Owner = WRITER,
     ) -> Pair:
-        """Have `<stem>.crt` and `<stem>.key` in the folder, for `identity`.
+        """Have `<stem>.crt` and `<stem>.key` in the folder, for `identity`; both are `owner`'s.
 
         A pair that is whole, ours, for the same names and not about to expire is kept; anything else is replaced.
         """
         files = self.folder / f"{stem}.crt", self.folder / f"{stem}.key"
         names = _alternative_names(identity, dns, addresses)
         if self._is_good(*files, names, renew_before):
+            for file in files:
+                hand_over(file, owner)
             return Pair(*files, made=False)
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(identity, names, key.public_key(), life)
         files[0].unlink(missing_ok=True)
-        write_atomic(files[1], _key_bytes(key), mode=0o600)
-        write_atomic(files[0], certificate.public_bytes(serialization.Encoding.PEM))
+        write_atomic(files[1], _key_bytes(key), mode=0o600, owner=owner)
+        write_atomic(files[0], certificate.public_bytes(serialization.Encoding.PEM), owner=owner)
         return Pair(*files, made=True)
 
     def _is_good(self, certificate_file: Path, key_file: Path, names: x509.SubjectAlternativeName, renew_before: timedelta) -> bool:
@@ -243,10 +253,11 @@ def _common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
 
 
-def ensure_key(file: Path) -> None:
-    """Have a private key in `file`, mode 0600. One that is there is kept."""
+def ensure_key(file: Path, owner: Owner = WRITER) -> None:
+    """Have a private key in `file`, mode 0600, that is `owner`'s. One that is there is kept."""
     if not file.exists():
-        write_atomic(file, _key_bytes(ec.generate_private_key(ec.SECP256R1())), mode=0o600)
+        write_atomic(file, _key_bytes(ec.generate_private_key(ec.SECP256R1())), mode=0o600, owner=owner)
+    hand_over(file, owner)
 
 
 def signing_request(key_file: Path, name: str) -> str:
@@ -288,15 +299,15 @@ def _requested_key(request: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def encrypt_key(file: Path, passphrase: bytes) -> None:
-    """Have the private key in a file encrypted. Idempotent.
+def encrypt_key(file: Path, passphrase: bytes, owner: Owner = WRITER) -> None:
+    """Have the private key in a file encrypted, and be `owner`'s. Idempotent.
 
     Raises:
         GestaltError: CONFLICT, when it cannot be read, or is encrypted with another passphrase.
     """
     key = _read_key(file, passphrase)
     if b"ENCRYPTED" not in file.read_bytes():
-        write_atomic(file, _key_bytes(key, passphrase), mode=0o600)
+        write_atomic(file, _key_bytes(key, passphrase), mode=0o600, owner=owner)
 
 
 def _key_bytes(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> bytes:

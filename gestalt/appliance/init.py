@@ -145,11 +145,15 @@ def _refused(options: InitOptions, settings: Settings) -> str:
 
 
 def _certificates(layout: Layout, coordinator: CoordinatorSettings, agent: AgentSettings) -> list[Made]:
-    cluster = coordinator.cluster_id
-    authority = Authority.ensure(layout.pki, cluster)
+    cluster, owner = coordinator.cluster_id, layout.coordinator_owner
+    authority = Authority.ensure(layout.pki, cluster, owner=owner)
     pairs = (
         authority.issue(
-            Identity(cluster, Role.COORDINATOR, COORDINATOR_NAME), "coordinator", dns=("localhost",), addresses=("127.0.0.1", "::1")
+            Identity(cluster, Role.COORDINATOR, COORDINATOR_NAME),
+            "coordinator",
+            dns=("localhost",),
+            addresses=("127.0.0.1", "::1"),
+            owner=owner,
         ),
         authority.issue(Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,)),
         authority.issue(Identity(cluster, Role.USER, USER_NAME), USER_NAME),

@@ -6,6 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from gestalt.files import WRITER, Owner
+from gestalt.owner import owner_of_unit
+
 _SOCKET_PATH_MAX = 107
 _DEEPEST_SOCKET = len("/agent/") + 40
 
@@ -51,6 +54,11 @@ class Layout:
         if len(str(below)) + _DEEPEST_SOCKET <= _SOCKET_PATH_MAX:
             return below
         return Path("/run") / f"gestalt-{hashlib.sha256(str(self.root).encode()).hexdigest()[:8]}"
+
+    @property
+    def coordinator_owner(self) -> Owner:
+        """Whose the files are that the coordinator alone may read, or replaces."""
+        return owner_of_unit("gestalt-coordinator") if self.is_machine else WRITER
 
     @property
     def is_machine(self) -> bool:

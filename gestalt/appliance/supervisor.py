@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -186,13 +187,18 @@ class SystemdSupervisor(Supervisor):
         known = await _systemctl("cat", daemon.name)
         if known.ok and not unit.exists():
             return
-        text = (files("gestalt") / "systemd" / unit.name).read_text(encoding="utf-8")
+        text = as_root((files("gestalt") / "systemd" / unit.name).read_text(encoding="utf-8"))
         text = f"{_OURS}\n" + text.replace(f"/usr/bin/{daemon.name}", f"{sys.executable} {_program(daemon.name)}")
         if _program(daemon.name).is_relative_to("/tmp"):  # noqa: S108 - a checkout there would be hidden from its own daemon
             text = text.replace("PrivateTmp=yes\n", "")
         if not unit.exists() or unit.read_text(encoding="utf-8") != text:
             write_atomic(unit, text)
             await _systemctl("daemon-reload")
+
+
+def as_root(unit: str) -> str:
+    """Return a unit without its user, whom only a package makes."""
+    return re.sub(r"^(User|Group)=.*\n", "", unit, flags=re.MULTILINE)
 
 
 _OURS = "# Written by `gestaltctl appliance up`; removed by `gestaltctl appliance destroy`."

@@ -17,7 +17,7 @@ from cryptography import x509
 from gestalt.appliance.init import USER_NAME, Made
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, TimingSettings, ZooKeeperSettings
 from gestalt.errors import GestaltError, Kind
-from gestalt.files import write_atomic
+from gestalt.files import ensure_private_folder, write_atomic
 from gestalt.pki import NODE_HOST, Authority, Identity, Role
 from gestalt.zk.session_length import is_beyond, objection
 
@@ -219,15 +219,16 @@ def _authority_of_zookeeper(layout: ClusterLayout, options: InitOptions) -> list
         raise GestaltError(
             Kind.INVALID, f"--zookeeper-ca: {options.zookeeper_ca} holds no certificate: {error}", hint="a PEM file is needed"
         ) from error
-    layout.pki.mkdir(mode=0o700, exist_ok=True)
+    ensure_private_folder(layout.pki, layout.coordinator_owner)
     write_atomic(layout.zookeeper_ca, content)
     return [Made(layout.zookeeper_ca, made=True)]
 
 
 def _secrets(layout: ClusterLayout, node: str, given: Path | None) -> list[Made]:
+    owner = layout.coordinator_owner
     if given is not None and not layout.coordinator_secret.exists():
-        write_secret(layout.coordinator_secret, read_secret(given))
-    files = [Made(path, ensure_secret(path)) for path in (layout.coordinator_secret, layout.passphrase)]
+        write_secret(layout.coordinator_secret, read_secret(given), owner)
+    files = [Made(path, ensure_secret(path, owner)) for path in (layout.coordinator_secret, layout.passphrase)]
     made = not layout.node_secret.exists()
     if made:
         write_secret(layout.node_secret, node_secret(read_secret(layout.coordinator_secret), node))
@@ -235,15 +236,16 @@ def _secrets(layout: ClusterLayout, node: str, given: Path | None) -> list[Made]
 
 
 def _certificates(layout: ClusterLayout, coordinator: CoordinatorSettings, agent: AgentSettings, address: str) -> list[Made]:
-    cluster = coordinator.cluster_id
+    cluster, owner = coordinator.cluster_id, layout.coordinator_owner
     names = coordinator_names(address)
-    authority = Authority.ensure(layout.pki, cluster, read_secret(layout.passphrase).encode())
+    authority = Authority.ensure(layout.pki, cluster, read_secret(layout.passphrase).encode(), owner=owner)
     pairs = (
         authority.issue(
             Identity(cluster, Role.COORDINATOR, coordinator.name),
             "coordinator",
             dns=names.dns,
             addresses=names.addresses,
+            owner=owner,
         ),
         authority.issue(Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,)),
         authority.issue(Identity(cluster, Role.USER, USER_NAME), USER_NAME),

@@ -22,7 +22,7 @@ from gestalt.appliance.init import Made
 from gestalt.clock import monotonic
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, Settings, TimingSettings
 from gestalt.errors import GestaltError, Kind
-from gestalt.files import write_atomic
+from gestalt.files import WRITER, ensure_private_folder, write_atomic
 from gestalt.pki import AUTHORITY_CERTIFICATE, AUTHORITY_KEY, ensure_key, is_for_key, signing_request
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc
 from gestalt.rpc import decode_error
@@ -125,6 +125,7 @@ class _Applicant:
         self._member = member
         self._key = layout.pki / f"{purpose}.key"
         self._id_file = layout.pki / f"{purpose}.id"
+        self._owner = layout.coordinator_owner if purpose == "coordinator" else WRITER
 
     @property
     def id(self) -> str:
@@ -137,7 +138,7 @@ class _Applicant:
             GestaltError: CONFLICT, when the certificate here is of another cluster.
         """
         self._layout.settings.mkdir(parents=True, exist_ok=True)
-        self._layout.pki.mkdir(mode=0o700, exist_ok=True)
+        ensure_private_folder(self._layout.pki, self._owner)
         self._layout.data.mkdir(parents=True, exist_ok=True)
         authority, ours = self._layout.pki / AUTHORITY_CERTIFICATE, _pem(token)
         if authority.exists() and authority.read_bytes() != ours:
@@ -149,7 +150,7 @@ class _Applicant:
         write_atomic(authority, ours)
         if not self._id_file.exists():
             write_atomic(self._id_file, f"{uuid.uuid4()}\n", mode=0o600)
-        ensure_key(self._key)
+        ensure_key(self._key, self._owner)
 
     def request(self, token: JoinToken, options: JoinOptions) -> agent_pb2.JoinRequest:
         request = agent_pb2.JoinRequest(
@@ -185,16 +186,16 @@ class _Applicant:
         """Write the certificate and the secrets."""
         layout, is_node = self._layout, self._purpose == "node"
         certificate = layout.pki / f"{self._purpose}.crt"
-        write_atomic(certificate, reply.certificate)
+        write_atomic(certificate, reply.certificate, owner=self._owner)
         secret = layout.node_secret if is_node else layout.coordinator_secret
-        write_secret(secret, reply.zookeeper.secret)
+        write_secret(secret, reply.zookeeper.secret, self._owner)
         files = [layout.pki / AUTHORITY_CERTIFICATE, certificate, secret]
         if reply.zookeeper.ca:
             write_atomic(layout.zookeeper_ca, reply.zookeeper.ca)
             files.append(layout.zookeeper_ca)
         if not is_node:
-            write_secret(layout.passphrase, reply.authority_passphrase)
-            write_atomic(layout.pki / AUTHORITY_KEY, reply.authority_key, mode=0o600)
+            write_secret(layout.passphrase, reply.authority_passphrase, self._owner)
+            write_atomic(layout.pki / AUTHORITY_KEY, reply.authority_key, mode=0o600, owner=self._owner)
             files += [layout.passphrase, layout.pki / AUTHORITY_KEY]
         return [Made(path, made=True) for path in files]
 

@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 
 from gestalt.errors import GestaltError, Kind
-from gestalt.files import write_atomic
+from gestalt.files import WRITER, Owner, hand_over, write_atomic
 
 COORDINATOR_IDENTITY = "coordinator"
 """The ZooKeeper identity that all coordinators share."""
@@ -38,17 +38,18 @@ def node_secret(coordinator_secret: str, node: str) -> str:
     return hmac.new(coordinator_secret.encode(), node_identity(node).encode(), hashlib.sha256).hexdigest()
 
 
-def ensure_secret(file: Path) -> bool:
-    """Have a random secret in `file`; return whether this call made it."""
+def ensure_secret(file: Path, owner: Owner = WRITER) -> bool:
+    """Have a random secret in `file`, which is `owner`'s; return whether this call made it."""
     if file.exists():
+        hand_over(file, owner)
         return False
-    write_secret(file, new_secret())
+    write_secret(file, new_secret(), owner)
     return True
 
 
-def write_secret(file: Path, secret: str) -> None:
+def write_secret(file: Path, secret: str, owner: Owner = WRITER) -> None:
     """Write a secret that only the owner of the file reads."""
-    write_atomic(file, secret + "\n", mode=0o600)
+    write_atomic(file, secret + "\n", mode=0o600, owner=owner)
 
 
 def read_secret(file: Path) -> str:

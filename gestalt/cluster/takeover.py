@@ -46,8 +46,8 @@ def take_over(layout: ClusterLayout, options: InitOptions) -> tuple[list[Made], 
     if coordinator.mode == "cluster":
         return [], options
     _refuse_running(coordinator.store.path)
-    ensure_secret(layout.passphrase)
-    encrypt_key(layout.pki / AUTHORITY_KEY, read_secret(layout.passphrase).encode())
+    ensure_secret(layout.passphrase, layout.coordinator_owner)
+    encrypt_key(layout.pki / AUTHORITY_KEY, read_secret(layout.passphrase).encode(), layout.coordinator_owner)
     api = at(options.address, options.api_port)
     context = {"coordinators": [api], **tls_of(layout, USER_NAME)}
     contexts = {"current": "cluster", "contexts": {**_contexts(layout.client_settings), "cluster": context}}

@@ -23,7 +23,10 @@ _FOLDERS = ("/usr/share/licenses", "/usr/share/zsh/site-functions", "/usr/share/
 """That RHEL has from the first."""
 
 _NOT_LOOKED_AT = ("/proc", "/sys", "/dev", "/tmp", "/lab", "/var/lib/docker", "/var/lib/containerd", "/var/lib/zookeeper", "/var/log", _OWN)
-_NOT_OURS = re.compile(r"^/(run/(systemd|user|log|docker|containerd|utmp)|var/lib/systemd|var/tmp|root)\b|/systemd-private-|\.service\.d$")
+_NOT_OURS = re.compile(
+    r"^/(run/(systemd|user|log|docker|containerd|utmp)|var/lib/systemd|var/tmp|root|etc/(passwd|group|g?shadow))\b"  # users stay
+    r"|/systemd-private-|\.service\.d$"
+)
 
 
 async def build(purpose: str, release: int) -> list[Path]:

@@ -26,7 +26,7 @@ pytestmark = [
 
 UNITS = ("gestalt-coordinator", "gestalt-fence", "gestalt-agent")
 INSTALLED_MAX = 150 * 1000**2
-SECURITY_MAX = {"gestalt-coordinator": 2.0, "gestalt-fence": 4.5}
+SECURITY_MAX = {"gestalt-coordinator": 1.5, "gestalt-fence": 4.5}
 MADE_HERE = ("/etc/gestalt", "/var/lib/gestalt", "/run/gestalt")
 
 

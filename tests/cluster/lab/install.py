@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from gestalt.appliance.supervisor import as_root
+
 from .cluster import PATIENCE, SECRET, Cluster
 from .lab import FILES, Lab
 from .nodes import CHECKOUT, File, LabError, Node
@@ -69,7 +71,8 @@ async def _put_programs(node: Node) -> None:
     }
     seen = f"[Service]\nBindReadOnlyPaths={CHECKOUT}\n"  # a checkout below /tmp is hidden from a service with a private one
     files["/etc/systemd/system/gestalt-coordinator.service.d/checkout.conf"] = File(seen.encode())
-    files |= {f"/etc/systemd/system/{unit.name}": File(unit.read_bytes()) for unit in (CHECKOUT / "systemd").glob("*.service")}
+    units = (CHECKOUT / "systemd").glob("*.service")
+    files |= {f"/etc/systemd/system/{unit.name}": File(as_root(unit.read_text(encoding="utf-8")).encode()) for unit in units}
     await node.put(files)
     await node.do("systemctl", "daemon-reload")
 
