@@ -26,10 +26,11 @@ _UNITS = Path("/etc/systemd/system")
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """One of ours: its program and its settings file."""
+    """One of ours: its program, its settings file, and the units of what it has systemd start."""
 
     name: str
     settings: Path
+    units: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ def supervisor_of(layout: Layout) -> Supervisor:
 
 def daemons_of(layout: Layout) -> tuple[Daemon, Daemon]:
     """Return the daemons in the order in which they start."""
-    return (Daemon("gestalt-coordinator", layout.coordinator_settings), Daemon("gestalt-agent", layout.agent_settings))
+    agent = Daemon("gestalt-agent", layout.agent_settings, units=("gestalt-haproxy",))
+    return (Daemon("gestalt-coordinator", layout.coordinator_settings), agent)
 
 
 class DirectSupervisor(Supervisor):
@@ -148,7 +150,8 @@ class SystemdSupervisor(Supervisor):
     async def start(self, daemon: Daemon) -> bool:
         if (await self.state(daemon)).pid:
             return False
-        await self._install(daemon)
+        for name in (daemon.name, *daemon.units):
+            await self._install(name, daemon)
         done = await _systemctl("enable", "--now", "--no-block", daemon.name)
         if not done.ok:
             raise GestaltError(
@@ -181,10 +184,10 @@ class SystemdSupervisor(Supervisor):
                 unit.unlink()
         await _systemctl("daemon-reload")
 
-    async def _install(self, daemon: Daemon) -> None:
-        """Put our unit in place, unless a package brought one."""
-        unit = _UNITS / f"{daemon.name}.service"
-        known = await _systemctl("cat", daemon.name)
+    async def _install(self, name: str, daemon: Daemon) -> None:
+        """Put a unit of ours in place, unless a package brought one."""
+        unit = _UNITS / f"{name}.service"
+        known = await _systemctl("cat", unit.name)
         if known.ok and not unit.exists():
             return
         text = as_root((files("gestalt") / "systemd" / unit.name).read_text(encoding="utf-8"))

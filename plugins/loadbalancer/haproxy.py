@@ -6,7 +6,6 @@ import grp
 import logging
 import os
 import pwd
-import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +25,7 @@ from .haproxy_process import HaproxyProcess
 from .haproxy_routes import ServerEntry
 from .haproxy_servers import Key, adjustments, dead_ends, is_right, merge_load, parse_info, parse_load, parse_servers, parse_traffic
 from .haproxy_socket import ask, batches
+from .haproxy_unit import SystemdUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class HaproxyLoadBalancer(LoadBalancerDriver):
         self._process.close()
 
     def _render(self, routes: Sequence[Route]) -> Rendering:
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        descriptors = self._process.descriptors
         connections = affordable_connections(self._options.max_connections, descriptors, len(routes))
         rendering = render(routes, replace(self._options, max_connections=connections), self._closed)
         problems = (*self._closed.values(), *rendering.problems)
@@ -201,6 +201,8 @@ class HaproxyLoadBalancer(LoadBalancerDriver):
             try:
                 await self._process.launch()
                 return
+            except SystemdUnavailable:
+                raise
             except DriverUnavailable as error:
                 log.warning("the last configuration is of no use now: %s", error)
         empty = await self._render_open(())

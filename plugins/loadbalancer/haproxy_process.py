@@ -1,15 +1,18 @@
 """The HAProxy process that is ours: found again, started, watched, reloaded, ended.
 
-It is a daemon of its own (master and workers), not a child: it outlives the agent. It is known by its private master
-socket and by the path of our configuration among its arguments; nothing else is ever signalled.
+It is a daemon of its own (master and workers), which outlives the agent: in a unit where systemd has one for it (haproxy_unit.py), else
+detached. It is known by its private master socket and by the path of our configuration among its arguments, however it was started;
+nothing else is ever signalled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import resource
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +26,7 @@ from .haproxy_pids import DeathWatch, end_process, find_processes, uses_config
 from .haproxy_replaced import ReplacedWorkers
 from .haproxy_servers import parse_info
 from .haproxy_socket import Processes, ask, parse_processes
+from .haproxy_unit import HaproxyUnit, complaints
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,6 +50,8 @@ class HaproxyProcess:
         self.empty = folder / "empty"
         self.master_socket = folder / "master.sock"
         self.replaced = ReplacedWorkers(self.master_socket, self.config)
+        self.descriptors = _own_descriptors()
+        self._unit = HaproxyUnit(self.config)
         self._program = program
         self._files = ThreadPoolExecutor(1, thread_name_prefix="haproxy-files")
         self._watching: DeathWatch | None = None
@@ -87,7 +93,9 @@ class HaproxyProcess:
             try:
                 await self._watch(await self.processes())
             except DriverUnavailable as error:
-                if not await self._strays():
+                unit = await self._unit.look()
+                self.descriptors = unit.descriptors or _own_descriptors()
+                if not unit.is_busy and not await self._strays():
                     return False
                 if monotonic() > end:
                     log.warning("our HAProxy runs but does not answer, so it is ended: %s", error)
@@ -103,16 +111,25 @@ class HaproxyProcess:
         Raises:
             DriverUnavailable: it did not start; with its own words.
         """
+        if shutil.which(self._program) is None:
+            raise _missing(self._program)
+        await self._unit.stop()  # systemd may not know yet that it has ended, and would take a start for done
         await self._end_strays()
-        argv = [self._program, "-W", "-D", "-S", f"{self.master_socket},mode,600", "-p", str(self.folder / "pid"), "-f", str(self.config)]
-        started = await self._run(argv)
-        if not started.ok:
-            raise DriverUnavailable(f"HAProxy does not start: {_lines(started)}")
+        if (await self._unit.look()).is_ours:
+            await self._unit.start()
+        else:
+            await self._start_detached()
         end = monotonic() + _START_LIMIT
         processes = await self._first_answer(end)
         await self._watch(processes)
         await self._worker_answers(processes.workers, end)
         log.info("HAProxy started with %s", self.config)
+
+    async def _start_detached(self) -> None:
+        argv = [self._program, "-W", "-D", "-S", f"{self.master_socket},mode,600", "-p", str(self.folder / "pid"), "-f", str(self.config)]
+        started = await _run(argv)
+        if not started.ok:
+            raise DriverUnavailable(f"HAProxy does not start: {_lines(started)}")
 
     async def _first_answer(self, end: float) -> Processes:
         """Wait for the master. About one in a thousand ends while it executes itself anew: that must not cost the whole limit."""
@@ -133,7 +150,7 @@ class HaproxyProcess:
         Raises:
             LaunchRefused: it is not valid; with HAProxy's own words.
         """
-        checked = await self._run([self._program, "-c", "-f", str(candidate)])
+        checked = await _run([self._program, "-c", "-f", str(candidate)])
         if not checked.ok:
             raise LaunchRefused(f"HAProxy rejects the configuration: {_lines(checked)}")
 
@@ -171,6 +188,7 @@ class HaproxyProcess:
     async def end(self) -> None:
         """End it and everything of it; idempotent."""
         self.let_go()
+        await self._unit.stop()
         await self._end_strays()
         for path in (self.worker_socket, self.master_socket, self.folder / "pid"):
             path.unlink(missing_ok=True)
@@ -186,19 +204,12 @@ class HaproxyProcess:
             self._watching.close()
             self._watching = None
 
-    async def _run(self, argv: list[str]) -> shell.Completed:
-        try:
-            return await shell.run(argv, limit=_START_LIMIT)
-        except FileNotFoundError as error:
-            raise DriverUnavailable(f"{self._program} is not installed: install the package haproxy") from error
-        except (OSError, shell.CommandTimedOut) as error:
-            raise DriverUnavailable(f"{self._program} cannot be run: {error}") from error
-
     async def _watch(self, processes: Processes) -> None:
         """Hold on to the master, and make sure that it was this one."""
         self.let_go()
         try:
             self._watching = DeathWatch(processes.master, self._died)
+            self.descriptors = resource.prlimit(processes.master, resource.RLIMIT_NOFILE)[1]
         except OSError as error:
             raise DriverUnavailable(f"HAProxy's master {processes.master} cannot be watched: {error}") from error
         if (await self.processes()).master != processes.master:
@@ -237,12 +248,27 @@ class HaproxyProcess:
         return await self.in_thread(lambda: list(find_processes(self.config)))
 
 
+async def _run(argv: Sequence[str]) -> shell.Completed:
+    try:
+        return await shell.run(argv, limit=_START_LIMIT)
+    except FileNotFoundError as error:
+        raise _missing(argv[0]) from error
+    except (OSError, shell.CommandTimedOut) as error:
+        raise DriverUnavailable(f"{argv[0]} cannot be run: {error}") from error
+
+
+def _missing(program: str) -> DriverUnavailable:
+    return DriverUnavailable(f"{program} is not installed: install the package haproxy")
+
+
 def _undecided(before: Processes, now: Processes) -> bool:
     return not now.failed and not set(now.workers) - set(before.workers)
 
 
 def _lines(completed: shell.Completed) -> str:
     """Return what HAProxy complained about: its alerts if there are any."""
-    lines = completed.stderr.decode(errors="replace").splitlines()
-    alerts = [line.split(" : ", 1)[-1].strip() for line in lines if line.startswith("[ALERT]")]
-    return " | ".join(alerts)[:1500] or completed.complaint()
+    return complaints(completed.stderr.decode(errors="replace")) or completed.complaint()
+
+
+def _own_descriptors() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]

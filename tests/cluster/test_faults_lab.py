@@ -200,7 +200,7 @@ async def test_a_part_that_crashed_for_good_was_killed_and_stays_dead_until_it_i
 
 
 async def test_what_is_no_part_or_has_no_unit_is_told(lab: Lab) -> None:
-    with pytest.raises(LabError, match="haproxy has no unit of its own"):
+    with pytest.raises(LabError, match="haproxy is not started and stopped by hand"):
         await lab.faults.stop(lab.nodes[0], "haproxy")
     with pytest.raises(LabError, match=r"'engine' is no part of a node; there are agent, .*zookeeper"):
         await lab.faults.crash(lab.nodes[0], "engine")

@@ -9,12 +9,14 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,11 @@ from gestalt.model import HttpService, Route, Server, TcpService
 from gestalt.plugins.loadbalancer.haproxy import HaproxyLoadBalancer
 from gestalt.plugins.loadbalancer.haproxy_process import HaproxyProcess
 from gestalt.plugins.loadbalancer.haproxy_socket import Processes
+from gestalt.plugins.loadbalancer.haproxy_unit import UNIT
 
 PATIENCE = 15.0
+IN_UNIT = bool(os.environ.get("GESTALT_TEST_HAPROXY_UNIT"))
+"""Whether systemd is to run it: set by tests/real/test_haproxy_unit.py, on a machine of its own, which runs these tests a second time."""
 _PREFIX = "gestalt-haproxy-"
 _ESTABLISHED = "01"  # in /proc/net/tcp
 _SERVER = """
@@ -83,7 +88,13 @@ def new_folder() -> Path:
         if not Path(f"/proc/{owner}").exists():
             _kill_leftover(old)
             shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+    if not IN_UNIT:
+        return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/run"))
+    shipped = (files("gestalt") / "systemd" / UNIT).read_text(encoding="utf-8")
+    Path("/run/systemd/system", UNIT).write_text(shipped.replace("/run/gestalt/agent", str(folder)), encoding="utf-8")
+    subprocess.run(["systemctl", "daemon-reload"], check=True, timeout=60)
+    return folder
 
 
 def _kill_leftover(folder: Path) -> None:

@@ -23,6 +23,7 @@ from gestalt.plugins.loadbalancer.haproxy_process import HaproxyProcess
 from gestalt.plugins.loadbalancer.haproxy_socket import ask
 
 from .haproxy_lab import (
+    IN_UNIT,
     PATIENCE,
     Lab,
     backends,
@@ -331,6 +332,7 @@ async def test_no_haproxy_installed_says_what_to_install() -> None:
     process.close()
 
 
+@pytest.mark.skipif(IN_UNIT, reason="systemd itself waits for a start")
 async def test_one_that_ends_right_after_its_start_costs_no_time_out() -> None:
     process = HaproxyProcess(new_folder() / "haproxy", program="true")
     process.prepare(lambda: None)

@@ -50,5 +50,5 @@ async def machine(prepared_lab: Lab) -> AsyncIterator[Machine]:
     there = (await node.do("rpm", "--query", "--all", "--queryformat", "%{NAME}\\n")).split()
     if installed := [name for name in PACKAGES if name in there]:
         await node.do("rpm", "-e", *installed, limit=120)
-    await node.run("pkill", "-x", "haproxy")
+    await node.run("systemctl", "stop", "gestalt-haproxy")
     await node.do("sh", "-c", "docker ps -aq | xargs -r docker rm -f; rm -rf /etc/gestalt /var/lib/gestalt /run/gestalt")

@@ -25,8 +25,9 @@ pytestmark = [
 ]
 
 UNITS = ("gestalt-coordinator", "gestalt-fence", "gestalt-agent")
+HAPROXY = "gestalt-haproxy.service"
 INSTALLED_MAX = 150 * 1000**2
-SECURITY_MAX = {"gestalt-coordinator": 1.5, "gestalt-fence": 4.5}
+SECURITY_MAX = {"gestalt-coordinator": 1.5, "gestalt-fence": 4.5, "gestalt-haproxy": 2.5}
 MADE_HERE = ("/etc/gestalt", "/var/lib/gestalt", "/run/gestalt")
 
 
@@ -87,7 +88,7 @@ async def test_nothing_starts_by_itself_and_without_settings_it_says_what_to_do(
     assert (await node.run("systemctl", "is-enabled", *UNITS)).stdout.decode().split() == ["disabled"] * 3
     assert not (await node.run("systemctl", "start", "gestalt-agent")).ok
     assert "gestaltctl appliance init" in await node.do("journalctl", "--no-pager", "--unit=gestalt-agent", "--output=cat")
-    units = ["gestalt.slice", *(f"{unit}.service" for unit in UNITS)]
+    units = ["gestalt.slice", "gestalt-haproxy.service", *(f"{unit}.service" for unit in UNITS)]
     assert await node.do("systemd-analyze", "verify", "--recursive-errors=yes", *units) == ""
     for unit, allowed in SECURITY_MAX.items():
         await node.do("systemd-analyze", "security", "--no-pager", f"--threshold={allowed * 10:.0f}", f"{unit}.service")
@@ -110,6 +111,8 @@ async def test_an_upgrade_and_a_step_back_leave_alone_what_runs(machine: Machine
     await launch(node)
     before = await containers(node)
     assert len(before) == 2
+    proxy = await node.do("systemctl", "show", "--property=MainPID,ActiveState", HAPROXY)
+    assert "ActiveState=active" in proxy
     for packages, release in ((built.second, "0.1.0-2"), (built.first, "0.1.0-1")):
         await rpm(node, "-U", "--oldpackage", *names(packages))
         assert await active(node, UNITS) == ["active"] * 3
@@ -118,6 +121,7 @@ async def test_an_upgrade_and_a_step_back_leave_alone_what_runs(machine: Machine
         assert all(line.startswith(f"/usr/lib/gestalt/{release}/bin/python ") for line in running), running
         assert await node.do("ls", "/usr/lib/gestalt") == release
         assert await containers(node) == before
+        assert await node.do("systemctl", "show", "--property=MainPID,ActiveState", HAPROXY) == proxy
         (shown,) = json.loads(await node.do("gestaltctl", "nodes", "--output", "json"))["nodes"]
         assert shown["state"] in {"ready", "agent-down"}
     settled = await node.do("gestaltctl", "wait", "/lab/main/prod/shop", limit=90)
@@ -136,7 +140,10 @@ async def test_erasing_leaves_settings_state_and_what_runs_and_nothing_else(mach
     assert left == set()
     assert await processes(node, "/usr/lib/gestalt/") == []
     assert await containers(node) == before
-    assert "0 loaded units" in await node.do("systemctl", "list-units", "--no-pager", "--state=active", "gestalt-*")
+    running = await node.do("systemctl", "list-units", "--no-pager", "--plain", "--no-legend", "--state=active", "gestalt-*")
+    assert [line.split()[0] for line in running.splitlines()] == [HAPROXY], "as `docs/install.md` says"
+    await node.do("systemctl", "stop", HAPROXY)
+    assert await processes(node, "haproxy -W") == []
 
 
 async def test_an_appliance_is_run_by_the_units_of_the_packages_and_its_end_leaves_nothing(machine: Machine, built: Built) -> None:

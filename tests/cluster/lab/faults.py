@@ -26,7 +26,7 @@ PARTS = {
     "zookeeper": "zookeeper",
     "docker": "docker",
 }
-"""The units of a node by the name of the part. HAProxy has none: the agent starts it."""
+"""The units of a node by the name of the part. That of HAProxy is not among them: the agent starts it, and nobody else."""
 
 _FOR_GOOD = 'systemctl kill --kill-who=main --signal=SIGKILL "$1" && systemctl stop "$@"'
 _RECOVER = """
@@ -205,7 +205,7 @@ def _unit(part: str) -> str:
         LabError: it has none.
     """
     if part == "haproxy":
-        raise LabError("haproxy has no unit of its own, the agent starts it: it can be frozen, thawed and crashed, no more")
+        raise LabError("haproxy is not started and stopped by hand, the agent does it: it can be frozen, thawed and crashed, no more")
     if part not in PARTS:
         raise LabError(f"{part!r} is no part of a node; there are {', '.join(PARTS)} and haproxy")
     return PARTS[part]
