@@ -4,6 +4,7 @@
 #   scripts/rpm.sh srpm     what they can be built from elsewhere, without network
 #   scripts/rpm.sh twice    build them two times, in two places, and compare every byte
 # RPM_PYTHON=/usr/bin/python3.12: the Python that they are to run with, where it is not the system's newest; it has to be here, too.
+# RPM_SELINUX=no: without gestalt-selinux, which is otherwise built where the tools for it are, for the policy that they are of.
 # RPM_RELEASE=2: the same version, packaged anew. RPM_OUT: the folder for the packages, instead of build/rpm.
 set -euo pipefail
 umask 022
@@ -64,6 +65,7 @@ make_packages() {
 
 run_rpmbuild() {
   local place=$1 options=("${@:2}")
+  [ "${RPM_SELINUX:-}" != no ] || options+=(--without selinux)
   # A Debian has what is needed from its own packages, of which rpm knows nothing.
   if command -v dpkg >/dev/null; then options+=(--nodeps --load "$tree/packaging/macros.debian" --define "_dbpath $place/db"); fi
   if ! rpmbuild "${options[@]}" "$place/SOURCES/gestalt.spec" >"$place/log" 2>&1 </dev/null; then

@@ -17,15 +17,21 @@ PACKAGES = ("gestalt-runtime", "gestaltctl", "gestalt-coordinator", "gestalt-age
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The packages of two releases, as names of files that nodes see."""
+    """The packages of two releases, as names of files that nodes see; that for SELinux, which nodes do not have, by itself."""
 
     first: list[Path]
     second: list[Path]
+    selinux: list[Path]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def built() -> Built:
-    return Built(await build("twice", 1), await build("rpm", 2))
+    first, second = await build("twice", 1), await build("rpm", 2)
+    return Built(without_selinux(first), without_selinux(second), [path for path in first if path not in without_selinux(first)])
+
+
+def without_selinux(packages: list[Path]) -> list[Path]:
+    return [path for path in packages if not path.name.startswith("gestalt-selinux")]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
