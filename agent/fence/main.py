@@ -12,14 +12,23 @@ CONFIG = Path("/etc/gestalt/fence.yaml")
 
 
 def main() -> int:
-    """Be the fence until told to stop; return the exit code."""
-    return daemon_command("gestalt-fence", FenceSettings, CONFIG, _start, load=load_fence_settings)
+    """Be the fence until told to stop; return the exit code. What it holds then is not left without a guard."""
+    started: list[FenceSettings] = []
 
+    async def start(settings: FenceSettings, life: Life) -> Service[FenceSettings]:
+        from .service import start_fence
 
-async def _start(settings: FenceSettings, life: Life) -> Service[FenceSettings]:
-    from .service import start_fence
+        fence = await start_fence(settings, life)
+        started.append(settings)
+        return fence
 
-    return await start_fence(settings, life)
+    code = daemon_command("gestalt-fence", FenceSettings, CONFIG, start, load=load_fence_settings)
+    for settings in started:
+        from .rearguard import leave
+        from .service import life_id
+
+        leave(settings.data_dir, life_id(), settings.timing.kill)
+    return code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from gestalt.clock import monotonic
 from gestalt.config import TimingSettings
 from gestalt.zk.client import Zk
 from tests.real.cgroup_lab import hierarchies, new_cgroup, run_in, until_populated
-from tests.real.fence_rig import Agent, Rig, machine
+from tests.real.fence_rig import PATIENCE, Agent, Rig, machine
 from tests.real.zookeeper_lab import Ensemble
 
 pytestmark = pytest.mark.real
@@ -80,6 +82,63 @@ async def test_a_fence_that_starts_again_ends_what_the_former_one_held(ensemble:
     rig.start()
     assert await end_of(process, TIMING.lease + TIMING.kill + SLACK) == -9
     ensemble.resume(0)
+    await agent.close()
+
+
+def left_behind(rig: Rig) -> list[int]:
+    """Return the processes that a fence has left, by its command line, which they have, too."""
+    found = subprocess.run(("pgrep", "--full", str(rig.settings.data_dir.parent / "fence.yaml")), capture_output=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+async def until_none_is_left(rig: Rig) -> None:
+    end = monotonic() + PATIENCE
+    while left := left_behind(rig):
+        assert monotonic() < end, f"{left} stay; the fence says: {rig.log}"
+        await asyncio.sleep(0.05)
+
+
+async def test_what_a_fence_held_that_was_stopped_in_order_ends_with_its_lease(rig: Rig, cgroup: Path) -> None:
+    """Nobody is there any more, no agent either: as when both were stopped, or erased."""
+    agent, process = await start(rig, cgroup)
+    await agent.close()
+    rig.send(signal.SIGTERM)
+    stopped = monotonic()
+    assert rig.wait() == 0
+    assert monotonic() - stopped < TIMING.lease / 2, "who stopped it waits for nothing"
+    assert await end_of(process, TIMING.lease + TIMING.kill + SLACK) == -9
+    assert monotonic() - stopped > TIMING.lease / 4, "it ended long before its lease did"
+    await until_none_is_left(rig)
+    assert rig.held()["holdings"]["volume"]["closed"]
+
+
+async def test_at_a_shutdown_what_is_held_ends_at_once(rig: Rig, cgroup: Path) -> None:
+    """When all units are stopped, systemd tells whatever is left to end."""
+    rig.change(timing=TIMING.model_copy(update={"lease": 60.0}))
+    rig.send(signal.SIGTERM)
+    rig.wait()
+    rig.start()
+    agent, process = await start(rig, cgroup)
+    await agent.close()
+    rig.send(signal.SIGTERM)
+    assert rig.wait() == 0
+    (guard,) = left_behind(rig)
+    os.kill(guard, signal.SIGTERM)
+    assert await end_of(process, TIMING.kill + SLACK) == -9
+    await until_none_is_left(rig)
+
+
+async def test_what_is_held_outlives_a_restart_of_the_fence(rig: Rig, cgroup: Path) -> None:
+    agent, process = await start(rig, cgroup)
+    rig.send(signal.SIGTERM)
+    assert rig.wait() == 0
+    rig.start()
+    await agent.close()
+    agent = await rig.agent()
+    with pytest.raises(subprocess.TimeoutExpired):
+        await end_of(process, TIMING.lease * 2)
+    assert len(left_behind(rig)) == 1, "the fence; what the former one left is gone"
+    assert "was ended" not in rig.log
     await agent.close()
 
 
