@@ -183,6 +183,18 @@ def read_document(path: Path, hint: str) -> Document:
     return document
 
 
+def read_alone(path: Path, hint: str) -> Document:
+    """Return what is in `path`, which has no drop-ins.
+
+    Raises:
+        GestaltError: NOT_FOUND with `hint` when it cannot be read, INVALID when it holds no settings.
+    """
+    main = _read(path, hint)
+    document = Document(main)
+    document.add(main)
+    return document
+
+
 def _read_drop_ins(path: Path) -> list[File]:
     listings = 0
     while True:

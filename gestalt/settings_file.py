@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gestalt.config import Settings
-from gestalt.settings_document import read_document
+from gestalt.settings_document import Document, read_document
 from gestalt.units import parse_duration
 
 S = TypeVar("S", bound=Settings)
@@ -24,7 +24,15 @@ def load_settings(path: Path, kind: type[S]) -> S:
     Raises:
         GestaltError: NOT_FOUND when it cannot be read, INVALID with one detail a mistake otherwise.
     """
-    document = read_document(path, "make it with: gestaltctl appliance init, or name another with --config")
+    return validate(read_document(path, "make it with: gestaltctl appliance init, or name another with --config"), kind)
+
+
+def validate(document: Document, kind: type[S]) -> S:
+    """Return what a document says as settings.
+
+    Raises:
+        GestaltError: INVALID with one detail a mistake.
+    """
     try:
         return kind.model_validate(document.values)
     except ValidationError as error:
@@ -63,7 +71,9 @@ def _fields_at(kind: type[BaseModel], place: Sequence[int | str]) -> list[str]:
 
 def _model_at(kind: type[BaseModel], place: Sequence[int | str]) -> type[BaseModel] | None:
     for part in place:
-        if str(part) not in kind.model_fields:
+        if isinstance(part, int):  # of a list, whose model is known already
+            continue
+        if part not in kind.model_fields:
             return None
         annotation = kind.model_fields[str(part)].annotation
         inner = [item for item in (annotation, *get_args(annotation)) if isinstance(item, type) and issubclass(item, BaseModel)]
