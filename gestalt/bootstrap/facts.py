@@ -71,12 +71,16 @@ programs() {
 
 ours() {
     if within 10 systemctl is-active --quiet firewalld 2>/dev/null; then say firewalld yes; else say firewalld no; fi
+    say opened "$(for what in services ports; do within 20 firewall-cmd --permanent "--list-$what" 2>/dev/null; done)"
     for unit in UNITS; do
         if within 10 systemctl is-active --quiet "$unit" 2>/dev/null; then say unit "$unit"; fi
     done
     installed | while read -r package; do say package "$package"; done
     for file in /etc/gestalt/*.yaml; do
-        if [ -r "$file" ]; then say cluster "$(sed -n "s/^cluster_id:[ '\"]*\([^ '\"]*\).*/\1/p" "$file")"; fi
+        if [ -r "$file" ]; then
+            say cluster "$(sed -n "s/^cluster_id:[ '\"]*\([^ '\"]*\).*/\1/p" "$file")"
+            say settings "${file##*/}"
+        fi
     done
     say listening "$(awk '$4 == "0A" { sub(".*:", "", $2); print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null | sort -u)"
 }
@@ -118,6 +122,8 @@ class Facts:
         clock: seconds since 1970, when the machine was asked.
         packages: those of ours, by name, with "VERSION-RELEASE".
         clusters: ids in the settings below /etc/gestalt.
+        settings: the names of those files, such as "agent.yaml".
+        opened: services, and ports such as 2181/tcp, for which firewalld is open for good.
         units: those of UNITS that are active.
     """
 
@@ -144,9 +150,11 @@ class Facts:
     sockets: tuple[str, ...] = ()
     engine: Engine = Engine()
     firewalld: bool = False
+    opened: frozenset[str] = frozenset()
     units: frozenset[str] = frozenset()
     packages: Mapping[str, str] = field(default_factory=dict)
     clusters: frozenset[str] = frozenset()
+    settings: frozenset[str] = frozenset()
     listening: frozenset[int] = frozenset()
 
     @property
@@ -192,9 +200,11 @@ def read_facts(text: str) -> Facts:
         sockets=answer.all("socket"),
         engine=next((engine for engine in map(_engine, answer.all("engine")) if engine.socket), Engine()),
         firewalld=answer.word("firewalld") == "yes",
+        opened=frozenset(answer.last("opened").split()),
         units=frozenset(answer.all("unit")),
         packages=dict(name_and_version for line in answer.all("package") if len(name_and_version := line.split()) == 2),
         clusters=frozenset(filter(None, answer.all("cluster"))),
+        settings=frozenset(answer.all("settings")),
         listening=answer.understood("listening", answer.last("listening"), _ports, frozenset()),
     )
     answer.check()

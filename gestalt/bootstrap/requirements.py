@@ -49,12 +49,13 @@ class Wanted:
 
     Args:
         zookeeper: it gets a ZooKeeper server of ours, with a heap of so many MiB; 0 = none.
-        python: the one that the packages were built for, such as "3.11".
+        python: the one that the packages were built for, such as "3.11"; empty = not known.
         architecture: the one that they were built for; empty = not known.
         containers: it shall run containers; without, an engine that is missing is told as well, but as a warning.
         storage_fence: as in coordinator.yaml.
         selinux: gestalt-selinux is among the packages that it gets.
         cluster: the id of the cluster that it is to belong to; empty = a new one.
+        firewall: firewalld is opened for it by us.
         ports: that have to be free, with what each is for: see `ports_of`.
     """
 
@@ -67,6 +68,7 @@ class Wanted:
     storage_fence: str = "none"
     selinux: bool = False
     cluster: str = ""
+    firewall: bool = False
     ports: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -169,7 +171,7 @@ def _sizes(facts: Facts, host: Wanted) -> Iterator[Finding]:
 
 
 def _programs(facts: Facts, host: Wanted) -> Iterator[Finding]:
-    if host.python not in facts.pythons:
+    if host.python and host.python not in facts.pythons:
         yield from _python(facts, host.python)
     if host.node and facts.haproxy and numbers(facts.haproxy)[:2] < HAPROXY:
         yield _error(f"HAProxy {facts.haproxy} is too old: 2.4 is the first that will do", _haproxy_hint(facts))
@@ -244,7 +246,7 @@ def _guards(facts: Facts, host: Wanted) -> Iterator[Finding]:
         yield _error(f"it has settings of another cluster in /etc/gestalt: {cluster}", hint)
     if facts.selinux == "Enforcing" and not host.selinux and "gestalt-selinux" not in facts.packages:
         yield _warning("SELinux is enforcing, and there is no policy for Gestalt: nobody has tried that", "see docs/support.md, SELinux")
-    if facts.firewalld:
+    if facts.firewalld and not host.firewall:
         hint = "firewall-cmd --permanent --add-service=gestalt-agent --add-service=gestalt-coordinator; firewall-cmd --reload"
         more = " and --add-port=2181/tcp --add-port=2888/tcp --add-port=3888/tcp" if host.zookeeper else ""
         yield _warning("firewalld runs, and keeps the machines from each other until ports are opened", hint + more)

@@ -54,6 +54,7 @@ ENTRIES = {
     "appliance": Entry(
         "gestalt.ctl.appliance", "appliance", "Set up and run the appliance on this machine: one node that is a whole Gestalt.", _SETUP
     ),
+    "bootstrap": Entry(f"{_HERE}.bootstrap", "bootstrap", "Make a cluster of machines that answer ssh.", _SETUP),
     "cluster": Entry(f"{_HERE}.cluster", "cluster", "Set up a cluster of several machines, and steer it as a whole.", _SETUP),
     "coordinator": Entry(f"{_HERE}.coordinator", "coordinator", "List the coordinators, and take one out.", _SETUP),
     "node": Entry(f"{_HERE}.node", "node", "Let machines join, and say how nodes are to be used.", _SETUP),

@@ -40,10 +40,10 @@ def converse(work: Callable[[Client], Awaitable[T]], *, patience: float = 10.0) 
         async with Client(target, patience=patience, on_notice=notice) as client:
             return await work(client)
 
-    return asyncio.run(_endable(session()))
+    return asyncio.run(endable(session()))
 
 
-async def _endable(work: Coroutine[Any, Any, T]) -> T:
+async def endable(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` so that SIGTERM and SIGHUP end it in order: the terminal gets its mode and its cursor back.
 
     Raises:
