@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
+from gestalt.credentials import secret_path
 from gestalt.settings_change import LIVE
 from gestalt.units import parse_duration, parse_size
 
@@ -18,10 +19,19 @@ Duration = Annotated[float, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 
 
+def read_secret_path(value: object, info: ValidationInfo[Any]) -> object:
+    """Read the path of a secret, or `credential:NAME`. The context of the validation is the unit that the settings are of."""
+    return secret_path(value, info.context or "gestalt")
+
+
+SecretPath = Annotated[Path, BeforeValidator(read_secret_path)]
+
+
 class Settings(BaseModel):
-    """A section of a settings file."""
+    """A section of a settings file. `unit`: which runs the daemon whose file it is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    unit: ClassVar[str] = ""
 
 
 class TlsSettings(Settings):
@@ -31,7 +41,7 @@ class TlsSettings(Settings):
     """The certificates of those who are trusted."""
     certificate: Path
     """Our own certificate. It is renewed in place where the daemon can."""
-    key: Path
+    key: SecretPath
     """The key that belongs to it; readable by the daemon alone."""
 
 
@@ -110,7 +120,7 @@ class ZooKeeperSettings(Settings):
     """The path below which everything of the cluster lies; several clusters have several."""
     identity: str = ""
     """The name for digest authentication; empty = none."""
-    secret_file: Path | None = None
+    secret_file: SecretPath | None = None
     """The file with the secret of that name. Both are set or none."""
     tls: TlsSettings | None = None
     """How it is spoken to where it speaks TLS."""
@@ -124,6 +134,8 @@ class ZooKeeperSettings(Settings):
 
 class FenceSettings(Settings):
     """/etc/gestalt/fence.yaml: the settings of gestalt-fence."""
+
+    unit = "gestalt-fence"
 
     node_id: str
     """The id of this node, as in agent.yaml; made by `init` or `join`."""
@@ -190,6 +202,8 @@ class OfferSettings(Settings):
 
 class AgentSettings(Settings):
     """/etc/gestalt/agent.yaml: the settings of gestalt-agent."""
+
+    unit = "gestalt-agent"
 
     node_id: str
     """The id of this node; made by `init` or `join`. It stays for as long as the node is one."""
@@ -272,6 +286,8 @@ class StoreSettings(Settings):
 class CoordinatorSettings(Settings):
     """/etc/gestalt/coordinator.yaml: the settings of gestalt-coordinator."""
 
+    unit = "gestalt-coordinator"
+
     cluster_id: str
     """The id of the cluster; made by `init`."""
     tls: TlsSettings
@@ -288,7 +304,7 @@ class CoordinatorSettings(Settings):
     """Where machines join, with a token; empty = nowhere."""
     authority: Path | None = None
     """The folder with the CA's certificate and key, which `gestaltctl cluster init` made."""
-    authority_passphrase: Path | None = None
+    authority_passphrase: SecretPath | None = None
     """The file with what that key is encrypted with."""
     zookeeper: ZooKeeperSettings | None = None
     """How to reach ZooKeeper; with `mode: cluster` only."""

@@ -170,14 +170,16 @@ def daemon_command(
 
 def _checked(path: Path, settings: object, user: str) -> str:
     """Return what `--check-config` says of good settings. `user`: as whom they were read, where that is not ours."""
+    from gestalt.credentials import told
     from gestalt.settings_document import passed_over, read_document
-    from gestalt.settings_shown import sources
+    from gestalt.settings_shown import flat, named, sources
 
     document = read_document(path, "")
     good = f"{path} is good, and can be read by the user {user}" if user else f"{path} is good"
     return (
         f"{good}. Its settings, and where each comes from (times in seconds, sizes in bytes):\n"
         + sources(settings, document)
+        + told((named(place), value) for place, value in flat(settings).items())
         + "".join(f"read as drop-in: {file}\n" for file in document.drop_ins)
         + "".join(f"not read, as its name does not end in .yaml: {file}\n" for file in passed_over(path))
     )

@@ -13,6 +13,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from gestalt.config import TlsSettings
+from gestalt.credentials import hint_for, named
 from gestalt.errors import GestaltError, Kind
 from gestalt.identity import Identity, identity_of
 
@@ -185,4 +186,5 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise GestaltError(Kind.INVALID, f"{file} cannot be read: {error}", hint="see the section tls of the settings") from error
+        hint = hint_for(file, "see the section tls of the settings")
+        raise GestaltError(Kind.INVALID, f"{named(file)} cannot be read: {error}", hint=hint) from error

@@ -34,7 +34,7 @@ def validate(document: Document, kind: type[S]) -> S:
         GestaltError: INVALID with one detail a mistake.
     """
     try:
-        return kind.model_validate(document.values)
+        return kind.model_validate(document.values, context=kind.unit)
     except ValidationError as error:
         raise document.invalid([(mistake["loc"], _problem(kind, mistake)) for mistake in error.errors()]) from error
 

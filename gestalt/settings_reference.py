@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, Settings
+from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, Settings, read_secret_path
 from gestalt.files import write_atomic
 from gestalt.settings_change import LIVE
 from gestalt.units import parse_duration, parse_size
@@ -107,6 +107,8 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
     readers = {getattr(item, "func", None) for item in metadata}
     if parse_duration in readers:
         return f"a time{_limits(metadata, _time)}"
+    if read_secret_path in readers:
+        return "a path, or credential:NAME"
     if parse_size in readers:
         return f"a size{_limits(metadata)}"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path", type(None): "null"}

@@ -12,6 +12,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from gestalt.credentials import secret_path
 from gestalt.settings_change import LIVE
 from gestalt.settings_document import Place, read_document
 from gestalt.units import parse_duration
@@ -23,6 +24,8 @@ _MISTAKE = object()
 WATCHDOG = "/dev/watchdog"
 
 T = TypeVar("T")
+SecretPath = Path
+"""Of a file with a secret; may be a credential of systemd's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class TlsSettings:
 
     ca: Path
     certificate: Path
-    key: Path
+    key: SecretPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class ZooKeeperSettings:
     hosts: tuple[str, ...]
     root: str = "/gestalt"
     identity: str = ""
-    secret_file: Path | None = None
+    secret_file: SecretPath | None = None
     tls: TlsSettings | None = None
 
     def __post_init__(self) -> None:
@@ -181,5 +184,6 @@ _READERS: dict[str, Callable[[object], object]] = {
     "bool": _flag,
     "float": parse_duration,
     "Path": lambda value: Path(_text(value)),
+    "SecretPath": lambda value: Path(str(secret_path(_text(value), "gestalt-fence"))),
     "tuple[str, ...]": _texts,
 }

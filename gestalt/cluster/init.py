@@ -16,6 +16,7 @@ from cryptography import x509
 
 from gestalt.appliance.init import USER_NAME, Made
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, TimingSettings, ZooKeeperSettings
+from gestalt.credentials import is_credential
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import ensure_private_folder, write_atomic
 from gestalt.pki import NODE_HOST, Authority, Identity, Role
@@ -89,7 +90,7 @@ async def found(layout: ClusterLayout, options: InitOptions) -> list[Made]:
     files, coordinator, agent = _settings(layout, options)
     changed = {made.path for made in taken}
     files += _authority_of_zookeeper(layout, options)
-    files += _secrets(layout, agent.node_id, options.zookeeper_secret)
+    files += _secrets(layout, coordinator, agent.node_id, options.zookeeper_secret)
     files += _certificates(layout, coordinator, agent, options.address)
     files.append(_founder(layout, agent, options))
     files.append(_client(layout, coordinator))
@@ -224,21 +225,32 @@ def _authority_of_zookeeper(layout: ClusterLayout, options: InitOptions) -> list
     return [Made(layout.zookeeper_ca, made=True)]
 
 
-def _secrets(layout: ClusterLayout, node: str, given: Path | None) -> list[Made]:
-    owner = layout.coordinator_owner
-    if given is not None and not layout.coordinator_secret.exists():
-        write_secret(layout.coordinator_secret, read_secret(given), owner)
-    files = [Made(path, ensure_secret(path, owner)) for path in (layout.coordinator_secret, layout.passphrase)]
+def _secrets(layout: ClusterLayout, coordinator: CoordinatorSettings, node: str, given: Path | None) -> list[Made]:
+    owner, places = layout.coordinator_owner, _places(layout, coordinator)
+    if given is not None and not (places[0].exists() or is_credential(places[0])):
+        write_secret(places[0], read_secret(given), owner)
+    files = [Made(path, ensure_secret(path, owner)) for path in places if not is_credential(path)]
     made = not layout.node_secret.exists()
     if made:
-        write_secret(layout.node_secret, node_secret(read_secret(layout.coordinator_secret), node))
+        write_secret(layout.node_secret, node_secret(read_secret(places[0]), node))
     return [*files, Made(layout.node_secret, made)]
+
+
+def _places(layout: ClusterLayout, coordinator: CoordinatorSettings) -> tuple[Path, Path]:
+    """Return where the coordinators' secret for ZooKeeper and the passphrase of the authority are; credentials are not for us to make."""
+    assert coordinator.zookeeper is not None
+    secret, phrase = coordinator.zookeeper.secret_file, coordinator.authority_passphrase
+    return (
+        secret if secret is not None and is_credential(secret) else layout.coordinator_secret,
+        phrase if phrase is not None and is_credential(phrase) else layout.passphrase,
+    )
 
 
 def _certificates(layout: ClusterLayout, coordinator: CoordinatorSettings, agent: AgentSettings, address: str) -> list[Made]:
     cluster, owner = coordinator.cluster_id, layout.coordinator_owner
     names = coordinator_names(address)
-    authority = Authority.ensure(layout.pki, cluster, read_secret(layout.passphrase).encode(), owner=owner)
+    phrase = read_secret(_places(layout, coordinator)[1])
+    authority = Authority.ensure(layout.pki, cluster, phrase.encode(), owner=owner)
     pairs = (
         authority.issue(
             Identity(cluster, Role.COORDINATOR, coordinator.name),

@@ -11,6 +11,7 @@ import hmac
 import secrets
 from pathlib import Path
 
+from gestalt.credentials import hint_for, named
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import WRITER, Owner, hand_over, write_atomic
 
@@ -61,7 +62,8 @@ def read_secret(file: Path) -> str:
     try:
         secret = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise GestaltError(Kind.NOT_FOUND, f"the secret {file} cannot be read: {error}", hint="put the file back from a copy") from error
+        hint = hint_for(file, "put the file back from a copy")
+        raise GestaltError(Kind.NOT_FOUND, f"the secret in {named(file)} cannot be read: {error}", hint=hint) from error
     if not secret:
-        raise GestaltError(Kind.INVALID, f"the secret {file} is empty", hint="put the file back from a copy")
+        raise GestaltError(Kind.INVALID, f"the secret in {named(file)} is empty", hint=hint_for(file, "put the file back from a copy"))
     return secret

@@ -24,6 +24,8 @@ from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.states import KazooState
 from kazoo.security import ACL, Id
 
+from gestalt.credentials import named
+
 from .acl import OPEN, Acl, Perm, Right, acl_for, digest_id
 from .ops import (
     MULTI_LIMIT,
@@ -457,7 +459,7 @@ def _identity(settings: ZooKeeperSettings) -> tuple[str, str] | None:
     try:
         return settings.identity, settings.secret_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ZkUnavailable(f"the secret of {settings.identity} cannot be read: {error}") from error
+        raise ZkUnavailable(f"the secret of {settings.identity}, {named(settings.secret_file)}, cannot be read: {error}") from error
 
 
 def _reason(error: Exception) -> str:

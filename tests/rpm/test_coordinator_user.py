@@ -124,3 +124,39 @@ async def test_files_that_are_roots_are_given_back_by_init_and_by_an_upgrade(mac
     await rpm(node, "-U", *names(built.second))
     assert await active(node, UNITS) == ["active"] * 3
     assert await owners(node) == OWNERS
+
+
+GIVEN = """[Service]
+LoadCredential=zookeeper:/etc/gestalt/zookeeper-coordinator.secret
+LoadCredentialEncrypted=phrase:/etc/gestalt/authority.sealed
+"""
+NAMED = b"zookeeper: {secret_file: credential:zookeeper}\nauthority_passphrase: credential:phrase\n"
+
+
+@pytest.mark.timeout(400)
+async def test_its_secrets_may_be_credentials_of_systemd_one_of_them_sealed(machine: Machine, built: Built) -> None:
+    node = machine.lab.nodes[0]
+    await install(node, built.first)
+    await found_cluster(machine, "/sealed")
+    phrase, sealed = "/etc/gestalt/authority.passphrase", "/etc/gestalt/authority.sealed"
+    await node.do("systemd-creds", "encrypt", "--with-key=host", "--name=phrase", phrase, sealed)
+    await node.do("rm", phrase)
+    await node.do("chown", "root:root", "/etc/gestalt/zookeeper-coordinator.secret")
+    await node.put({"/etc/gestalt/coordinator.d/20-secrets.yaml": File(NAMED)})
+    await node.do("systemctl", "stop", COORDINATOR)
+    await node.run("systemctl", "start", COORDINATOR)
+    said = await node.do("journalctl", "--no-pager", "--output=cat", "--lines=20", f"--unit={COORDINATOR}")
+    assert "the credential zookeeper of gestalt-coordinator.service" in said, said
+
+    await node.put({"/run/systemd/system/gestalt-coordinator.service.d/given.conf": File(GIVEN.encode())})
+    await node.do("systemctl", "daemon-reload")
+    await node.do("systemctl", "restart", COORDINATOR)
+    await node.do("systemctl", "reload", COORDINATOR)
+    shown = await node.do(COORDINATOR, "--check-config")
+    assert "given by systemd while gestalt-coordinator.service runs: authority_passphrase, by LoadCredential=phrase in that unit" in shown
+    assert await nodes(node)
+    await node.do("gestaltctl", "cluster", "certificate", "somebody")
+    hosts = ",".join(machine.lab.ensemble.hosts)
+    await node.do("gestaltctl", "cluster", "init", "--zookeeper", hosts, "--zookeeper-root", "/sealed", "--address", node.address)
+    assert not (await node.run("test", "-e", phrase)).ok, "what is a credential is not made a second time"
+    await node.do("rm", "-r", "/run/systemd/system/gestalt-coordinator.service.d")
