@@ -95,9 +95,13 @@ class _Confirmation:
             raise GestaltError(
                 Kind.REFUSED, "bootstrap asks before it changes anything, and there is no terminal", hint=f"add {' '.join(missing)}"
             )
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the loop, which has it now, turns only after the answer
         spite = f", in spite of {len(plan.warnings)} warnings" if plan.warnings else ""
-        click.confirm(f"Carry out these {len(plan.pending)} steps{spite}?", abort=True, err=True)
+        # the loop has Ctrl-C otherwise, and turns only after the answer
+        ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            click.confirm(f"Carry out these {len(plan.pending)} steps{spite}?", abort=True, err=True)
+        finally:
+            signal.signal(signal.SIGINT, ours)
 
 
 class _Teller:
