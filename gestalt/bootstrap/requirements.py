@@ -153,8 +153,8 @@ def _system(facts: Facts, host: Wanted) -> Iterator[Finding]:
     elif facts.systemd < SYSTEMD:
         yield _error(f"systemd {facts.systemd} is too old: {SYSTEMD} is the first that understands the units' sandboxes")
     if facts.cgroup != 2:
-        hint = "on RHEL 8: grubby --update-kernel=ALL --args=systemd.unified_cgroup_hierarchy=1, and a reboot"
-        yield _warning("its cgroups are of version 1: all works, but killing what must end takes rounds instead of one write", hint)
+        hint = "nothing has to be done: RHEL 8 has them so, and docs/support.md says what differs"
+        yield _warning("its cgroups are of version 1: killing what must end takes rounds instead of one write", hint)
 
 
 def _sizes(facts: Facts, host: Wanted) -> Iterator[Finding]:
@@ -245,7 +245,8 @@ def _guards(facts: Facts, host: Wanted) -> Iterator[Finding]:
         hint = "take the machine out of it: gestaltctl node remove; then on it rm -r /etc/gestalt /var/lib/gestalt. Or take another machine"
         yield _error(f"it has settings of another cluster in /etc/gestalt: {cluster}", hint)
     if facts.selinux == "Enforcing" and not host.selinux and "gestalt-selinux" not in facts.packages:
-        yield _warning("SELinux is enforcing, and there is no policy for Gestalt: nobody has tried that", "see docs/support.md, SELinux")
+        hint = "docs/selinux.md says how to build it"
+        yield _warning("SELinux is enforcing, and gestalt-selinux is not installed: nobody has tried that", hint)
     if facts.firewalld and not host.firewall:
         hint = "firewall-cmd --permanent --add-service=gestalt-agent --add-service=gestalt-coordinator; firewall-cmd --reload"
         more = " and --add-port=2181/tcp --add-port=2888/tcp --add-port=3888/tcp" if host.zookeeper else ""

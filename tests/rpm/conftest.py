@@ -25,8 +25,14 @@ class Built:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def built() -> Built:
-    first, second = await build("twice", 1), await build("rpm", 2)
+async def first() -> list[Path]:
+    """All packages of the first release, for tests that need no other."""
+    return await build("twice", 1)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def built(first: list[Path]) -> Built:
+    second = await build("rpm", 2)
     return Built(without_selinux(first), without_selinux(second), [path for path in first if path not in without_selinux(first)])
 
 
