@@ -54,7 +54,8 @@ class Archive:
 class Choices:
     """How servers run. `super_digest`: of the administrator who may change which servers there are, "super:…"; empty = nobody may.
 
-    `jars`: class path, from `Archive.jars` or a package, such as ("/usr/share/java/zookeeper.jar",). `heap`: MiB.
+    `jars`: class path, from `Archive.jars`, or those of a package. Where none of them binds SLF4J (slf4j-log4j12.jar and log4j-1.2.jar, or
+    logback's), nothing is logged. `heap`: MiB.
     """
 
     jars: tuple[str, ...]
