@@ -164,7 +164,9 @@ class _Log:
             while True:
                 self._refuse_doubt()
                 contents = await self._contents_for(epoch)
-                entry = _entry_of(contents, changes, epoch) or await _staged(_folder(self._connection.present(), self._layout, self.fence(), self._office), contents, changes, epoch)
+                if (entry := _entry_of(contents, changes, epoch)) is None:
+                    folder = _folder(self._connection, self._layout, self.fence(), self._office)
+                    entry = await _staged(folder, contents, changes, epoch)
                 while self._gathering is not None and not self._gathering[0].has_room(entry):
                     await self._gathering[0].is_sent.wait()
                 if self._contents is contents:  # none before it has failed meanwhile
@@ -286,7 +288,8 @@ class _Log:
             contents = self._contents
             if contents is None:
                 return
-            fold, folder, version = contents.plan_fold(), _folder(self._connection.present(), self._layout, self.fence(), self._office), contents.base_version
+            folder = _folder(self._connection, self._layout, self.fence(), self._office)
+            fold, version = contents.plan_fold(), contents.base_version
         base = await folder.fold(fold, version)
         contents.folded(base, len(fold.entries))
         await folder.sweep(base, fold)
@@ -409,9 +412,9 @@ class ZookeeperStore(_Log, MetaStore):
             return restored
 
 
-def _folder(zk: Zk, layout: Layout, fence: Check, office: Epoch | None) -> Folder:
+def _folder(connection: Connection, layout: Layout, fence: Check, office: Epoch | None) -> Folder:
     assert office is not None
-    return Folder(zk, layout, fence, office.number)
+    return Folder(connection.present(), layout, fence, office.number)
 
 
 def _entry_of(contents: Contents, changes: Sequence[Change], epoch: int) -> Entry | None:
