@@ -110,9 +110,10 @@ class DockerRuntime(RuntimeDriver):
     async def launch(self, launch: Launch) -> AttemptStatus:
         async with self._launching:
             try:
-                parent = await self._confinement.parent(container_name(self._settings, launch.key)) if launch.confined else ""
+                parent = await self._confinement.parent(container_name(self._settings, launch.key), alone=launch.confined)
                 made = await self._containers.create(launch, parent)
             except LaunchRefused:
+                self._confinement.doubt()
                 self._images.forget(launch.spec.image)  # it may have been the image that was missing
                 raise
             status = _as_existing(made) if isinstance(made, dict) else _as_new(made, launch)
@@ -126,8 +127,8 @@ class DockerRuntime(RuntimeDriver):
 
     async def remove(self, key: AttemptKey) -> None:
         removed = await self._containers.remove(key)
-        if removed and removed["HostConfig"].get("CgroupParent"):
-            await self._confinement.remove(container_name(self._settings, key))
+        if removed:
+            await self._confinement.remove(container_name(self._settings, key), removed["HostConfig"].get("CgroupParent", ""))
 
     async def logs(self, key: AttemptKey, options: LogOptions) -> AsyncIterator[LogLine]:
         container = await self._containers.find(key)

@@ -1,7 +1,8 @@
-"""Where the processes of a container are, known before there is a container: in a parent cgroup that no other attempt has.
+"""Where the processes of containers are: all of them in one parent cgroup of ours, apart from what else the Engine runs.
 
-The Engine makes its own cgroup below the parent, whichever driver (cgroupfs or systemd) and version it uses, so that whoever knows the
-parent can end everything in it without the Engine.
+What is exclusive has below it a parent that no other attempt has, known before there is a container. The Engine makes its own cgroup
+below the parent, whichever driver (cgroupfs or systemd) and version it uses, so that whoever knows the parent can end everything in it
+without the Engine.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _HIERARCHIES = ("pids", "memory", "systemd")
 """Of version 1: those that hold every process of a container. One would do, if it could not fail to be mounted."""
 
 _FOLDER = "gestalt-docker"
+_SLICE = "gestalt.slice"
 _STOP_LIMIT = 5.0
 
 
@@ -44,8 +46,13 @@ class ParentCgroups:
             )
         return cls(driver, version)
 
+    @property
+    def common(self) -> str:
+        """What the Engine is told of containers that need no parent of their own."""
+        return _SLICE if self._driver == "systemd" else f"/{_FOLDER}"
+
     def parent(self, container: str) -> str:
-        """Return what the Engine is told."""
+        """Return what the Engine is told of a container with a parent of its own."""
         return self._slice(container) if self._driver == "systemd" else f"/{_FOLDER}/{container}"
 
     def folders(self, container: str) -> tuple[str, ...]:
@@ -71,7 +78,7 @@ class ParentCgroups:
         return [self._root / name for name in _HIERARCHIES if (self._root / name / "cgroup.procs").exists()]
 
     def _relative(self, container: str) -> str:
-        return f"gestalt.slice/{self._slice(container)}" if self._driver == "systemd" else f"{_FOLDER}/{container}"
+        return f"{_SLICE}/{self._slice(container)}" if self._driver == "systemd" else f"{_FOLDER}/{container}"
 
     @staticmethod
     def _slice(container: str) -> str:
@@ -91,15 +98,29 @@ class Confinement:
             self._parents = ParentCgroups.of(await self._info())
         return self._parents
 
-    async def parent(self, container: str) -> str:
-        """Return what the Engine is to be told of a new container."""
+    async def parent(self, container: str, *, alone: bool) -> str:
+        """Return what the Engine is to be told of a new container; empty = nothing, as it has no cgroups. `alone`: no other may be there.
+
+        Raises:
+            LaunchRefused: there is none that it could be alone in.
+        """
+        if alone:
+            self._parents = None
+            return (await self._known()).parent(container)
+        try:
+            return (await self._known()).common
+        except LaunchRefused:
+            return ""
+
+    def doubt(self) -> None:
+        """The Engine refused something: it may be another one by now."""
         self._parents = None
-        return (await self._known()).parent(container)
 
     async def folders(self, container: str) -> tuple[str, ...]:
-        """Return where all of a container is, or will be; without the Engine, once that is known."""
+        """Return where all of a container with a parent of its own is, or will be; without the Engine, once that is known."""
         return (await self._known()).folders(container)
 
-    async def remove(self, container: str) -> None:
-        """Remove what a container leaves."""
-        await (await self._known()).remove(container)
+    async def remove(self, container: str, parent: str) -> None:
+        """Remove what a container in `parent` leaves, if that was its own."""
+        if parent and (parents := await self._known()).parent(container) == parent:
+            await parents.remove(container)

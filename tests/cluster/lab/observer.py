@@ -29,7 +29,7 @@ from .nodes import LabError, Node
 PERIOD = 0.1
 """Seconds between samples."""
 
-_CONTAINER = re.compile(r"/docker[/-]([0-9a-f]{64})\S*?/(?:docker[/-]|gestalt-docker/[^/\s]+/)([0-9a-f]{64})")
+_CONTAINER = re.compile(r"/docker[/-]([0-9a-f]{64})\S*?/(?:docker[/-]|gestalt-docker/(?:[^/\s]+/)?)([0-9a-f]{64})")
 """Node and container in a process's cgroups; a container that is exclusive has a parent of its own."""
 _LIMIT = 20.0
 _SESSION = 4.0

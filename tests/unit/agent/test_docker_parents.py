@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gestalt.plugin.runtime import LaunchRefused
-from gestalt.plugins.runtime.docker_cgroups import ParentCgroups
+from gestalt.plugins.runtime.docker_cgroups import Confinement, ParentCgroups
 
 NAME = "gestalt-0123abcd-web-0000aa-1-2"
 
@@ -49,3 +49,34 @@ def test_an_engine_without_cgroups_is_no_place_for_it() -> None:
     with pytest.raises(LaunchRefused, match="none"):
         ParentCgroups.of({"CgroupDriver": "none"})
     assert ParentCgroups.of({"CgroupDriver": "cgroupfs", "CgroupVersion": "2"}).parent("x") == "/gestalt-docker/x"
+
+
+@pytest.mark.parametrize(("driver", "parent"), [("cgroupfs", "/gestalt-docker"), ("systemd", "gestalt.slice")])
+async def test_all_others_share_a_parent_that_is_never_removed(driver: str, parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed = []
+
+    async def remove(_: ParentCgroups, container: str) -> None:
+        removed.append(container)
+
+    async def info() -> dict[str, str]:
+        return {"CgroupDriver": driver}
+
+    monkeypatch.setattr(ParentCgroups, "remove", remove)
+    confinement = Confinement(info)
+    own = await confinement.parent(NAME, alone=True)
+    assert await confinement.parent(NAME, alone=False) == parent
+    for found in ("", parent, "elsewhere", own):
+        await confinement.remove(NAME, found)
+    assert removed == [NAME]
+
+
+async def test_an_engine_that_may_be_another_is_asked_anew() -> None:
+    drivers = iter(["none", "cgroupfs", "systemd"])
+
+    async def info() -> dict[str, str]:
+        return {"CgroupDriver": next(drivers)}
+
+    confinement = Confinement(info)
+    assert [await confinement.parent(NAME, alone=False) for _ in range(3)] == ["", "/gestalt-docker", "/gestalt-docker"]
+    confinement.doubt()
+    assert await confinement.parent(NAME, alone=False) == "gestalt.slice"
