@@ -16,6 +16,10 @@ from gestalt.settings_change import LIVE
 from gestalt.units import parse_duration, parse_size
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
+_HOUR, _DAY = 3600, 86_400
+Moments = Annotated[Duration, Field(le=_HOUR)]
+"""A time that somebody or something waits for: what is longer than an hour is a mistake."""
+Days = Annotated[Duration, Field(le=30 * _DAY)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 
 
@@ -58,7 +62,7 @@ class ProxySettings(Settings):
     """The port of its statistics page, on loopback; 0 = none."""
     max_connections: int = 2000
     """How many connections it takes at once. Where the machine allows fewer open files it gets fewer, and that is told."""
-    hard_stop_after: Duration = 60.0
+    hard_stop_after: Annotated[Duration, Field(le=_DAY)] = 60.0
     """How long connections may outlive a change of its configuration that needs new workers."""
 
 
@@ -67,7 +71,7 @@ class DockerSettings(Settings):
 
     socket: Path = Path("/var/run/docker.sock")
     """Where it listens. Podman's socket speaks the same language."""
-    limit: Duration = 30.0
+    limit: Annotated[Moments, Field(ge=0.1)] = 30.0
     """How long it may take for an answer before it counts as gone."""
     image_high_water: Size = 20 * 1024**3
     """When the images that were pulled for apps take more than this, those that were not needed for longest are removed."""
@@ -89,13 +93,13 @@ class ProcessSettings(Settings):
 class TimingSettings(Settings):
     """The times that decide about life and death, the same on every member of a cluster."""
 
-    session: Duration = 2.0
+    session: Moments = 2.0
     """S: the length of ZooKeeper sessions. A node or leader that is not heard for so long is given up."""
-    lease: Duration = 8.0
+    lease: Moments = 8.0
     """L: how long a holder may act without a committed renewal. At least `session`."""
-    kill: Duration = 2.0
+    kill: Moments = 2.0
     """K: within which it has stopped what it held. `kill` and `margin` together are at most `lease`."""
-    margin: Duration = 1.0
+    margin: Moments = 1.0
     """M: what clocks and schedulers may be wrong by."""
 
     @model_validator(mode="after")
@@ -147,7 +151,7 @@ class FenceSettings(Settings):
     """How to reach ZooKeeper."""
     timing: TimingSettings = TimingSettings()
     """The times that decide about life and death; the same on every member."""
-    agent_grace: Annotated[Duration, LIVE] = 300.0
+    agent_grace: Annotated[Days, LIVE] = 300.0
     """How long an agent that does not run may be away before the node gives itself up."""
     failsafe: bool = False
     """Without ZooKeeper, let leases go on by the coordinators' promises; also to be set in agent.yaml."""
@@ -233,11 +237,11 @@ class AgentSettings(Settings):
     """Which drivers run instances on this node."""
     loadbalancer: str = "haproxy"
     """Which driver gives requests to instances."""
-    resync: Annotated[Duration, Field(ge=0.1), LIVE] = 30.0
+    resync: Annotated[Moments, Field(ge=0.1), LIVE] = 30.0
     """How often everything is looked at, for what events missed; at least every 30 s."""
-    orphan_grace: Annotated[Duration, LIVE] = 5.0
+    orphan_grace: Annotated[Duration, Field(le=_DAY), LIVE] = 5.0
     """How long what nobody wants is left alone before it is removed."""
-    usage_interval: Annotated[Duration, Field(ge=0), LIVE] = 5.0
+    usage_interval: Annotated[Moments, Field(ge=0), LIVE] = 5.0
     """How often is measured what instances use; 0 = never."""
     failsafe: bool = False
     """Without ZooKeeper, go on with what is exclusive while every coordinator promises to start no replacement; also to be set in
@@ -314,11 +318,11 @@ class CoordinatorSettings(Settings):
     """Where a coordinator of a cluster notes what it has seen of the state, so that an older one is never led from; none = nowhere."""
     store: StoreSettings = StoreSettings()
     """Where durable state lies."""
-    heartbeat: Duration = 2.0
+    heartbeat: Moments = 2.0
     """An agent that said nothing for three of them has no session any more."""
-    unreachable_after: Duration | None = None
+    unreachable_after: Days | None = None
     """How long an agent's stream is away until its node takes no new instances; none = two sessions."""
-    agent_grace: Duration = 300.0
+    agent_grace: Days = 300.0
     """As in fence.yaml, where it counts; here it is only compared with the two above."""
     storage_fence: Literal["none", "netfilter"] = "none"
     """What keeps a lost node from what it held before another one gets it, besides the lease: "netfilter" has all other nodes refuse its

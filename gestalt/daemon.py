@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import faulthandler
 import logging
+import os
 import signal
 import sys
 import time
@@ -37,13 +38,17 @@ EXIT_FAILED = 1
 EXIT_CONFIG = 78
 """The settings are wrong; systemd does not restart a daemon that ends so (`RestartPreventExitStatus=78`)."""
 EXIT_NO_CONFIG = 66
-"""`--check-config` alone ends so: there are no settings that could be read, so nothing is known about them."""
+"""Settings cannot be read, so nothing is known about them. systemd starts such a daemon again: it may be otherwise then."""
 
 STOP_LIMIT = 30.0
 LAG_ALLOWED = 0.05
 _LAG_PERIOD = 0.25
 _WATCH_PERIOD = 1.0
 _SIGN_PERIOD = 1.0
+_INSIST_FIRST, _INSIST_MAX = 0.05, 2.0
+READ_LIMIT = 5.0
+"""Seconds for which settings that cannot be read are tried again at a start: what they lie on may be mounted in a moment."""
+_READ_AGAIN = 0.5
 
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -71,6 +76,40 @@ class Life:
         self.stop_wanted = False
         self.reload_wanted = False
         self.dead = ""
+        self._standing = {"service": "", "settings": ""}
+        self._has_said = False
+        self._telling: asyncio.Task[None] | None = None
+
+    def say(self, sentence: str) -> None:
+        """Have `systemctl status` say how the service stands, beside what there is about its settings."""
+        self._standing["service"], self._has_said = sentence, True
+        sd_notify.notify(self._status())
+
+    def ready(self, settings: str | None = None) -> None:
+        """Tell systemd that the daemon works, again and again until that is taken: without it a start, or a reload, counts as failed.
+
+        Args:
+            settings: what `systemctl status` is to say of them from now on; None = as before.
+        """
+        if settings is not None:
+            self._standing["settings"] = settings
+        self.hush()
+        self._telling = asyncio.create_task(self._insist(), name="ready")
+
+    def hush(self) -> None:
+        """Do not tell any more that it works."""
+        if self._telling is not None:
+            self._telling.cancel()
+
+    async def _insist(self) -> None:
+        pause = _INSIST_FIRST
+        while not sd_notify.notify("READY=1", *((self._status(),) if any(self._standing.values()) or self._has_said else ())):
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _INSIST_MAX)
+        self._has_said = any(self._standing.values())
+
+    def _status(self) -> str:
+        return "STATUS=" + "; ".join(part for part in self._standing.values() if part)
 
     def worked(self) -> None:
         """A cycle did its work: feed systemd's watchdog. Not to be called by a cycle that failed, nor by a timer that asks for nothing."""
@@ -156,16 +195,32 @@ def daemon_command(
     # What root may read, the user may not who is to read it.
     user = become(owner_of_unit(name)) if options.check_config and options.config == default else ""
     try:
-        source = Source(options.config, read)
+        source = _first_source(name, options.config, read, 0.0 if options.check_config else READ_LIMIT)
         if options.check_config:
             sys.stdout.write("" if options.quiet else _checked(options.config, source.settings, user))
             return EXIT_OK
     except GestaltError as error:
         looked = f"looked at as the user {user}, who is to read it\n" if user else ""
         sys.stderr.write(f"{name}: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else "") + looked)
-        return EXIT_NO_CONFIG if options.check_config and error.kind is Kind.NOT_FOUND else EXIT_CONFIG
+        is_missing = not (options.check_config or os.path.lexists(options.config))  # it will not come by itself
+        return EXIT_NO_CONFIG if error.kind is Kind.NOT_FOUND and not is_missing else EXIT_CONFIG
     _set_up_logging(name, source.settings)
     return run_daemon(name, build, source)
+
+
+def _first_source(name: str, path: Path, read: Callable[[], S], limit: float) -> Source[S]:
+    """Return the settings; those that are there and cannot be read are tried again for `limit` seconds."""
+    deadline, told = time.monotonic() + limit, ""
+    while True:
+        try:
+            return Source(path, read)
+        except GestaltError as error:
+            if error.kind is not Kind.NOT_FOUND or not os.path.lexists(path) or time.monotonic() >= deadline:
+                raise
+            if error.message != told:
+                sys.stderr.write(f"{name}: {error.message}; tried again for {limit:g} s\n")
+            told = error.message
+        time.sleep(_READ_AGAIN)
 
 
 def _checked(path: Path, settings: object, user: str) -> str:
@@ -246,7 +301,7 @@ async def _live(name: str, build: Build[S], source: Source[S]) -> int:
         if service is None:
             log.info("%s was stopped before it was ready", name)
             return EXIT_OK
-        sd_notify.notify("READY=1")
+        life.ready()
         log.info("%s is ready", name)
         await _serve(name, service, life, source)
         return await _stop(name, service, life)
@@ -273,11 +328,10 @@ async def _start(building: Awaitable[Service[S]], life: Life) -> Service[S] | No
 
 
 async def _serve(name: str, service: Service[S], life: Life, source: Source[S]) -> None:
-    status = ""
     while not (life.stop_wanted or life.dead):
         if life.reload_wanted:
             life.reload_wanted = False
-            status = await _reload(name, service, source, status)
+            await _reload(name, service, source, life)
         await life.wait()
 
 
@@ -290,8 +344,8 @@ async def _watch(source: Source[S], life: Life) -> None:
             life.ask_reload()
 
 
-async def _reload(name: str, service: Service[S], source: Source[S], before: str) -> str:
-    """Take over what can be; return what `systemctl status` is to say of it. `before`: what it says now."""
+async def _reload(name: str, service: Service[S], source: Source[S], life: Life) -> None:
+    """Take over what can be; `systemctl status` then says what was refused, or waits for a restart."""
     sd_notify.reloading()
     status = "the settings were refused, the old ones stay"
     try:
@@ -303,8 +357,7 @@ async def _reload(name: str, service: Service[S], source: Source[S], before: str
         _set_up_logging(name, renewal.settings)
         status = source.taken(name, renewal)
     finally:
-        sd_notify.notify("READY=1", *((f"STATUS={status}",) if status or before else ()))
-    return status
+        life.ready(status)
 
 
 def _renew(source: Source[S]) -> Renewal[S]:
@@ -321,6 +374,7 @@ def _renew(source: Source[S]) -> Renewal[S]:
 
 async def _stop(name: str, service: Service[S], life: Life) -> int:
     """Stop in order within STOP_LIMIT; a second signal cuts it short."""
+    life.hush()
     sd_notify.notify("STOPPING=1")
     log.info("%s stops%s", name, f": {life.dead}" if life.dead else "")
     stopping = asyncio.ensure_future(service.stop())

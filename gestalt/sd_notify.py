@@ -10,11 +10,11 @@ import time
 log = logging.getLogger(__name__)
 
 
-def notify(*lines: str) -> None:
-    """Send lines such as `READY=1` to the service manager. Never fails: a manager that does not listen is only logged."""
+def notify(*lines: str) -> bool:
+    """Send lines such as `READY=1` to the service manager, if there is one, without waiting; return whether it took them. Never fails."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
-        return
+        return True
     if address.startswith("@"):
         address = "\0" + address[1:]
     try:
@@ -23,6 +23,8 @@ def notify(*lines: str) -> None:
             channel.sendto("\n".join(lines).encode(), address)
     except OSError as error:
         log.warning("the service manager was not told %s: %s", lines[0], error)
+        return False
+    return True
 
 
 def reloading() -> None:

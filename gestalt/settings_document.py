@@ -6,6 +6,7 @@ Sections are put together field by field; everything else, lists too, is replace
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
@@ -135,7 +136,7 @@ def drop_ins_of(path: Path) -> list[Path]:
     """Return the drop-ins of a settings file, in the order in which they are read.
 
     Raises:
-        GestaltError: NOT_FOUND, when the folder is there and cannot be read.
+        GestaltError: NOT_FOUND, when the folder is there and cannot be read, or is a link to nothing.
     """
     return [file for file in _in_folder(path) if file.suffix == SUFFIX]
 
@@ -164,7 +165,7 @@ def _stamp(file: Path) -> object:
 def _in_folder(path: Path) -> Iterator[Path]:
     folder = folder_of(path)
     try:
-        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        found = sorted(folder.iterdir()) if os.path.lexists(folder) else []
     except OSError as error:
         raise GestaltError(Kind.NOT_FOUND, f"{folder} cannot be read: {error}", hint="let the daemon read it, or remove it") from error
     return (file for file in found if not file.name.startswith("."))

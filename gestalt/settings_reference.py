@@ -97,13 +97,14 @@ def _allowed(field: FieldInfo) -> str:
 def _kind(annotation: Any, metadata: list[Any]) -> str:
     """Return the word for values of a type, with their limits."""
     if get_origin(annotation) is Annotated:
-        annotation, *metadata = get_args(annotation)
+        annotation, *inner = get_args(annotation)
+        metadata = [part for item in inner for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
     if get_origin(annotation) is Literal:
         return ", ".join(get_args(annotation)[:-1]) + f" or {get_args(annotation)[-1]}"
     if get_origin(annotation) is tuple:
         return "a list of texts"
     if get_origin(annotation) is dict:
-        return f"names, and {_kind(get_args(annotation)[1], [])} for each"
+        return f"names, each with {_kind(get_args(annotation)[1], [])}"
     readers = {getattr(item, "func", None) for item in metadata}
     if parse_duration in readers:
         return f"a time{_limits(metadata, _time)}"

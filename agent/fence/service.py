@@ -6,11 +6,11 @@ import asyncio
 import logging
 import math
 import random
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gestalt import sd_notify
 from gestalt.clock import boot_id, boottime
 from gestalt.daemon import Life, Service
 from gestalt.errors import GestaltError, Kind
@@ -70,7 +70,7 @@ class Fence(Service[FenceSettings]):
         self._life = life
         self._file = file
         self._saved = file.load()
-        self._voice = Voice(settings.node_id)
+        self._voice = Voice(settings.node_id, life.say)
         self._woken = asyncio.Event()
         self._boot = life_id()
         self._servers = Servers(settings, self._woken.set)
@@ -217,9 +217,10 @@ def _guarded(account: Account, lease: LeaseKeeper) -> Guarded:
 
 
 class Voice:
-    """Says how the node stands: to the agent (`state`), to systemd, and in the log, each thing once."""
+    """Says how the node stands: to the agent (`state`), to systemd (`tell`), and in the log, each thing once."""
 
-    def __init__(self, node_id: str) -> None:
+    def __init__(self, node_id: str, tell: Callable[[str], None]) -> None:
+        self._tell = tell
         self.state: dict[str, Any] = {"node_id": node_id, "incarnation": 0, "member": False, "status": Status.JOINING.value, "problem": ""}
         self._complaint = ""
         self._complained = -math.inf
@@ -236,7 +237,7 @@ class Voice:
         if state != self.state:
             self.state = state
             log.log(logging.INFO if not problem else logging.WARNING, "%s", sentence, extra={"status": status.value})
-            sd_notify.notify(f"STATUS={status.value}: {sentence}")
+            self._tell(f"{status.value}: {sentence}")
 
     def complain(self, complaint: str) -> None:
         """Log what goes wrong: at once if it is new, else every minute."""

@@ -21,6 +21,9 @@ _ROOT = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _HINT = "make it with: gestaltctl cluster init, or gestalt-agent join; or name another with --config"
 _MISTAKE = object()
 
+_LONGEST = {"session": 3600, "lease": 3600, "kill": 3600, "margin": 3600, "agent_grace": 30 * 86_400}
+"""Seconds."""
+
 WATCHDOG = "/dev/watchdog"
 
 T = TypeVar("T")
@@ -145,10 +148,13 @@ def _field(item: Field[Any], value: object, place: Place, mistakes: list[tuple[P
     if (section := _SECTIONS.get(annotation)) is not None:
         return _section(section, value, place, mistakes)
     try:
-        return _READERS[annotation](value)
+        found = _READERS[annotation](value)
     except ValueError as error:
         mistakes.append((place, str(error)))
         return _MISTAKE
+    if isinstance(found, float) and found > _LONGEST[item.name]:
+        mistakes.append((place, f"Input should be less than or equal to {_LONGEST[item.name]} seconds"))
+    return found
 
 
 def _unknown(name: str, known: Mapping[str, object]) -> str:

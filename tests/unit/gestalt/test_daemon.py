@@ -20,6 +20,7 @@ from gestalt.shell import child_environment
 LIMIT = 10.0
 PROGRAM = """
 import asyncio, sys
+import gestalt.daemon
 from pathlib import Path
 from gestalt.config import CoordinatorSettings
 from gestalt.daemon import Life, Service, daemon_command, load_model
@@ -27,6 +28,8 @@ from gestalt.errors import GestaltError, Kind
 
 class Sample(Service[CoordinatorSettings]):
     async def reload(self, settings):
+        if "{mode}" == "says":
+            self.life.say("well again")
         print(settings.heartbeat, settings.task_retention, flush=True)
     async def stop(self):
         if "{mode}" == "hangs":
@@ -48,7 +51,13 @@ async def build(settings, life: Life):
     if "{mode}" == "dies":
         asyncio.get_running_loop().call_later(0.05, life.die, "the disk is gone")
     life.worked()
-    return Sample()
+    if "{mode}" == "says":
+        life.say("well")
+    service = Sample()
+    service.life = life
+    return service
+
+gestalt.daemon.READ_LIMIT = 1.0
 
 class Odd:
     reads = 0
@@ -92,13 +101,22 @@ class Run:
         return self.process.returncode, output.decode(), errors.decode()
 
 
+def fill(path: Path) -> None:
+    """Leave no room in the queue of a manager that is busy."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender, contextlib.suppress(BlockingIOError):
+        while True:
+            sender.sendto(b"OTHER=1", str(path))
+
+
 @contextlib.asynccontextmanager
-async def daemon(folder: Path, mode: str, *arguments: str) -> AsyncIterator[Run]:
+async def daemon(folder: Path, mode: str, *arguments: str, is_full: bool = False) -> AsyncIterator[Run]:
     config = folder / "sample.yaml"
     if not config.exists():
         config.write_text(SETTINGS, encoding="utf-8")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
         channel.bind(str(folder / "notify"))
+        if is_full:
+            fill(folder / "notify")
         environment = {**child_environment(), "NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "4000000"}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", PROGRAM.replace("{mode}", mode), "--config", str(config), *arguments,
@@ -220,6 +238,72 @@ async def test_a_reload_that_fails_in_an_unknown_way_is_a_refusal(tmp_path: Path
         code, errors = await run.ends()
     assert code == 0
     assert "ZeroDivisionError: read twice" in errors
+
+
+async def test_a_manager_without_room_is_told_once_it_has_some(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "plain", is_full=True) as run:
+        assert run.process.stderr is not None
+        async with asyncio.timeout(LIMIT):
+            while b"was not told READY=1" not in await run.process.stderr.readline():
+                pass
+        await run.says("building")
+        while (told := await run.notified())[0] != "READY=1":
+            assert told[0] in {"OTHER=1", "WATCHDOG=1"}
+        fill(tmp_path / "notify")
+        run.process.send_signal(signal.SIGHUP)
+        await run.says("2.0 1000")
+        async with asyncio.timeout(LIMIT):
+            while b"was not told READY=1" not in await run.process.stderr.readline():
+                pass
+        while (told := await run.notified())[0] != "READY=1":
+            assert told[0] in {"OTHER=1", "WATCHDOG=1"}
+
+
+async def test_how_it_stands_and_what_became_of_its_settings_are_told_together(tmp_path: Path) -> None:
+    async def reloaded(text: str) -> list[str]:
+        run.config.write_text(text, encoding="utf-8")
+        run.process.send_signal(signal.SIGHUP)
+        while (told := await run.notified())[0] != "READY=1":
+            statuses.extend(line for line in told if line.startswith("STATUS="))
+        return told
+
+    statuses: list[str] = []
+    async with daemon(tmp_path, "says") as run:
+        while (told := await run.notified())[0] != "READY=1":
+            statuses += told
+        assert told == ["READY=1", "STATUS=well"]
+        refused = "the settings were refused, the old ones stay"
+        assert await reloaded("cluster: c\n") == ["READY=1", f"STATUS=well; {refused}"]
+        assert await reloaded(SETTINGS.replace("2s", "1s")) == [
+            "READY=1",
+            "STATUS=well again; a restart is needed for changed settings: heartbeat",
+        ]
+        assert await reloaded("cluster: c\n") == ["READY=1", f"STATUS=well again; {refused}"]
+        assert await reloaded(SETTINGS) == ["READY=1", "STATUS=well again"]
+    assert f"STATUS=well again; {refused}" in statuses, "what it says of itself takes nothing away"
+
+
+@pytest.mark.parametrize("link", ["sample.d", "sample.d/10.yaml"])
+async def test_what_is_not_mounted_yet_is_tried_again(tmp_path: Path, link: str) -> None:
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / "mount")
+    async with daemon(tmp_path, "plain") as run:
+        code, errors = await run.ends()
+        assert (code, "tried again" in errors) == (66, True), "systemd starts it again"
+        assert f"{tmp_path / link} cannot be read: " in errors
+    (tmp_path / "notify").unlink()
+    async with daemon(tmp_path, "plain", "--check-config") as run:
+        assert (await run.ends())[0] == 66
+    (tmp_path / "notify").unlink()
+    async with daemon(tmp_path, "plain") as run:
+        assert run.process.stderr is not None
+        async with asyncio.timeout(LIMIT):
+            assert b"tried again" in await run.process.stderr.readline()
+        if link.endswith(".yaml"):
+            (tmp_path / "mount").write_text("task_retention: 3\n", encoding="utf-8")
+        else:
+            (tmp_path / "mount").mkdir()
+        await run.says("building")
 
 
 async def test_a_signal_while_it_starts_ends_it_in_order(tmp_path: Path) -> None:
