@@ -58,7 +58,7 @@ make_source() {
   (cd "$1/SOURCES" && run_rpmbuild "$1" -bs --define "_topdir /builddir" --define "_sourcedir ." --define "_srcrpmdir $1")
 }
 
-# make_packages PLACE: build what is installed from what make_source has laid out there.
+# make_packages PLACE: build what is installed from the sources that are laid out there.
 make_packages() {
   run_rpmbuild "$1" -bb --define "_topdir $1"
 }
@@ -102,7 +102,8 @@ wheels=$work/wheels-$python-$machine
 fetch
 case $purpose in
   rpm)
-    make_source "$work/build"
+    rm -rf "$work/build"
+    sources "$work/build/SOURCES"
     make_packages "$work/build"
     hand_over "$work"/build/RPMS/*/*.rpm
     rm -rf "$work/build"

@@ -10,9 +10,7 @@ import pytest_asyncio
 
 from tests.cluster.lab.lab import Lab, temporary_lab
 
-from .machine import build, files, prepare
-
-PACKAGES = ("gestalt-runtime", "gestaltctl", "gestalt-coordinator", "gestalt-agent")
+from .machine import PACKAGES, build, files, prepare
 
 
 @dataclass(frozen=True, slots=True)

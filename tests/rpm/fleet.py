@@ -17,7 +17,7 @@ from tests.cluster.lab.install import assemble
 from tests.cluster.lab.lab import Lab
 from tests.cluster.lab.nodes import LabError, Node
 
-from .machine import prepare, processes, rpm
+from .machine import prepare, rpm
 
 UNITS = ("gestalt-coordinator", "gestalt-fence", "gestalt-agent")
 
@@ -97,7 +97,8 @@ async def releases(nodes: Sequence[Node]) -> dict[str, set[str]]:
     """Return of which versions and releases the daemons are that run on each node; all three have to run."""
     found = {}
     for node in nodes:
-        lines = [line for line in await processes(node, "/usr/lib/gestalt/") if "/usr/bin/gestalt-" in line]
+        pids = (await node.do("systemctl", "show", "--property=MainPID", "--value", *UNITS)).split()
+        lines = (await node.do("ps", "-o", "args=", "--pid", ",".join(pids))).splitlines()
         homes = [match[1] for line in lines if (match := _HOME.match(line))]
         assert len(homes) == len(UNITS), f"{node.name}: {lines}"
         found[node.name] = set(homes)

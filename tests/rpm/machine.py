@@ -13,6 +13,8 @@ from pathlib import Path
 from gestalt import shell
 from tests.cluster.lab.nodes import CHECKOUT, File, LabError, Node
 
+PACKAGES = ("gestalt-runtime", "gestaltctl", "gestalt-coordinator", "gestalt-agent")
+
 OUT = "build/rpm/test"
 """Below the checkout, which nodes see."""
 

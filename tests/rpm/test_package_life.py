@@ -14,8 +14,8 @@ from gestalt import shell
 from tests.cluster.lab.cluster import web
 from tests.cluster.lab.nodes import CHECKOUT, Node, can_run
 
-from .conftest import PACKAGES, Built, Machine
-from .machine import active, files, processes, rpm
+from .conftest import Built, Machine
+from .machine import PACKAGES, active, files, processes, rpm
 
 pytestmark = [
     pytest.mark.rpm,

@@ -51,7 +51,7 @@ async def assemble(lab: Lab, *, init: Sequence[str] = (), join: Sequence[str] = 
     deciding = lab.nodes[:coordinators] if len(lab.nodes) >= coordinators else lab.nodes[:1]
     cluster = Cluster(lab, await _client(lab, deciding), deciding)
     await cluster.until_answering(PATIENCE)
-    await asyncio.gather(*(_join(cluster, node, join, is_coordinator=node in deciding) for node in lab.nodes[1:]))
+    await asyncio.gather(*(join_node(cluster, node, join, is_coordinator=node in deciding) for node in lab.nodes[1:]))
     await cluster.until_ready(PATIENCE)
     return cluster
 
@@ -87,7 +87,12 @@ async def _enable(node: Node, *parts: str) -> None:
         raise LabError(f"{node.name}: {', '.join(units)}: {done.complaint()}\n{journal.stdout.decode()}")
 
 
-async def _join(cluster: Cluster, node: Node, more: Sequence[str], *, is_coordinator: bool) -> None:
+async def join_node(cluster: Cluster, node: Node, more: Sequence[str] = (), *, is_coordinator: bool = False) -> None:
+    """Have a machine with programs and units join a cluster, and its daemons started, now and at each boot.
+
+    Raises:
+        LabError: a step failed; the sentence holds what it said.
+    """
     if is_coordinator:
         token = await _token(cluster, "--coordinator")
         await node.do("gestalt-coordinator", "join", "--token-file", "-", "--address", node.address, stdin=token.encode())
