@@ -1,6 +1,7 @@
 #!/bin/bash
 # Builds the packages from this checkout, as it lies here, into build/rpm.
-#   scripts/rpm.sh rpm      what is installed; signed when RPM_SIGN_KEY names a key of gpg
+#   scripts/rpm.sh rpm      what is installed; signed when RPM_SIGN_KEY names a key of gpg, whose passphrase gpg's agent asks for, unless
+#                           it is in the file RPM_SIGN_PASSPHRASE_FILE
 #   scripts/rpm.sh srpm     what they can be built from elsewhere, without network
 #   scripts/rpm.sh twice    build them two times, in two places, and compare every byte
 # RPM_PYTHON=/usr/bin/python3.12: the Python that they are to run with, where it is not the system's newest; it has to be here, too.
@@ -74,6 +75,27 @@ run_rpmbuild() {
   fi
 }
 
+# What signing needs is looked at before anything is built.
+check_key() {
+  [ -n "${RPM_SIGN_KEY:-}" ] || return 0
+  local program
+  for program in rpmsign gpg; do
+    command -v "$program" >/dev/null || die "$program is not installed, and RPM_SIGN_KEY asks for signatures; run: scripts/install-packages rpm"
+  done
+  gpg --batch --list-secret-keys -- "$RPM_SIGN_KEY" >/dev/null 2>&1 || die "there is no secret key of RPM_SIGN_KEY=$RPM_SIGN_KEY; gpg --list-secret-keys shows those that there are (GNUPGHOME: where)"
+  case ${RPM_SIGN_PASSPHRASE_FILE:-} in *[\'%]*) die "RPM_SIGN_PASSPHRASE_FILE=$RPM_SIGN_PASSPHRASE_FILE: a path with ' or % cannot be told to rpmsign" ;; esac
+  [ -z "${RPM_SIGN_PASSPHRASE_FILE:-}" ] || [ -r "$RPM_SIGN_PASSPHRASE_FILE" ] || die "RPM_SIGN_PASSPHRASE_FILE=$RPM_SIGN_PASSPHRASE_FILE cannot be read"
+}
+
+# sign FILE: the passphrase is in no argument; gpg reads it itself.
+sign() {
+  local options=(--define "_gpg_name $RPM_SIGN_KEY" --define "__gpg $(command -v gpg)")
+  if [ -n "${RPM_SIGN_PASSPHRASE_FILE:-}" ]; then
+    options+=(--define "_gpg_sign_cmd_extra_args --batch --pinentry-mode loopback --passphrase-file '$(realpath "$RPM_SIGN_PASSPHRASE_FILE")'")
+  fi
+  rpmsign "${options[@]}" --addsign "$1" >/dev/null || die "$(basename "$1") could not be signed: see the message above"
+}
+
 # hand_over FILE...: put packages where they are expected, in place of older ones.
 hand_over() {
   local file name
@@ -81,7 +103,7 @@ hand_over() {
   for file in "$@"; do
     name=$(basename "$file")
     rm -f "$out/${name%-*-*}"-[0-9]*.rpm
-    [ -z "${RPM_SIGN_KEY:-}" ] || rpmsign --define "_gpg_name $RPM_SIGN_KEY" --define "__gpg $(command -v gpg)" --addsign "$file" >/dev/null
+    [ -z "${RPM_SIGN_KEY:-}" ] || sign "$file"
     mv "$file" "$out/$name"
     echo "$out/$name"
   done
@@ -89,6 +111,7 @@ hand_over() {
 
 case $purpose in rpm | srpm | twice) ;; *) die "usage: scripts/rpm.sh rpm|srpm|twice" ;; esac
 command -v rpmbuild >/dev/null || die "rpmbuild is not installed; run: scripts/install-packages rpm"
+check_key
 mkdir -p "$work"
 exec 9>"$work/lock"
 flock 9
