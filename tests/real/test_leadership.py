@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -207,6 +207,37 @@ async def step_down(cluster: Coordinators, leader: int) -> None:
     async with cluster.client(leader) as client:
         await client.call(lambda api: api.cluster.StepDown, api_pb2.StepDownRequest())
     assert await cluster.settled() == 1 - leader
+
+
+async def test_new_settings_count_for_the_leader_and_for_whoever_leads_next(slow: Coordinators) -> None:
+    """That ended tasks beyond the new number go is seen at both."""
+    leader = await slow.up()
+
+    async def tasks_left() -> int:
+        async with slow.client() as client:
+            return len((await client.call(lambda api: api.tasks.List, api_pb2.ListTasksRequest())).tasks)
+
+    async def change(name: str) -> None:
+        async with slow.client() as client:
+            await client.call(lambda api: api.apps.Launch, launch(name))
+            await client.call(lambda api: api.apps.Delete, api_pb2.DeleteRequest(request=api_pb2.Request(id=f"delete {name}"), app=name))
+
+    for number in range(3):
+        await change(f"/tests/lead/reload/app{number}")
+    assert await tasks_left() > 2
+    for index in range(2):
+        slow.settings_file(index).with_suffix(".d").mkdir()
+        (slow.settings_file(index).with_suffix(".d") / "10-site.yaml").write_text("task_retention: 2\n")
+        slow.signal(index, signal.SIGHUP)
+    await change("/tests/lead/reload/last")
+    await until("the leader keeps two tasks", lambda: has(tasks_left, 2))
+    await step_down(slow, leader)
+    await change("/tests/lead/reload/after")
+    await until("the next leader keeps two tasks", lambda: has(tasks_left, 2))
+
+
+async def has(count: Callable[[], Awaitable[int]], wanted: int) -> bool:
+    return await count() == wanted
 
 
 async def test_a_leader_that_is_stopped_hands_over_at_once(slow: Coordinators) -> None:
