@@ -74,6 +74,7 @@ class Life:
         self._interval = sd_notify.watchdog_interval()
         self._pinged = 0.0
         self.stop_wanted = False
+        self.stop_insisted = asyncio.Event()
         self.reload_wanted = False
         self.dead = ""
         self._standing = {"service": "", "settings": ""}
@@ -131,7 +132,9 @@ class Life:
         self._changed.set()
 
     def ask_stop(self) -> None:
-        """End the daemon in order."""
+        """End the daemon in order; asked a second time, at once."""
+        if self.stop_wanted:
+            self.stop_insisted.set()
         self.stop_wanted = True
         self._changed.set()
 
@@ -294,7 +297,7 @@ async def _live(name: str, build: Build[S], source: Source[S]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, life.ask_stop)
     loop.add_signal_handler(signal.SIGHUP, life.ask_reload)
-    monitors = asyncio.create_task(watch_loop(), name="loop lag"), asyncio.create_task(_watch(source, life), name="settings")
+    lag, drop_ins = asyncio.create_task(watch_loop(), name="loop lag"), asyncio.create_task(_watch(source, life), name="settings")
     log.info("%s %s starts", name, __version__)
     try:
         service = await _start(build(source.settings, life), life)
@@ -304,12 +307,13 @@ async def _live(name: str, build: Build[S], source: Source[S]) -> int:
         life.ready()
         log.info("%s is ready", name)
         await _serve(name, service, life, source)
+        drop_ins.cancel()
         return await _stop(name, service, life)
     except GestaltError as error:
         log.error("%s cannot go on: %s%s", name, error.message, f" ({error.hint})" if error.hint else "")
         return EXIT_CONFIG if error.kind is Kind.INVALID else EXIT_FAILED
     finally:
-        for monitor in monitors:
+        for monitor in (lag, drop_ins):
             monitor.cancel()
 
 
@@ -373,12 +377,12 @@ def _renew(source: Source[S]) -> Renewal[S]:
 
 
 async def _stop(name: str, service: Service[S], life: Life) -> int:
-    """Stop in order within STOP_LIMIT; a second signal cuts it short."""
+    """Stop in order within STOP_LIMIT; a second signal to stop cuts it short, and nothing else does."""
     life.hush()
     sd_notify.notify("STOPPING=1")
     log.info("%s stops%s", name, f": {life.dead}" if life.dead else "")
     stopping = asyncio.ensure_future(service.stop())
-    again = asyncio.ensure_future(life.wait())
+    again = asyncio.ensure_future(life.stop_insisted.wait())
     await asyncio.wait((stopping, again), timeout=STOP_LIMIT, return_when=asyncio.FIRST_COMPLETED)
     again.cancel()
     if not stopping.done():

@@ -35,6 +35,9 @@ class Sample(Service[CoordinatorSettings]):
         if "{mode}" == "hangs":
             print("stopping", flush=True)
             await asyncio.sleep(3600)
+        if "{mode}" == "lingers":
+            print("stopping", flush=True)
+            await asyncio.sleep(1)
         print("stopped", flush=True)
 
 async def build(settings, life: Life):
@@ -58,6 +61,8 @@ async def build(settings, life: Life):
     return service
 
 gestalt.daemon.READ_LIMIT = 1.0
+if "{mode}" == "lingers":
+    gestalt.daemon._WATCH_PERIOD = 0.1
 
 class Odd:
     reads = 0
@@ -339,6 +344,24 @@ async def test_a_second_signal_cuts_a_hanging_stop_short(tmp_path: Path) -> None
         code, errors = await run.ends()
         assert code == 1
         assert "cut short" in errors
+
+
+@pytest.mark.parametrize("what", ["SIGHUP", "drop-ins"])
+async def test_new_settings_do_not_cut_a_stop_short(what: str, tmp_path: Path) -> None:
+    async with daemon(tmp_path, "lingers") as run:
+        await run.says("building")
+        await run.notified()
+        run.process.send_signal(signal.SIGTERM)
+        await run.says("stopping")
+        if what == "SIGHUP":
+            run.process.send_signal(signal.SIGHUP)
+        else:
+            (tmp_path / "sample.d").mkdir()
+            (tmp_path / "sample.d/x.yaml").write_text("task_retention: 3\n", encoding="utf-8")
+        await run.says("stopped")
+        code, errors = await run.ends()
+        assert code == 0
+        assert "drop-ins" not in errors, "nobody looks at them any more"
 
 
 async def test_check_config_says_where_each_value_comes_from_and_starts_nothing(tmp_path: Path) -> None:
