@@ -61,6 +61,19 @@ def test_it_has_the_capabilities_that_the_guide_names(unit: str, title: str) -> 
     assert set(line.split()) == set(re.findall(r"`(CAP_[A-Z_]+)`", row))
 
 
+@analyzed
+@pytest.mark.parametrize(("there", "starts"), [("a file", True), ("a link to what is not mounted", True), ("nothing", False)])
+async def test_the_fence_starts_where_it_has_settings_or_will_have(there: str, starts: bool, tmp_path: Path) -> None:
+    settings = tmp_path / "fence.yaml"
+    if there == "a file":
+        settings.touch()
+    elif there != "nothing":
+        settings.symlink_to(tmp_path / "mount/fence.yaml")
+    unit = (ROOT / "systemd/gestalt-fence.service").read_text(encoding="utf-8")
+    conditions = re.findall(r"^Condition\w+=.+$", unit.replace("/etc/gestalt/fence.yaml", str(settings)), re.MULTILINE)
+    assert (await shell.run(("systemd-analyze", "condition", *conditions), limit=30)).ok is starts
+
+
 def test_haproxys_unit_names_the_files_that_the_agent_has_by_default() -> None:
     unit = (ROOT / "systemd" / UNIT).read_text(encoding="utf-8")
     (command,) = re.findall(r"^ExecStart=(.+)$", unit, re.MULTILINE)
