@@ -51,6 +51,10 @@ class Journal:
         finally:
             os.close(file)
 
+    def fileno(self) -> int:
+        """Return the descriptor that entries are sent by."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Send nothing any more."""
         self._socket.close()

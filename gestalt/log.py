@@ -78,6 +78,11 @@ def setup_logging(level: str, identifier: str = "", node: str = "") -> None:
         logging.getLogger(noisy).setLevel(max(logging.INFO, root.level))
 
 
+def descriptors() -> frozenset[int]:
+    """Return what lines are sent by besides standard error: whoever lets go of all that is open, and is to log on, keeps these."""
+    return frozenset(handler.fileno() for handler in logging.getLogger().handlers if isinstance(handler, JournalHandler))
+
+
 class PlainFormatter(logging.Formatter):
     """`2026-01-31T12:00:00.123 info  agent.engine: message key=value`"""
 
@@ -118,6 +123,9 @@ class JournalHandler(logging.Handler):
                 self._fallback.emit(record)
         except Exception:  # noqa: BLE001 (as every handler: whoever logs must not fail by it)
             self.handleError(record)
+
+    def fileno(self) -> int:
+        return self._journal.fileno()
 
     def close(self) -> None:
         self._journal.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gestalt.daemon import Life, Service, daemon_command
@@ -13,22 +15,21 @@ CONFIG = Path("/etc/gestalt/fence.yaml")
 
 def main() -> int:
     """Be the fence until told to stop; return the exit code. What it holds then is not left without a guard."""
-    started: list[FenceSettings] = []
+    last: list[Callable[[], None]] = []
 
     async def start(settings: FenceSettings, life: Life) -> Service[FenceSettings]:
-        from .service import start_fence
+        from .rearguard import leave  # now: at its end an upgrade may have taken the file away
+        from .service import life_id, start_fence
 
         fence = await start_fence(settings, life)
-        started.append(settings)
+        last.append(partial(leave, settings.data_dir, life_id(), settings.timing.kill))
         return fence
 
-    code = daemon_command("gestalt-fence", FenceSettings, CONFIG, start, load=load_fence_settings)
-    for settings in started:
-        from .rearguard import leave
-        from .service import life_id
-
-        leave(settings.data_dir, life_id(), settings.timing.kill)
-    return code
+    try:
+        return daemon_command("gestalt-fence", FenceSettings, CONFIG, start, load=load_fence_settings)
+    finally:  # however it ended
+        for leave_guard in last:
+            leave_guard()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 A fence that is told to end does not know what for. At a restart the next one takes over within the lease. But the machine may shut down,
 which takes as long as what runs takes to end, or fence and agent are stopped or erased together: nobody else would end what is held, and
-another node gets it meanwhile. It is a fork, so that no program is started, and it needs no file that an upgrade takes away. When a
-shutdown ends all that is left, it ends what is held at once: that may ignore the same signal.
+another node gets it meanwhile. It is a fork, so that no program is started, and it needs no file that an upgrade takes away, nor the
+fence's folder, which may be erased or unmounted: what was known stays known. When a shutdown ends all that is left, it ends what is held
+at once: that may ignore the same signal.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gestalt.clock import boottime
 from gestalt.errors import GestaltError
+from gestalt.log import descriptors
 
 from .cgroups import kill_cgroup, shut_cgroup
 from .lease import Held, Holding, closed
@@ -29,21 +32,27 @@ _THREADS = 8
 
 
 def leave(folder: Path, boot: str, kill: float) -> None:
-    """Leave one behind, if something is held in this life of the machine; to be called when the fence has let everything go.
+    """Leave one behind, if something is held in this life of the machine; to be called when the fence has ended. Never fails.
 
     Args:
         folder: `data_dir` of the fence.
         boot: the present life of the machine.
         kill: seconds that ending something may take.
     """
-    guard = Rearguard(folder, boot, kill)
-    if not guard.live:
+    try:
+        guard = Rearguard(folder, boot, kill)
+        if not guard.live:
+            return
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        is_fence = os.fork() != 0
+    except Exception as error:  # noqa: BLE001 (whatever it is, the fence has ended in order)
+        log.critical("if something is held, nobody ends it before a fence is back: %s", error)
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    if os.fork():
+    if is_fence:
         return
     status = 1
     try:
+        _let_go()
         guard.run()
         status = 0
     except Exception:  # it is the last one who could tell
@@ -52,14 +61,50 @@ def leave(folder: Path, boot: str, kill: float) -> None:
         os._exit(status)  # nothing of the fence's own end happens twice
 
 
-class Rearguard:
-    """Ends what is held when its lease is over, or when told to, unless a fence is at work. Blocks."""
+def _let_go() -> None:
+    """Have nothing open any more that the fence had: its lock, a watchdog and connections would seem to be in use.
 
-    def __init__(self, folder: Path, boot: str, kill: float) -> None:
+    The numbers stay taken, by what holds nobody up: objects that the fence has left may still close them, and must not close another's.
+    """
+    try:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for number in {int(path.name) for path in Path("/proc/self/fd").iterdir()} - {0, 1, 2, null} - descriptors():
+            os.dup2(null, number, inheritable=False)
+    except OSError as error:
+        log.error("what the fence had open stays open: %s", error)
+
+
+def has_acted(known: Held, found: Held) -> bool:
+    """Whether a fence sees to what is held, by what is on disk: it has written since, or ended it all.
+
+    That one is there is not enough: it may be about to start, and come to nothing. `found` is empty where there is no file.
+    """
+    is_another = (found.boot, found.incarnation) != (known.boot, known.incarnation)
+    return bool(found.boot) and (is_another or found.until > known.until or not found.live)
+
+
+def _end_cgroup(path: Path, deadline: float) -> bool:
+    shut_cgroup(path)
+    return kill_cgroup(path, deadline)
+
+
+def _is_told(pause: float) -> bool:
+    """Wait, at most for `pause` seconds, to be told to end."""
+    return signal.sigtimedwait(_ENDING, pause) is not None
+
+
+class Rearguard:
+    """Ends what is held when its lease is over, or when told to, unless a fence is at work. Blocks.
+
+    `end` kills what is in a cgroup until then (seconds since boot), and returns whether nothing is left.
+    """
+
+    def __init__(self, folder: Path, boot: str, kill: float, end: Callable[[Path, float], bool] = _end_cgroup) -> None:
         self._file = HeldFile(folder)
         self._lock = SavedFile(folder)
         self._boot = boot
         self._kill = kill
+        self._end_one = end
         self._held = self._file.load()
 
     @property
@@ -73,30 +118,44 @@ class Rearguard:
         while self.live:
             left = self._held.until - boottime()
             if left > 0 and not told:
-                told = signal.sigtimedwait(_ENDING, min(left, LOOK)) is not None
-                continue
-            if not self._alone():
+                told = _is_told(min(left, LOOK))
+            elif self._alone():
+                if self._turn(told):
+                    told = _is_told(LOOK) or told  # a fence may come between
+            elif has_acted(self._held, self._found()):
                 return
-            try:
-                self._look()
-                if told or self._held.until <= boottime():
-                    self._end()
-            finally:
-                self._lock.unlock()
+            else:
+                told = _is_told(min(LOOK, self._kill / 4)) or told
 
-    def _look(self) -> None:
-        """Learn what a fence that was here meanwhile has written down. A disk that does not tell changes nothing."""
+    def _turn(self, told: bool) -> bool:
+        """Look, end what is due, and let a fence in again; return whether something resists."""
         try:
-            self._held = self._file.load()
+            found = self._found()
+            if found.boot == self._boot:  # else there is no file any more, which ends nothing
+                self._held = found
+            if not told and self._held.until > boottime():
+                return False
+            self._end()
+            return bool(self.live)
+        finally:
+            self._lock.unlock()
+
+    def _found(self) -> Held:
+        """Return what a fence that was here meanwhile has written down. A disk that does not tell says nothing."""
+        try:
+            return self._file.load()
         except GestaltError as error:
             log.error("%s", error.message)
+            return Held()
 
     def _alone(self) -> bool:
         """Keep any fence away, unless one is there. A disk that does not let us do so keeps nobody from ending what is held."""
         try:
-            self._lock.lock()
+            self._lock.lock(make=False)
         except GestaltError as error:
-            return not isinstance(error.__cause__, BlockingIOError)
+            if isinstance(error.__cause__, BlockingIOError):
+                return False
+            log.error("%s", error.message)
         return True
 
     def _end(self) -> None:
@@ -106,7 +165,7 @@ class Rearguard:
         deadline = boottime() + self._kill
         paths = {path: Path(path) for what in doomed.values() for path in what.cgroups}
         with ThreadPoolExecutor(_THREADS) as threads:
-            gone = dict(zip(paths, threads.map(lambda path: _end_cgroup(path, deadline), paths.values()), strict=True))
+            gone = dict(zip(paths, threads.map(lambda path: self._end_one(path, deadline), paths.values()), strict=True))
         held: Held = self._held
         for name, what in doomed.items():
             if all(gone[path] for path in what.cgroups):
@@ -115,12 +174,9 @@ class Rearguard:
             else:
                 log.critical("%s could not be ended within %g s", name, self._kill, extra={"instance": name})
         self._held = held
+        if not self._lock.locked:  # the folder is gone, or not ours
+            return
         try:
             self._file.save(held)
         except OSError as error:
             log.error("what has ended is not written down: %s", error)
-
-
-def _end_cgroup(path: Path, deadline: float) -> bool:
-    shut_cgroup(path)
-    return kill_cgroup(path, deadline)

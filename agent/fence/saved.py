@@ -31,19 +31,30 @@ class SavedFile:
         self._lock_path = folder / "lock"
         self._lock = -1
 
-    def lock(self) -> None:
+    @property
+    def locked(self) -> bool:
+        """Whether nobody else uses the folder, because we do."""
+        return self._lock >= 0
+
+    def lock(self, *, make: bool = True) -> None:
         """Be the only one who uses the folder, until the process ends.
+
+        Args:
+            make: the folder, where there is none.
 
         Raises:
             GestaltError: FAILED, when somebody else does, or when the folder cannot be used.
         """
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if make:
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self.unlock()
             raise GestaltError(Kind.FAILED, f"another gestalt-fence is at work in {self._path.parent}", hint="stop it first") from error
         except OSError as error:
+            self.unlock()
             raise GestaltError(Kind.FAILED, f"{self._path.parent} cannot be used: {error}") from error
 
     def unlock(self) -> None:

@@ -102,14 +102,16 @@ class Fence(Service[FenceSettings]):
 
     async def stop(self) -> None:
         """Go without ending the session: the next life takes it up again, or the servers end it."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
-        await self._link.close()
-        await self._lease.close()
-        await self._watchdog.close()
-        await self._servers.close(keep_session=True)
-        self._file.unlock()
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait((self._task,))
+            await self._link.close()
+            await self._lease.close()
+            await self._watchdog.close()
+            await self._servers.close(keep_session=True)
+        finally:  # also when it is cut short: what is left behind must not keep the next one out
+            self._file.unlock()
 
     async def _run(self) -> None:
         failures = 0

@@ -45,6 +45,17 @@ def test_a_folder_has_one_user(tmp_path: Path) -> None:
     second.lock()
 
 
+def test_who_is_kept_out_keeps_nothing_open(tmp_path: Path) -> None:
+    """It may ask for long."""
+    first, second = SavedFile(tmp_path), SavedFile(tmp_path)
+    first.lock()
+    before = set(Path("/proc/self/fd").iterdir())
+    with pytest.raises(GestaltError):
+        second.lock()
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert not second.locked
+
+
 def test_the_password_is_not_shown() -> None:
     assert "password" not in repr(FULL)
 

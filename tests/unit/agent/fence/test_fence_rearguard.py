@@ -1,0 +1,252 @@
+"""What a fence leaves behind ends what is held when nobody else does: whatever became of the folder, and whoever else looks into it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gestalt.agent.fence.lease import Held, Holding, closed, holding, renewed
+from gestalt.agent.fence.rearguard import Rearguard, has_acted, leave
+from gestalt.agent.fence.saved import HeldFile, SavedFile
+from gestalt.agent.fence.service import life_id, start_fence
+from gestalt.agent.fence.settings import FenceSettings, ZooKeeperSettings
+from gestalt.clock import boottime, monotonic
+from gestalt.daemon import Life
+from gestalt.errors import GestaltError
+
+BOOT, KILL = "b", 0.4
+CGROUP = "/sys/fs/cgroup/pids/none/x"
+LIMIT = 10.0
+
+
+def held(lease: float = 0.1) -> Held:
+    return holding(Held(BOOT, 3, boottime() + lease), "volume", Holding((CGROUP,), "volume", 1))
+
+
+class Guard:
+    """One that kills nothing, and notes what it would kill. `resists`: how often that does not end. `then`: is done at that."""
+
+    def __init__(self, folder: Path, resists: int = 0, then: Callable[[], object] = int) -> None:
+        self.killed: list[str] = []
+        self._resists = resists
+        self._then = then
+        self.guard = Rearguard(folder, BOOT, KILL, self._end)
+
+    def _end(self, path: Path, _: float) -> bool:
+        self.killed.append(str(path))
+        self._then()
+        return len(self.killed) > self._resists
+
+
+KNOWN = holding(Held(BOOT, 3, 10.0), "volume", Holding((CGROUP,), "volume", 1))
+
+
+@pytest.mark.parametrize(
+    ("found", "acted"),
+    [
+        pytest.param(KNOWN, False, id="nothing has changed"),
+        pytest.param(Held(), False, id="there is no file"),
+        pytest.param(replace(KNOWN, until=9.0), False, id="it took over, and has renewed nothing"),
+        pytest.param(renewed(KNOWN, 3, BOOT, 3.0, 8.0), True, id="it has renewed"),
+        pytest.param(closed(KNOWN, "volume"), True, id="it has ended it"),
+        pytest.param(replace(KNOWN, incarnation=4), True, id="another membership"),
+        pytest.param(replace(KNOWN, boot="c"), True, id="another life"),
+    ],
+)
+def test_a_fence_sees_to_it_when_it_has_written(found: Held, acted: bool) -> None:
+    assert has_acted(KNOWN, found) is acted
+
+
+def test_it_ends_what_is_held_with_the_lease_and_writes_it_down(tmp_path: Path) -> None:
+    HeldFile(tmp_path).save(before := held())
+    guard = Guard(tmp_path)
+    guard.guard.run()
+    assert boottime() >= before.until
+    assert guard.killed == [CGROUP]
+    assert not HeldFile(tmp_path).load().live
+
+
+def test_a_file_that_is_gone_ends_nothing(tmp_path: Path) -> None:
+    HeldFile(tmp_path).save(held())
+    guard = Guard(tmp_path)
+    (tmp_path / "held.json").unlink()
+    guard.guard.run()
+    assert guard.killed == [CGROUP]
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    HeldFile(folder).save(held())
+    guard = Guard(folder)
+    shutil.rmtree(folder)
+    guard.guard.run()
+    assert guard.killed == [CGROUP]
+    assert not folder.exists()
+
+
+def test_a_fence_that_starts_and_comes_to_nothing_is_waited_for(tmp_path: Path) -> None:
+    HeldFile(tmp_path).save(held())
+    guard, fence = Guard(tmp_path), SavedFile(tmp_path)
+    fence.lock()
+    ends = threading.Timer(0.5, fence.unlock)
+    ends.start()
+    guard.guard.run()
+    ends.join()
+    assert guard.killed == [CGROUP]
+
+
+def test_a_fence_that_renews_is_left_alone(tmp_path: Path) -> None:
+    HeldFile(tmp_path).save(before := held())
+    guard, fence = Guard(tmp_path), SavedFile(tmp_path)
+    fence.lock()
+    renews = threading.Timer(0.5, lambda: HeldFile(tmp_path).save(renewed(before, 3, BOOT, boottime(), 8.0)))
+    renews.start()
+    guard.guard.run()
+    renews.join()
+    assert not guard.killed
+    fence.unlock()
+
+
+def test_what_resists_keeps_no_fence_out(tmp_path: Path) -> None:
+    HeldFile(tmp_path).save(before := held())
+    fence = SavedFile(tmp_path)
+
+    def get_in() -> None:
+        end = monotonic() + LIMIT
+        while not fence.locked and monotonic() < end:
+            with contextlib.suppress(GestaltError):
+                fence.lock()
+            threading.Event().wait(0.02)
+        HeldFile(tmp_path).save(renewed(before, 3, BOOT, boottime(), 8.0))
+
+    starts = threading.Thread(target=get_in)
+    guard = Guard(tmp_path, resists=1, then=starts.start)
+    guard.guard.run()
+    starts.join()
+    assert guard.killed == [CGROUP], "the fence sees to it"
+    fence.unlock()
+
+
+def test_what_resists_is_killed_again(tmp_path: Path) -> None:
+    HeldFile(tmp_path).save(held())
+    guard = Guard(tmp_path, resists=1)
+    guard.guard.run()
+    assert guard.killed == [CGROUP, CGROUP]
+    assert not HeldFile(tmp_path).load().live
+
+
+@pytest.fixture
+def mask() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.usefixtures("mask")
+@pytest.mark.parametrize("what", ["no file that can be read", "no process"])
+def test_that_none_can_be_left_is_told_and_harms_nothing(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no process to be had")
+
+    HeldFile(tmp_path).save(held())
+    if what == "no process":
+        monkeypatch.setattr(os, "fork", fork)
+    else:
+        (tmp_path / "held.json").write_text("{")
+    leave(tmp_path, BOOT, KILL)
+    assert [(record.levelno, "nobody ends it" in record.message) for record in caplog.records] == [(logging.CRITICAL, True)]
+
+
+def until_free(folder: Path) -> None:
+    """Return when a fence could start, within a moment."""
+    end, file = monotonic() + 2.0, SavedFile(folder)
+    while not file.locked:
+        try:
+            file.lock()
+        except GestaltError:
+            assert monotonic() < end, "it keeps the next fence out"
+            threading.Event().wait(0.02)
+    file.unlock()
+
+
+ENDS_BADLY = """
+import asyncio, logging, sys
+from pathlib import Path
+from types import SimpleNamespace
+from gestalt.agent.fence import main as command, saved, service
+from gestalt.journal import Journal
+from gestalt.log import JournalHandler
+
+class Erased:
+    def find_spec(self, name, path=None, target=None):
+        raise ImportError(f"{name} was erased")
+
+file = saved.SavedFile(Path(sys.argv[1]))
+logging.getLogger().addHandler(JournalHandler(Journal(Path(sys.argv[1]) / "journal"), logging.NullHandler(), {}))
+
+async def start_fence(settings, life):
+    file.lock()
+
+def daemon_command(name, kind, config, build, *, load):
+    asyncio.run(build(SimpleNamespace(data_dir=Path(sys.argv[1]), timing=SimpleNamespace(kill=1.0)), None))
+    sys.meta_path.insert(0, Erased())
+    raise RuntimeError("this is no end in order")
+
+service.start_fence, command.daemon_command = start_fence, daemon_command
+command.main()
+"""
+
+
+def test_one_is_left_however_the_fence_ends_and_keeps_nothing_of_it_open(tmp_path: Path) -> None:
+    """The fence has not let go of its lock, and its program is erased meanwhile."""
+    HeldFile(tmp_path).save(holding(Held(life_id(), 3, boottime() + 60.0), "volume", Holding((), "volume", 1)))
+    journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    journal.bind(str(tmp_path / "journal"))
+    command = (sys.executable, "-c", ENDS_BADLY, str(tmp_path))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as fence:
+        try:
+            assert fence.wait(LIMIT) == 1
+            until_free(tmp_path)
+            os.killpg(fence.pid, signal.SIGTERM)
+            said = fence.communicate(timeout=LIMIT)[1].decode()  # it ends with the last one who could say something
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(fence.pid, signal.SIGKILL)
+    assert "this is no end in order" in said
+    with journal:
+        lines = [journal.recv(4096) for _ in range(2)]
+    assert b"MESSAGE=agent.fence.rearguard: no fence is here" in lines[0]
+    assert b"MESSAGE=agent.fence.rearguard: volume was ended" in lines[1]
+    assert not HeldFile(tmp_path).load().live
+
+
+async def test_a_stop_that_is_cut_short_lets_the_next_fence_in(tmp_path: Path) -> None:
+    servers = ZooKeeperSettings(("127.0.0.1:1",))
+    settings = FenceSettings("n", "one", "c", servers, data_dir=tmp_path, socket=tmp_path / "socket", watchdog="")
+    fence = await start_fence(settings, Life())
+    stopping = asyncio.create_task(fence.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    next_one = SavedFile(tmp_path)
+    next_one.lock()
+    next_one.unlock()
+    await fence.stop()
