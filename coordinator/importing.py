@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gestalt.appliance.layout import Layout
 from gestalt.cluster.export_file import Header, read_export
 from gestalt.cluster.init import read_founder
 from gestalt.cluster.secrets import read_secret
 from gestalt.config import CoordinatorSettings
 from gestalt.errors import GestaltError, Kind
+from gestalt.files import WRITER, Owner
+from gestalt.owner import become
 
 from .election import Candidate, session_in
 from .export import documents_of
 from .restoring import STRIDE, Loss, Target, fitted, loss
-from .store.base import MetaStore, OutcomeUnknown, Restored
+from .store.base import MetaStore, OutcomeUnknown, Restored, StoreError
 from .store.sqlite import SqliteStore
 from .witness import Witness
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from gestalt.zk.paths import Paths
 
 CONNECT_LIMIT = 10.0
+MACHINE = Layout(Path("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Outcome:
 
 async def put_back(settings: CoordinatorSettings, choice: Choice) -> Outcome:
     """Put an export into the store that the settings name.
+
+    As root, this process becomes for good whose the folder of an SQLite store is, before anything in it is opened.
 
     Raises:
         GestaltError: the file is bad (INVALID, NOT_FOUND) or of another cluster (CONFLICT); somebody leads or holds the store (REFUSED);
@@ -111,9 +117,9 @@ def _check_format(header: Header, present: int) -> None:
 @asynccontextmanager
 async def _opened(settings: CoordinatorSettings, nodes: list[str], patience: float) -> AsyncIterator[MetaStore]:
     if settings.zookeeper is None:
+        _become_owner(settings.store.path)
         async with _open(SqliteStore(settings.store.path, settings.cluster_id)) as store:
             yield store
-        _belong_to_folder(settings.store.path)
         return
     from gestalt.zk.client import Zk, ZkUnavailable
     from gestalt.zk.known import KnownServers, kept_in
@@ -175,9 +181,33 @@ async def _plant(zk: Zk, settings: CoordinatorSettings, nodes: list[str]) -> Non
         await tree.admit(node)
 
 
-def _belong_to_folder(database: Path) -> None:
-    """Give files that root has made to whom their folder belongs: the coordinator's user."""
-    owner = database.parent.stat()
-    for path in database.parent.glob(f"{database.name}*"):
-        if os.geteuid() == 0 and path.stat().st_uid != owner.st_uid:
-            os.chown(path, owner.st_uid, owner.st_gid)
+def _become_owner(database: Path, machine: Layout = MACHINE) -> None:
+    """Have the folder of a database, and become whose it is: who may write there could lead root elsewhere by links.
+
+    A folder that the machine's own coordinator lacks is made for that one's user.
+
+    Raises:
+        StoreError: the folder cannot be had.
+    """
+    if os.geteuid() != 0:
+        return
+    folder = database.parent
+    try:
+        nearest = next(part for part in (folder, *folder.parents) if os.path.lexists(part))
+        owner = _owner(nearest)
+        if nearest != folder and owner == WRITER and machine.data in folder.parents:
+            owner = machine.coordinator_owner
+            folder.mkdir(mode=0o700, parents=True)
+            os.chown(folder, owner.user, owner.group, follow_symlinks=False)
+    except OSError as error:
+        raise StoreError(f"{database}: {error}") from error
+    become(owner)
+
+
+def _owner(folder: Path) -> Owner:
+    """Return whose a folder is, or a link on the way to it; WRITER, where that is root."""
+    links = [part.lstat() for part in (folder, *folder.parents) if part.is_symlink()]
+    for there in (*links, folder.stat()):
+        if there.st_uid != 0:
+            return Owner(there.st_uid, there.st_gid)
+    return WRITER

@@ -61,6 +61,9 @@ def test_the_owner_is_whom_the_unit_that_counts_names(tmp_path: Path) -> None:
     unit = packaged / "gestalt-coordinator.service"
     unit.write_text(UNIT.replace("User=gestalt", "User=nobody"), encoding="utf-8")
     assert owner_of_unit("gestalt-coordinator", folders) == OTHER
+    (site / unit.name).symlink_to("/dev/null")
+    assert owner_of_unit("gestalt-coordinator", folders) == OTHER, "one that is masked is the packaged one's all the same"
+    (site / unit.name).unlink()
     (site / unit.name).write_text(as_root(UNIT), encoding="utf-8")
     assert owner_of_unit("gestalt-coordinator", folders) == WRITER
     (site / unit.name).write_text(UNIT.replace("User=gestalt", "User=nobody-of-this-name"), encoding="utf-8")
@@ -102,3 +105,5 @@ async def test_to_become_a_user_is_to_have_nothing_of_roots() -> None:
     ids = f"({OTHER.user}, {OTHER.user}, {OTHER.user}) ({OTHER.group}, {OTHER.group}, {OTHER.group}) [{OTHER.group}]"
     assert done.stdout.decode() == f"'' nobody {ids}\n", done.complaint()
     assert become(WRITER) == ""
+    unnamed = await shell.run((sys.executable, "-c", "from gestalt.owner import *\nprint(become(Owner(54321, 54321)))"), limit=30)
+    assert unnamed.stdout == b"54321\n", unnamed.complaint()
