@@ -185,8 +185,10 @@ class SystemdSupervisor(Supervisor):
         await _systemctl("daemon-reload")
 
     async def _install(self, name: str, daemon: Daemon) -> None:
-        """Put a unit of ours in place, unless a package brought one."""
+        """Put a unit of ours in place, unless a package brought one or an administrator has another, or has masked it."""
         unit = _UNITS / f"{name}.service"
+        if is_anothers(unit):
+            return
         known = await _systemctl("cat", unit.name)
         if known.ok and not unit.exists():
             return
@@ -197,6 +199,11 @@ class SystemdSupervisor(Supervisor):
         if not unit.exists() or unit.read_text(encoding="utf-8") != text:
             write_atomic(unit, text)
             await _systemctl("daemon-reload")
+
+
+def is_anothers(unit: Path) -> bool:
+    """Tell whether a unit's place is taken by what is not ours: a file of somebody else's, or a link, by which it is masked."""
+    return unit.is_symlink() or (unit.exists() and _OURS not in unit.read_text(encoding="utf-8"))
 
 
 def as_root(unit: str) -> str:
