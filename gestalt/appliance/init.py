@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gestalt.appliance.layout import Layout
-from gestalt.config import AgentSettings, CoordinatorSettings, Settings
+from gestalt.config import AgentSettings, CoordinatorSettings, Settings, TlsSettings
+from gestalt.credentials import is_credential
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import write_atomic
-from gestalt.pki import NODE_HOST, Authority, Identity, Role
+from gestalt.pki import NODE_HOST, Authority, Identity, Pair, Role
 from gestalt.plugin.registry import find_driver
 from gestalt.settings_file import load_settings
 
@@ -147,18 +149,28 @@ def _refused(options: InitOptions, settings: Settings) -> str:
 def _certificates(layout: Layout, coordinator: CoordinatorSettings, agent: AgentSettings) -> list[Made]:
     cluster, owner = coordinator.cluster_id, layout.coordinator_owner
     authority = Authority.ensure(layout.pki, cluster, owner=owner)
-    pairs = (
-        authority.issue(
-            Identity(cluster, Role.COORDINATOR, COORDINATOR_NAME),
-            "coordinator",
-            dns=("localhost",),
-            addresses=("127.0.0.1", "::1"),
-            owner=owner,
-        ),
-        authority.issue(Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,)),
-        authority.issue(Identity(cluster, Role.USER, USER_NAME), USER_NAME),
+    coordinators = partial(
+        authority.issue,
+        Identity(cluster, Role.COORDINATOR, COORDINATOR_NAME),
+        "coordinator",
+        dns=("localhost",),
+        addresses=("127.0.0.1", "::1"),
+        owner=owner,
     )
-    return [Made(authority.certificate, authority.made), *(Made(pair.certificate, pair.made) for pair in pairs)]
+    return [
+        Made(authority.certificate, authority.made),
+        issued(coordinator.tls, coordinators),
+        issued(agent.tls, partial(authority.issue, Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,))),
+        issued(None, partial(authority.issue, Identity(cluster, Role.USER, USER_NAME), USER_NAME)),
+    ]
+
+
+def issued(tls: TlsSettings | None, issue: Callable[[], Pair]) -> Made:
+    """Have a certificate and its key; those of settings whose key is a credential are left alone, since another key would be made."""
+    if tls is not None and is_credential(tls.key):
+        return Made(tls.certificate, made=False)
+    pair = issue()
+    return Made(pair.certificate, pair.made)
 
 
 def _client(layout: Layout, coordinator: CoordinatorSettings) -> Made:

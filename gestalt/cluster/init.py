@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from gestalt.appliance.init import USER_NAME, Made
+from gestalt.appliance.init import USER_NAME, Made, issued
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, TimingSettings, ZooKeeperSettings
 from gestalt.credentials import is_credential
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import ensure_private_folder, write_atomic
 from gestalt.pki import NODE_HOST, Authority, Identity, Role
+from gestalt.settings_file import load_settings
 from gestalt.zk.session_length import is_beyond, objection
 
 from .issuing import coordinator_names
@@ -230,6 +232,8 @@ def _secrets(layout: ClusterLayout, coordinator: CoordinatorSettings, node: str,
     if given is not None and not (places[0].exists() or is_credential(places[0])):
         write_secret(places[0], read_secret(given), owner)
     files = [Made(path, ensure_secret(path, owner)) for path in places if not is_credential(path)]
+    if is_credential(load_settings(layout.fence_settings, FenceSettings).zookeeper.secret_file):
+        return files
     made = not layout.node_secret.exists()
     if made:
         write_secret(layout.node_secret, node_secret(read_secret(places[0]), node))
@@ -251,18 +255,20 @@ def _certificates(layout: ClusterLayout, coordinator: CoordinatorSettings, agent
     names = coordinator_names(address)
     phrase = read_secret(_places(layout, coordinator)[1])
     authority = Authority.ensure(layout.pki, cluster, phrase.encode(), owner=owner)
-    pairs = (
-        authority.issue(
-            Identity(cluster, Role.COORDINATOR, coordinator.name),
-            "coordinator",
-            dns=names.dns,
-            addresses=names.addresses,
-            owner=owner,
-        ),
-        authority.issue(Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,)),
-        authority.issue(Identity(cluster, Role.USER, USER_NAME), USER_NAME),
+    coordinators = partial(
+        authority.issue,
+        Identity(cluster, Role.COORDINATOR, coordinator.name),
+        "coordinator",
+        dns=names.dns,
+        addresses=names.addresses,
+        owner=owner,
     )
-    return [Made(authority.certificate, authority.made), *(Made(pair.certificate, pair.made) for pair in pairs)]
+    return [
+        Made(authority.certificate, authority.made),
+        issued(coordinator.tls, coordinators),
+        issued(agent.tls, partial(authority.issue, Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,))),
+        issued(None, partial(authority.issue, Identity(cluster, Role.USER, USER_NAME), USER_NAME)),
+    ]
 
 
 def _founder(layout: ClusterLayout, agent: AgentSettings, options: InitOptions) -> Made:

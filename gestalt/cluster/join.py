@@ -21,6 +21,7 @@ from gestalt import __version__
 from gestalt.appliance.init import Made
 from gestalt.clock import monotonic
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, Settings, TimingSettings
+from gestalt.credentials import is_credential
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import WRITER, ensure_private_folder, write_atomic
 from gestalt.pki import AUTHORITY_CERTIFICATE, AUTHORITY_KEY, ensure_key, is_for_key, signing_request
@@ -30,7 +31,7 @@ from gestalt.settings_file import load_settings
 
 from .layout import ClusterLayout
 from .names import check_address, check_labels, check_name, check_roles, split_address
-from .secrets import write_secret
+from .secrets import read_secret, write_secret
 from .settings import Member, NodeChoices, agent_document, at, coordinator_document, fence_document, have_settings, tls_of
 from .token import JoinToken, Purpose
 
@@ -116,6 +117,30 @@ def _check_cluster(files: Sequence[tuple[Path, type[Settings]]], token: JoinToke
             )
 
 
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """Where a member's secrets are: where the settings that are there name credentials, those, which are not for us to make."""
+
+    key: Path
+    zookeeper: Path
+    passphrase: Path
+
+    @classmethod
+    def of(cls, layout: ClusterLayout, purpose: Purpose) -> _Secrets:
+        named: list[Path | None] = [None, None, None]
+        if purpose == "coordinator" and layout.coordinator_settings.exists():
+            coordinator = load_settings(layout.coordinator_settings, CoordinatorSettings)
+            zookeeper = coordinator.zookeeper.secret_file if coordinator.zookeeper is not None else None
+            named = [coordinator.tls.key, zookeeper, coordinator.authority_passphrase]
+        if purpose == "node" and layout.agent_settings.exists():
+            named[0] = load_settings(layout.agent_settings, AgentSettings).tls.key
+        if purpose == "node" and layout.fence_settings.exists():
+            named[1] = load_settings(layout.fence_settings, FenceSettings).zookeeper.secret_file
+        secret = layout.node_secret if purpose == "node" else layout.coordinator_secret
+        ours = (layout.pki / f"{purpose}.key", secret, layout.passphrase)
+        return cls(*(file if file is not None and is_credential(file) else own for file, own in zip(named, ours, strict=True)))
+
+
 class _Applicant:
     """A machine that asks to join, with its files. The stem of a node's is "node", of a coordinator's "coordinator"."""
 
@@ -123,7 +148,7 @@ class _Applicant:
         self._layout = layout
         self._purpose = purpose
         self._member = member
-        self._key = layout.pki / f"{purpose}.key"
+        self._secrets = _Secrets.of(layout, purpose)
         self._id_file = layout.pki / f"{purpose}.id"
         self._owner = layout.coordinator_owner if purpose == "coordinator" else WRITER
 
@@ -135,7 +160,7 @@ class _Applicant:
         """Have the cluster's certificate, an id and a key.
 
         Raises:
-            GestaltError: CONFLICT, when the certificate here is of another cluster.
+            GestaltError: CONFLICT, when the certificate here is of another cluster; NOT_FOUND, when the key is a credential not given.
         """
         self._layout.settings.mkdir(parents=True, exist_ok=True)
         ensure_private_folder(self._layout.pki, self._owner)
@@ -150,7 +175,10 @@ class _Applicant:
         write_atomic(authority, ours)
         if not self._id_file.exists():
             write_atomic(self._id_file, f"{uuid.uuid4()}\n", mode=0o600)
-        ensure_key(self._key, self._owner)
+        if is_credential(self._secrets.key):
+            read_secret(self._secrets.key)
+        else:
+            ensure_key(self._secrets.key, self._owner)
 
     def request(self, token: JoinToken, options: JoinOptions) -> agent_pb2.JoinRequest:
         request = agent_pb2.JoinRequest(
@@ -160,7 +188,7 @@ class _Applicant:
             id=self.id,
             name=self._member.name,
             address=self._member.address,
-            signing_request=signing_request(self._key, self._member.name),
+            signing_request=signing_request(self._secrets.key, self._member.name),
             version=__version__,
             roles=options.node.roles,
             labels=options.node.labels,
@@ -177,7 +205,7 @@ class _Applicant:
             GestaltError: FAILED.
         """
         whole = reply.coordinators and reply.zookeeper.hosts and reply.zookeeper.secret
-        if reply.cluster_id != token.cluster_id or reply.id != self.id or not whole or not is_for_key(reply.certificate, self._key):
+        if reply.cluster_id != token.cluster_id or reply.id != self.id or not whole or not is_for_key(reply.certificate, self._secrets.key):
             raise GestaltError(
                 Kind.FAILED, "the coordinator's answer does not fit what was asked", hint="see the log of the coordinator; try again"
             )
@@ -187,17 +215,22 @@ class _Applicant:
         layout, is_node = self._layout, self._purpose == "node"
         certificate = layout.pki / f"{self._purpose}.crt"
         write_atomic(certificate, reply.certificate, owner=self._owner)
-        secret = layout.node_secret if is_node else layout.coordinator_secret
-        write_secret(secret, reply.zookeeper.secret, self._owner)
-        files = [layout.pki / AUTHORITY_CERTIFICATE, certificate, secret]
+        files = [layout.pki / AUTHORITY_CERTIFICATE, certificate, *self._keep(self._secrets.zookeeper, reply.zookeeper.secret)]
         if reply.zookeeper.ca:
             write_atomic(layout.zookeeper_ca, reply.zookeeper.ca)
             files.append(layout.zookeeper_ca)
         if not is_node:
-            write_secret(layout.passphrase, reply.authority_passphrase, self._owner)
+            files += self._keep(self._secrets.passphrase, reply.authority_passphrase)
             write_atomic(layout.pki / AUTHORITY_KEY, reply.authority_key, mode=0o600, owner=self._owner)
-            files += [layout.passphrase, layout.pki / AUTHORITY_KEY]
+            files.append(layout.pki / AUTHORITY_KEY)
         return [Made(path, made=True) for path in files]
+
+    def _keep(self, file: Path, secret: str) -> list[Path]:
+        """Write a secret, and return the file; nothing, where it is a credential."""
+        if is_credential(file):
+            return []
+        write_secret(file, secret, self._owner)
+        return [file]
 
     def write_node_settings(self, reply: agent_pb2.JoinReply, options: JoinOptions) -> list[Made]:
         layout, member = self._layout, self._member
