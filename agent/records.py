@@ -8,6 +8,7 @@ arms no counter again.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 from collections.abc import Mapping
@@ -169,7 +170,8 @@ class RecordStore:
         """Make the record durable in a moment: for what a new life of the agent would find out by itself."""
         self._noted[record.instance] = record
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(NOTE_DELAY, self._flush_soon)
+            nobodys = contextvars.Context()  # what is written then is of many instances
+            self._timer = asyncio.get_running_loop().call_later(NOTE_DELAY, self._flush_soon, context=nobodys)
 
     async def flush(self) -> None:
         """Make everything durable that was noted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Callable
 
@@ -38,11 +39,11 @@ class Pace:
         self._spent += seconds
 
     def _plan(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, nobodys = asyncio.get_running_loop(), contextvars.Context()  # it is done for all who ask, not for the first
         if self._rested <= loop.time():
-            loop.call_soon(self._begin)
+            loop.call_soon(self._begin, context=nobodys)
         else:
-            loop.call_at(self._rested, self._begin)
+            loop.call_at(self._rested, self._begin, context=nobodys)
 
     def _begin(self) -> None:
         self._asked, self._busy, self._spent = False, True, 0.0
@@ -78,7 +79,7 @@ class Line:
         loop = asyncio.get_running_loop()
         self._waiting.append((work, done := loop.create_future()))
         if len(self._waiting) == 1:
-            loop.call_soon(self._go_on)
+            loop.call_soon(self._go_on, context=contextvars.Context())
         await done
 
     def _go_on(self) -> None:

@@ -45,7 +45,10 @@ _about: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar("abou
 
 @contextmanager
 def about(**fields: str) -> Iterator[None]:
-    """Every line that is logged in this block, and by tasks that begin in it, is about these."""
+    """Every line that is logged in this block, and by tasks that begin in it, is about these.
+
+    Work that others share has to begin in a context of its own: `context=contextvars.Context()`.
+    """
     token = _about.set({**_about.get(), **fields})
     try:
         yield
@@ -146,8 +149,12 @@ def _entry(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str,
 
 
 def tell_what_about(record: logging.LogRecord) -> bool:
-    """Note on a record what the work is about that it comes from: a filter of a handler."""
-    for key, value in _about.get().items():
+    """Note on a record what the work is about that it comes from, unless it names another app or instance: a filter of a handler."""
+    work = _about.get()
+    named = ((record.__dict__.get(key), work.get(key)) for key in ("app", "instance"))
+    if any(own and other and str(own) != other for own, other in named):
+        return True
+    for key, value in work.items():
         if value:
             record.__dict__.setdefault(key, value)
     return True

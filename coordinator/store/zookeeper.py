@@ -8,6 +8,7 @@ the barrier that settles an unknown outcome.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -177,7 +178,8 @@ class _Log:
         number = contents.advance(changes, entry)
         if self._gathering is None:
             group = Group(self.fence(), entry.epoch)
-            self._gathering = group, asyncio.create_task(self._carry_out(group, contents))
+            nobodys = contextvars.Context()  # neither a group nor a fold, which begins in it, is about its first commit
+            self._gathering = group, asyncio.create_task(self._carry_out(group, contents), context=nobodys)
             _keep(self._gathering[1], self._in_flight)
         group, sent = self._gathering
         group.add(number, entry)

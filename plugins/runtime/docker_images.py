@@ -7,6 +7,7 @@ ever removed.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -135,7 +136,8 @@ class NodeImages:
         shared = self._pulls.get(key)
         if shared is None:
             shared = self._pulls[key] = _Pull()
-            shared.task = asyncio.create_task(self._pull(spec, shared.tell), name=f"pull {spec.image}")
+            nobodys = contextvars.Context()  # others may come to wait for it, too
+            shared.task = asyncio.create_task(self._pull(spec, shared.tell), name=f"pull {spec.image}", context=nobodys)
         assert shared.task is not None
         shared.listeners.append(progress)
         if shared.said:

@@ -149,6 +149,16 @@ async def test_what_work_is_about_is_in_all_its_lines(peer: Peer, log: logging.L
     ]
 
 
+def test_a_line_that_names_another_has_nothing_of_what_the_work_is_about(peer: Peer, log: logging.Logger) -> None:
+    with about(app="/shop/web", instance="web-1", node="two"):
+        log.info("said", extra={"instance": "api-1"})
+        log.info("said", extra={"app": "/shop/api"})
+        log.info("said", extra={"instance": "web-1"})
+    found = [peer.entry() for _ in range(3)]
+    names = [tuple(entry.get(f"GESTALT_{name}") for name in ("APP", "INSTANCE", "NODE")) for entry in found]
+    assert names == [(None, "api-1", "one"), ("/shop/api", None, "one"), ("/shop/web", "web-1", "two")]
+
+
 def test_a_name_within_another_is_not_taken_for_it(peer: Peer, log: logging.Logger) -> None:
     log.info("web-12 waits, beside /shop/web/more", extra={"instance": "web-1", "app": "/shop/web"})
     assert peer.entry()["MESSAGE"].endswith("more instance=web-1 app=/shop/web")
