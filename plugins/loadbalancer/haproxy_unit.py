@@ -119,8 +119,12 @@ def complaints(said: str) -> str:
 
 async def _journal(life: str) -> str:
     """Return what was said in one life of the unit; empty where the journal does not tell."""
-    await _call("journalctl", "--sync")
-    shown = await _call("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={life}")
+    try:
+        await _call("journalctl", "--sync")
+        shown = await _call("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={life}")
+    except SystemdUnavailable as error:  # HAProxy was started and failed: that is what is to be told
+        log.warning("the journal does not tell why HAProxy does not start: %s", error)
+        return ""
     if not shown.ok:
         log.warning("the journal does not tell why HAProxy does not start: %s", shown.complaint())
     return shown.stdout.decode(errors="replace")

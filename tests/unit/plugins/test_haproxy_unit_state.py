@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.plugins.loadbalancer import haproxy_unit
 from gestalt.plugins.loadbalancer.haproxy_unit import SHIPPED_CONFIG, UnitState, complaints, parse_state
 
 CONFIG = Path("/srv/one/haproxy.cfg")
@@ -59,3 +60,18 @@ def test_only_alerts_are_complaints() -> None:
     said = "[NOTICE]   (7) : New worker (8) forked\n[ALERT]    (7) : cannot bind socket for [0.0.0.0:80]\n[ALERT] (7) : bad\n"
     assert complaints(said) == "cannot bind socket for [0.0.0.0:80] | bad"
     assert complaints("env: no such file\n") == ""
+
+
+async def test_a_journal_that_is_stuck_or_missing_tells_nothing_and_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await haproxy_unit._journal("abc") == ""
+    journalctl = tmp_path / "journalctl"
+    journalctl.write_text("#!/bin/sh\nexec /bin/sleep 100\n", encoding="utf-8")
+    journalctl.chmod(0o755)
+    monkeypatch.setattr(haproxy_unit, "_CALL_LIMIT", 0.2)
+    assert await haproxy_unit._journal("abc") == ""
+    told = [record.getMessage() for record in caplog.records if record.name == haproxy_unit.log.name]
+    assert len(told) == 2
+    assert all(line.startswith("the journal does not tell why HAProxy does not start: journalctl --sync: ") for line in told), told
