@@ -1,4 +1,4 @@
-"""What the journal takes: entries of named fields, each sent at once and without waiting.
+"""What the journal takes, sent at once and without waiting: entries of named fields, and lines.
 
 The format is journald's own, a datagram for each entry: https://systemd.io/JOURNAL_NATIVE_PROTOCOL
 """
@@ -57,6 +57,28 @@ class Journal:
 
     def close(self) -> None:
         """Send nothing any more."""
+        self._socket.close()
+
+
+class Stream:
+    """Standard error, where that is a stream to journald. Nobody is kept waiting by it, whatever journald does."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=os.dup(descriptor))
+        self._is_torn = False
+
+    def write(self, lines: str) -> bool:
+        """Write whole lines; return whether all of it was taken. What was taken of a part is ended before the next lines."""
+        data = b"\n" * self._is_torn + lines.encode(errors="backslashreplace")
+        try:
+            taken = self._socket.send(data, socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        self._is_torn = not data[:taken].endswith(b"\n")
+        return taken == len(data)
+
+    def close(self) -> None:
+        """Write nothing any more; standard error itself stays."""
         self._socket.close()
 
 

@@ -13,12 +13,13 @@ import contextvars
 import logging
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from gestalt.journal import Journal
+from gestalt.journal import Journal, Stream
 
 FIELDS = {
     "app": "GESTALT_APP",
@@ -64,11 +65,12 @@ def setup_logging(level: str, identifier: str = "", node: str = "") -> None:
         identifier: what the journal calls who logs.
         node: the node whose daemon it is; each entry of the journal has it, unless it is about another.
     """
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler
     if _under_journal():
-        handler.setFormatter(PriorityFormatter())
-        handler = JournalHandler(Journal(), handler, {"SYSLOG_IDENTIFIER": identifier, "GESTALT_NODE": node})
+        fixed = {"SYSLOG_IDENTIFIER": identifier, "GESTALT_NODE": node}
+        handler = JournalHandler(Journal(), Stream(sys.stderr.fileno()), fixed, lost=_lost())
     else:
+        handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(PlainFormatter())
     handler.addFilter(tell_what_about)
     root = logging.getLogger()
@@ -102,37 +104,61 @@ class PriorityFormatter(logging.Formatter):
 
 
 class JournalHandler(logging.Handler):
-    """Sends entries with fields to the journal; what it does not take at once goes to `fallback`, so that no line is lost.
+    """Sends entries with fields to the journal; what it does not take at once goes to `fallback`, as lines.
+
+    A line that neither takes is lost, so that nobody waits for a journal that hangs; the next one that is taken has their number before it.
 
     Args:
         journal: the way to it.
-        fallback: writes lines.
+        fallback: another way.
         fixed: fields of every entry; a line may have another value for them.
+        lost: lines that were lost before.
     """
 
-    def __init__(self, journal: Journal, fallback: logging.Handler, fixed: Mapping[str, str]) -> None:
+    def __init__(self, journal: Journal, fallback: Stream, fixed: Mapping[str, str], lost: int = 0) -> None:
         super().__init__()
+        self.lost = lost
         self._journal = journal
         self._fallback = fallback
         self._fixed = {name: value for name, value in fixed.items() if value}
         self._formatter = logging.Formatter()
+        self._lines = PriorityFormatter()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            entry = self._fixed | _entry(self._formatter, record)
-            try:
-                self._journal.send(entry.items())
-            except OSError:
-                self._fallback.emit(record)
+            if self.lost and self._is_taken(_losses(self.lost)):
+                self.lost = 0
+            if self.lost or not self._is_taken(record):
+                self.lost += 1
         except Exception:  # noqa: BLE001 (as every handler: whoever logs must not fail by it)
             self.handleError(record)
 
     def fileno(self) -> int:
         return self._journal.fileno()
 
+    def _is_taken(self, record: logging.LogRecord) -> bool:
+        entry = self._fixed | _entry(self._formatter, record)
+        try:
+            self._journal.send(entry.items())
+        except OSError:
+            return self._fallback.write(self._lines.format(record) + "\n")
+        return True
+
     def close(self) -> None:
         self._journal.close()
+        self._fallback.close()
         super().close()
+
+
+def _losses(count: int) -> logging.LogRecord:
+    """Return the line that tells of lines that were lost."""
+    said = "1 line was lost" if count == 1 else f"{count} lines were lost"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, "%s, which the journal did not take", (said,), None, "emit")
+
+
+def _lost() -> int:
+    """Return how many lines were lost that nobody was told of yet."""
+    return sum(handler.lost for handler in logging.getLogger().handlers if isinstance(handler, JournalHandler))
 
 
 def _entry(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, str]:
@@ -193,4 +219,4 @@ def _under_journal() -> bool:
         status = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError):
         return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return stat.S_ISSOCK(status.st_mode) and os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

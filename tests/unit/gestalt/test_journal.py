@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import mmap
 import os
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gestalt.journal import Journal, encode
-from gestalt.log import FIELDS, JournalHandler, PriorityFormatter, about, tell_what_about
+from gestalt.journal import Journal, Stream, encode
+from gestalt.log import FIELDS, JournalHandler, _lost, about, tell_what_about
 
 HERE = Path(__file__).resolve().parents[3]
 
@@ -59,25 +58,52 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
     made.socket.close()
 
 
-@pytest.fixture
-def said() -> io.StringIO:
-    """What goes to standard error instead."""
-    return io.StringIO()
+class Listener:
+    """Has what goes to standard error instead, when it looks; `ours` is that."""
+
+    def __init__(self) -> None:
+        self.ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+
+    def heard(self) -> str:
+        """Return what came since the last call."""
+        found = b""
+        try:
+            while part := self._theirs.recv(1 << 16, socket.MSG_DONTWAIT):
+                found += part
+        except BlockingIOError:
+            pass
+        return found.decode()
+
+    def close(self) -> None:
+        self.ours.close()
+        self._theirs.close()
 
 
 @pytest.fixture
-def log(tmp_path: Path, said: io.StringIO) -> Iterator[logging.Logger]:
-    fallback = logging.StreamHandler(said)
-    fallback.setFormatter(PriorityFormatter())
-    handler = JournalHandler(Journal(tmp_path / "socket"), fallback, {"SYSLOG_IDENTIFIER": "gestalt-agent", "GESTALT_NODE": "one"})
-    handler.addFilter(tell_what_about)
+def said() -> Iterator[Listener]:
+    made = Listener()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def handler(tmp_path: Path, said: Listener) -> Iterator[JournalHandler]:
+    fixed = {"SYSLOG_IDENTIFIER": "gestalt-agent", "GESTALT_NODE": "one"}
+    made = JournalHandler(Journal(tmp_path / "socket"), Stream(said.ours.fileno()), fixed)
+    made.addFilter(tell_what_about)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def log(handler: JournalHandler) -> Iterator[logging.Logger]:
     logger = logging.getLogger("gestalt.agent.hands")
     logger.addHandler(handler)
     level, logger.level = logger.level, logging.DEBUG
     yield logger
     logger.level = level
     logger.removeHandler(handler)
-    handler.close()
 
 
 def test_an_entry_has_fields_and_reads_as_before(peer: Peer, log: logging.Logger) -> None:
@@ -109,7 +135,10 @@ def test_a_line_that_is_too_long_for_a_datagram_arrives(peer: Peer, log: logging
     assert entry["PRIORITY"] == "3"
 
 
-def test_a_line_that_is_not_taken_goes_to_standard_error(peer: Peer, log: logging.Logger, said: io.StringIO) -> None:
+@pytest.mark.timeout(20)
+def test_a_line_that_is_not_taken_goes_to_standard_error_and_nobody_waits_there_either(
+    peer: Peer, log: logging.Logger, handler: JournalHandler, said: Listener
+) -> None:
     for number in range(2000):
         log.info("line %d", number)
     peer.socket.setblocking(False)
@@ -119,14 +148,54 @@ def test_a_line_that_is_not_taken_goes_to_standard_error(peer: Peer, log: loggin
             entries.append(peer.entry()["MESSAGE"])
         except BlockingIOError:
             break
-    lines = said.getvalue().splitlines()
+    lines = [line.removeprefix("<6>") for line in said.heard().splitlines()]
     assert lines
-    assert {line.removeprefix("<6>") for line in lines} | set(entries) == {f"agent.hands: line {number}" for number in range(2000)}
+    assert entries + lines == [f"agent.hands: line {number}" for number in range(2000 - handler.lost)]
+    assert handler.lost > 0
+    lost = handler.lost
+    log.info("again")
+    log.info("and again")
+    told = [peer.entry() for _ in range(3)]
+    assert [entry["MESSAGE"] for entry in told] == [
+        f"log: {lost} lines were lost, which the journal did not take",
+        "agent.hands: again",
+        "agent.hands: and again",
+    ]
+    assert (told[0]["PRIORITY"], told[0]["GESTALT_NODE"], handler.lost) == ("4", "one", 0)
 
 
-def test_no_line_is_lost_without_a_journal(log: logging.Logger, said: io.StringIO) -> None:
+def test_what_was_lost_is_told_by_standard_error_too_and_after_a_reload(
+    log: logging.Logger, handler: JournalHandler, said: Listener
+) -> None:
+    handler.lost = 1
     log.error("one\ntwo")
-    assert said.getvalue() == "<3>agent.hands: one\n<3>two\n"
+    assert said.heard() == "<4>log: 1 line was lost, which the journal did not take\n<3>agent.hands: one\n<3>two\n"
+    root = logging.getLogger()
+    root.addHandler(handler)
+    handler.lost = 7
+    assert _lost() == 7
+    root.removeHandler(handler)
+    assert _lost() == 0
+
+
+@pytest.mark.timeout(20)
+def test_a_line_of_which_a_part_was_taken_does_not_run_into_the_next(said: Listener) -> None:
+    stream = Stream(said.ours.fileno())
+    assert not stream.write("<6>" + "x" * 1_000_000 + "\n")
+    assert not stream.write("<6>nothing has room\n")
+    assert set(said.heard().removeprefix("<6>")) == {"x"}
+    assert stream.write("<6>next\n")
+    assert stream.write("<6>last\n")
+    assert said.heard() == "\n<6>next\n<6>last\n"
+    stream.close()
+    assert said.ours.send(b"standard error stays open")
+
+
+def test_without_anybody_there_lines_are_lost_and_nothing_fails(log: logging.Logger, handler: JournalHandler, said: Listener) -> None:
+    said.close()
+    log.error("one")
+    log.error("two")
+    assert handler.lost == 2
 
 
 async def test_what_work_is_about_is_in_all_its_lines(peer: Peer, log: logging.Logger) -> None:
