@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from gestalt.errors import Detail, GestaltError, Kind
+from gestalt.zk.ensemble import Server, parse_ensemble
 
 T = TypeVar("T")
 
@@ -85,11 +86,25 @@ ours() {
     say listening "$(awk '$4 == "0A" { sub(".*:", "", $2); print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null | sort -u)"
 }
 
+zookeeper() {
+    home=/var/lib/gestalt-zookeeper
+    say server_id "$(cat "$home/myid" 2>/dev/null)"
+    # a server keeps the list in the file that its zoo.cfg names; in zoo.cfg itself before it ever ran. What ends in .next is not agreed on
+    named=$(sed -n 's/^dynamicConfigFile=//p' "$home/zoo.cfg" 2>/dev/null)
+    for file in "$named" $(ls -t "$home"/zoo.cfg.dynamic.* 2>/dev/null | grep -v '\.next$') "$home/zoo.cfg"; do
+        if grep -q '^server\.' "$file" 2>/dev/null; then
+            grep '^server\.' "$file" | while read -r line; do say server "$line"; done
+            break
+        fi
+    done
+}
+
 probe() {
     say probe 1
     system
     programs
     ours
+    zookeeper
     say end 1
 }
 
@@ -125,6 +140,7 @@ class Facts:
         settings: the names of those files, such as "agent.yaml".
         opened: services, and ports such as 2181/tcp, for which firewalld is open for good.
         units: those of UNITS that are active.
+        server_id, servers: the number of its ZooKeeper server of ours, and all servers that this one knows of; empty without one.
     """
 
     root: bool
@@ -156,6 +172,8 @@ class Facts:
     clusters: frozenset[str] = frozenset()
     settings: frozenset[str] = frozenset()
     listening: frozenset[int] = frozenset()
+    server_id: str = ""
+    servers: tuple[Server, ...] = ()
 
     @property
     def major(self) -> int:
@@ -206,6 +224,8 @@ def read_facts(text: str) -> Facts:
         clusters=frozenset(filter(None, answer.all("cluster"))),
         settings=frozenset(answer.all("settings")),
         listening=answer.understood("listening", answer.last("listening"), _ports, frozenset()),
+        server_id=answer.last("server_id"),
+        servers=parse_ensemble("\n".join(answer.all("server")).encode()).servers,
     )
     answer.check()
     return facts

@@ -6,10 +6,12 @@ import os
 import platform
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from gestalt.bootstrap.facts import PROBE, Engine, numbers, read_facts
+from gestalt.bootstrap.zookeeper import HOME
 from gestalt.errors import GestaltError
 
 RHEL = """Welcome to this machine
@@ -122,6 +124,31 @@ def test_this_machine_says_what_it_is() -> None:
     assert facts.memory == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert abs(facts.clock - time.time()) < 60
     assert facts.var_free > 0
+
+
+def said(function: str, **changed: Path) -> list[str]:
+    """Return what one function of the script says, with folders of ours in the place of the machine's."""
+    script = PROBE[: PROBE.rindex("probe </dev/null")]
+    for folder, ours in {"zookeeper": HOME, "gestalt": "/etc/gestalt"}.items():
+        script = script.replace(ours, str(changed[folder])) if folder in changed else script
+    done = subprocess.run(("sh", "-s"), input=f"{script}{function} </dev/null\n", capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_the_servers_that_zookeeper_knows_of_are_those_that_it_agreed_on_last(tmp_path: Path) -> None:
+    assert said("zookeeper", zookeeper=tmp_path) == ["server_id="]
+    (tmp_path / "myid").write_text("2\n")
+    (tmp_path / "zoo.cfg").write_text("tickTime=500\nserver.1=10.0.0.1:2888:3888:participant;10.0.0.1:2181\n")
+    assert said("zookeeper", zookeeper=tmp_path) == ["server_id=2", "server=server.1=10.0.0.1:2888:3888:participant;10.0.0.1:2181"]
+    for version, number in {"100000000": 2, "200000000": 3, "next": 4}.items():
+        (tmp_path / f"zoo.cfg.dynamic.{version}").write_text(f"server.{number}=10.0.0.{number}:2888:3888:participant;10.0.0.2:2181\n")
+    os.utime(tmp_path / "zoo.cfg.dynamic.100000000", (1, 1))
+    assert said("zookeeper", zookeeper=tmp_path)[1].startswith("server=server.3=")
+    (tmp_path / "zoo.cfg").write_text(f"tickTime=500\ndynamicConfigFile={tmp_path}/zoo.cfg.dynamic.100000000\n")
+    assert said("zookeeper", zookeeper=tmp_path)[1].startswith("server=server.2=")
+    facts = read_facts(RHEL.replace("end=1", "\n".join((*said("zookeeper", zookeeper=tmp_path), "end=1"))))
+    assert (facts.server_id, [(server.id, server.host) for server in facts.servers]) == ("2", [(2, "10.0.0.2")])
 
 
 def test_half_a_script_does_nothing() -> None:
