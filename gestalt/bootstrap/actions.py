@@ -100,12 +100,13 @@ def script(text: str, *arguments: str) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class Actions:
-    """The steps, for the hosts of one file."""
+    """The steps, for the hosts of one file. `first`: the host on which the cluster begins, or began."""
 
     hosts: HostsFile
     packages: Sequence[Package]
     facts: Mapping[str, Facts]
     remotes: Mapping[str, Remote]
+    first: str
     _digests: dict[Path, str] = field(default_factory=dict)
 
     async def do(self, step: Step) -> None:
@@ -133,7 +134,7 @@ class Actions:
         Raises:
             GestaltError: TIMED_OUT, with the states that they are in.
         """
-        first = self.remotes[self.hosts.first.name]
+        first = self.remotes[self.first]
         names = [host.name for host in self.hosts.hosts]
         deadline = monotonic() + READY_LIMIT
         while True:
@@ -144,7 +145,7 @@ class Actions:
                 break
             if monotonic() > deadline:
                 said = "" if done.ok else f"; gestaltctl says: {done.complaint()}"
-                hint = f"on {self.hosts.first.name}: gestaltctl status; on a node: journalctl -u gestalt-agent -u gestalt-fence"
+                hint = f"on {self.first}: gestaltctl status; on a node: journalctl -u gestalt-agent -u gestalt-fence"
                 raise GestaltError(Kind.TIMED_OUT, f"not ready within {READY_LIMIT:g} s: {', '.join(waiting)}{said}", hint=hint)
             await asyncio.sleep(_AGAIN)
         await first.do(*_CTL, "coordinator", "list", "--save", "--output", "name")
@@ -212,7 +213,7 @@ class Actions:
         await self._join(host, "node", "gestalt-agent", *_node_words(host))
 
     async def _join(self, host: HostSettings, purpose: str, program: str, *words: str) -> None:
-        first, remote = self.remotes[self.hosts.first.name], self.remotes[host.name]
+        first, remote = self.remotes[self.first], self.remotes[host.name]
         name = f"{host.name}.{purpose}"
         flag = ("--coordinator",) if purpose == "coordinator" else ()
         token = await first.do(*script(_TOKENS, name, *_CTL, "node", "token", *flag))

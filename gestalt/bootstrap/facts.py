@@ -83,6 +83,7 @@ ours() {
             say settings "${file##*/}"
         fi
     done
+    say mode "$(sed -n "s/^mode:[ '\"]*\([a-z]*\).*/\1/p" /etc/gestalt/coordinator.yaml 2>/dev/null)"
     say listening "$(awk '$4 == "0A" { sub(".*:", "", $2); print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null | sort -u)"
 }
 
@@ -138,6 +139,7 @@ class Facts:
         packages: those of ours, by name, with "VERSION-RELEASE".
         clusters: ids in the settings below /etc/gestalt.
         settings: the names of those files, such as "agent.yaml".
+        mode: of its coordinator, "cluster" or "appliance"; empty without one.
         opened: services, and ports such as 2181/tcp, for which firewalld is open for good.
         units: those of UNITS that are active.
         server_id, servers: the number of its ZooKeeper server of ours, and all servers that this one knows of; empty without one.
@@ -171,6 +173,7 @@ class Facts:
     packages: Mapping[str, str] = field(default_factory=dict)
     clusters: frozenset[str] = frozenset()
     settings: frozenset[str] = frozenset()
+    mode: str = ""
     listening: frozenset[int] = frozenset()
     server_id: str = ""
     servers: tuple[Server, ...] = ()
@@ -223,6 +226,7 @@ def read_facts(text: str) -> Facts:
         packages=dict(name_and_version for line in answer.all("package") if len(name_and_version := line.split()) == 2),
         clusters=frozenset(filter(None, answer.all("cluster"))),
         settings=frozenset(answer.all("settings")),
+        mode=answer.last("mode"),
         listening=answer.understood("listening", answer.last("listening"), _ports, frozenset()),
         server_id=answer.last("server_id"),
         servers=parse_ensemble("\n".join(answer.all("server")).encode()).servers,

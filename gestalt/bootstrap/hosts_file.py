@@ -154,7 +154,7 @@ class HostsFile(Settings):
     """hosts.yaml."""
 
     hosts: Annotated[tuple[HostSettings, ...], Field(min_length=1)]
-    """The machines; each becomes a node. The first one with a coordinator is where the cluster begins."""
+    """The machines; each becomes a node. The first one with a coordinator is where a new cluster begins."""
     packages: Annotated[tuple[Path, ...], BeforeValidator(_listed), Field(min_length=1)]
     """Our packages: the folder that they are in, or files."""
     zookeeper: ZooKeeperChoice
@@ -195,7 +195,7 @@ class HostsFile(Settings):
 
     @property
     def coordinators(self) -> tuple[HostSettings, ...]:
-        """The hosts with a coordinator; the cluster begins on the first."""
+        """The hosts with a coordinator; a new cluster begins on the first."""
         chosen = tuple(host for host in self.hosts if host.coordinator)
         if chosen or any(host.coordinator is not None for host in self.hosts):
             return chosen
@@ -203,7 +203,7 @@ class HostsFile(Settings):
 
     @property
     def first(self) -> HostSettings:
-        """The host on which the cluster begins."""
+        """The host on which a new cluster begins; `together.beginning` says where one is that has begun."""
         return self.coordinators[0]
 
     @property

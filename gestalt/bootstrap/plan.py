@@ -15,11 +15,11 @@ from .facts import Facts
 from .hosts_file import COORDINATORS, HostSettings, HostsFile
 from .packages import OPTIONAL_PACKAGES, RUNTIME, Package, chosen
 from .requirements import Level, Wanted, clock_findings, findings, ports_of
-from .together import server_findings
+from .together import COORDINATOR_FILE, beginning, server_findings
 from .zookeeper import CLIENT_PORT, ELECTION_PORT, PEER_PORT
 
 HTTP_PORT = 80
-COORDINATOR_FILE, AGENT_FILE, FENCE_FILE = "coordinator.yaml", "agent.yaml", "fence.yaml"
+AGENT_FILE, FENCE_FILE = "agent.yaml", "fence.yaml"
 COORDINATOR_UNITS = ("gestalt-coordinator",)
 ZOOKEEPER_UNITS = ("gestalt-zookeeper",)
 NODE_UNITS = ("gestalt-fence", "gestalt-agent")
@@ -65,10 +65,11 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps, in the order in which they are done, and what speaks against it."""
+    """All steps, in the order in which they are done, and what speaks against it. `first`: where the cluster begins, or began."""
 
     steps: tuple[Step, ...]
     doubts: tuple[Doubt, ...]
+    first: str
 
     @property
     def pending(self) -> list[Step]:
@@ -91,7 +92,8 @@ def make_plan(hosts: HostsFile, packages: Sequence[Package], facts: Mapping[str,
     steps: list[Step] = []
     doubts = [*_of_counts(hosts), *(Doubt("", item.level, item.what, item.hint) for item in clock_findings(clocks))]
     doubts += [Doubt(name, item.level, item.what, item.hint) for name, item in server_findings(hosts, facts)]
-    cluster = min(facts[hosts.first.name].clusters, default="")
+    begun = beginning(hosts, facts)
+    doubts += [Doubt("", item.level, item.what, item.hint) for item in begun.trouble]
     for host in hosts.hosts:
         found = facts[host.name]
         try:
@@ -99,11 +101,11 @@ def make_plan(hosts: HostsFile, packages: Sequence[Package], facts: Mapping[str,
         except GestaltError as error:
             doubts.append(Doubt(host.name, Level.ERROR, error.message, error.hint))
             files = []
-        wanted = _wanted(hosts, host, found, files, cluster)
+        wanted = _wanted(hosts, host, found, files, begun.cluster)
         doubts += [Doubt(host.name, item.level, item.what, item.hint) for item in findings(found, wanted)]
         doubts += _of_versions(host, files, found)
-        steps += _steps(hosts, host, files, found)
-    return Plan(tuple(sorted(steps, key=lambda step: step.action)), tuple(doubts))
+        steps += _steps(hosts, host, files, found, is_first=host == begun.first)
+    return Plan(tuple(sorted(steps, key=lambda step: step.action)), tuple(doubts), begun.first.name)
 
 
 def packages_for(hosts: HostsFile, host: HostSettings, packages: Sequence[Package], facts: Facts) -> list[Package]:
@@ -115,7 +117,7 @@ def packages_for(hosts: HostsFile, host: HostSettings, packages: Sequence[Packag
     return chosen(packages, facts.architecture, is_coordinator=host in hosts.coordinators, has_selinux=facts.selinux.lower() != "disabled")
 
 
-def _steps(hosts: HostsFile, host: HostSettings, files: Sequence[Package], facts: Facts) -> list[Step]:
+def _steps(hosts: HostsFile, host: HostSettings, files: Sequence[Package], facts: Facts, *, is_first: bool) -> list[Step]:
     def step(action: Action, what: str, *, done: bool) -> Step:
         return Step(host.name, action, what, done)
 
@@ -127,7 +129,7 @@ def _steps(hosts: HostsFile, host: HostSettings, files: Sequence[Package], facts
     if hosts.firewall and facts.firewalld:
         opened = openings(hosts, host)
         steps.append(step(Action.FIREWALL, f"open firewalld for {', '.join(opened)}", done=set(opened) <= facts.opened))
-    if host == hosts.first:
+    if is_first:
         is_founded = COORDINATOR_FILE in facts.settings and _runs(facts, COORDINATOR_UNITS)
         steps.append(step(Action.FOUND, f"make the cluster, start {', '.join(COORDINATOR_UNITS)}", done=is_founded))
     elif host in hosts.coordinators:
@@ -135,7 +137,7 @@ def _steps(hosts: HostsFile, host: HostSettings, files: Sequence[Package], facts
             step(Action.JOIN_COORDINATOR, "join as a coordinator", done=COORDINATOR_FILE in facts.settings),
             step(Action.START_COORDINATOR, f"start {', '.join(COORDINATOR_UNITS)}", done=_runs(facts, COORDINATOR_UNITS)),
         ]
-    if host != hosts.first:
+    if not is_first:
         steps.append(step(Action.JOIN_NODE, "join as a node", done={AGENT_FILE, FENCE_FILE} <= facts.settings))
     return [*steps, step(Action.START_NODE, f"start {', '.join(NODE_UNITS)}", done=_runs(facts, NODE_UNITS))]
 

@@ -241,7 +241,10 @@ def _ports(facts: Facts, host: Wanted) -> Iterator[Finding]:
 
 
 def _guards(facts: Facts, host: Wanted) -> Iterator[Finding]:
-    for cluster in sorted(facts.clusters - {host.cluster}):
+    if facts.mode == "appliance":
+        hint = "by hand: gestaltctl cluster init --from-appliance (docs/operator-guide.md), or gestaltctl appliance destroy"
+        yield _error("it is an appliance, which nothing here turns into a part of a cluster", hint)
+    for cluster in sorted(facts.clusters - {host.cluster} if facts.mode != "appliance" else ()):
         hint = "take the machine out of it: gestaltctl node remove; then on it rm -r /etc/gestalt /var/lib/gestalt. Or take another machine"
         yield _error(f"it has settings of another cluster in /etc/gestalt: {cluster}", hint)
     if facts.selinux == "Enforcing" and not host.selinux and "gestalt-selinux" not in facts.packages:

@@ -98,7 +98,7 @@ async def prepared(hosts: HostsFile, audience: Audience, parallel: int) -> Async
         facts = {name: item.facts for name, item in seen.items()}
         remotes = {name: item.remote for name, item in seen.items()}
         plan = make_plan(hosts, packages, facts, {name: item.ahead for name, item in seen.items()})
-        yield Bootstrap(hosts, packages, plan, Actions(hosts, packages, facts, remotes), parallel)
+        yield Bootstrap(hosts, packages, plan, Actions(hosts, packages, facts, remotes, plan.first), parallel)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,68 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from .facts import Facts
-from .hosts_file import HostsFile
+from .hosts_file import HostSettings, HostsFile
 from .requirements import Finding, Level
 from .zookeeper import servers_of
+
+COORDINATOR_FILE, CLIENT_FILE = "coordinator.yaml", "client.yaml"
 
 _CHANGED = (
     "servers that are there are exchanged one by one: gestaltctl cluster zookeeper add and remove (docs/operator-guide.md), "
     "and named in zookeeper.hosts of hosts.yaml from then on"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where the cluster begins, or began: the host that tokens come from. `cluster`: its id; empty = a new one. `trouble`: of no host."""
+
+    first: HostSettings
+    cluster: str = ""
+    trouble: tuple[Finding, ...] = ()
+
+
+def beginning(hosts: HostsFile, facts: Mapping[str, Facts]) -> Beginning:
+    """Return where the cluster of this file is: of hosts that have coordinators already one with a context of gestaltctl, wherever in the
+    file it stands. Only where none has, it begins on the first of the file.
+    """
+    having = [host for host in hosts.hosts if COORDINATOR_FILE in facts[host.name].settings and facts[host.name].mode != "appliance"]
+    cluster = _most(having, facts)
+    known = [host for host in having if not cluster or cluster in facts[host.name].clusters]
+    ours = [host for host in known if host in hosts.coordinators]
+    if not known:
+        return Beginning(hosts.first)
+    names = ", ".join(host.name for host in ours or known)
+    if not ours:
+        chosen = ", ".join(host.name for host in hosts.coordinators)
+        what = f"{names} have coordinators already, and the file gives coordinators to {chosen}"
+        hint = "say `coordinator: true` of those that have one, and of those that are to get one"
+        return Beginning(hosts.first, cluster, (Finding(Level.ERROR, what, hint),))
+    with_client = [host for host in ours if CLIENT_FILE in facts[host.name].settings]
+    if with_client:
+        return Beginning(hosts.first if hosts.first in with_client else with_client[0], cluster)
+    if _is_being_founded(ours[0], facts):
+        return Beginning(ours[0], cluster)
+    what = f"{names} have coordinators, and none of them has /etc/gestalt/client.yaml, with which join tokens are made"
+    hint = "on one of them `gestaltctl cluster certificate admin` makes what a context needs; docs/gestaltctl.md says what it looks like"
+    return Beginning(ours[0], cluster, (Finding(Level.ERROR, what, hint),))
+
+
+def _most(having: list[HostSettings], facts: Mapping[str, Facts]) -> str:
+    """Return the cluster that most of these hosts belong to; of as many the one that is in the file first."""
+    counted = Counter(cluster for host in having for cluster in sorted(facts[host.name].clusters))
+    return counted.most_common(1)[0][0] if counted else ""
+
+
+def _is_being_founded(host: HostSettings, facts: Mapping[str, Facts]) -> bool:
+    """Whether `cluster init` was cut off there: it writes the context last, nothing is started before it ends, and nobody joins."""
+    members = [name for name, found in facts.items() if found.clusters & facts[host.name].clusters]
+    return members == [host.name] and "gestalt-coordinator" not in facts[host.name].units
 
 
 def server_findings(hosts: HostsFile, facts: Mapping[str, Facts]) -> Iterator[tuple[str, Finding]]:

@@ -194,9 +194,9 @@ def _tell_end(run: Bootstrap, outcomes: Sequence[Outcome]) -> None:
         did = ", ".join(f"{item.step.action.word} {'failed' if item.error else show_duration(item.seconds)}" for item in mine)
         print(f"{clean(host.name)}  {host.address}  {did or 'nothing was changed'}")
     if not any(outcome.error for outcome in outcomes):
-        first = run.hosts.first
-        print(f"next: on {first.name}, as root: gestaltctl status; gestaltctl launch -f app.yaml")
-        print(f"from elsewhere: `gestaltctl cluster certificate USER` on {first.name} makes what a context of your own needs")
+        first = run.plan.first
+        print(f"next: on {first}, as root: gestaltctl status; gestaltctl launch -f app.yaml")
+        print(f"from elsewhere: `gestaltctl cluster certificate USER` on {first} makes what a context of your own needs")
 
 
 def _shape(plan: Plan) -> dict[str, Any]:

@@ -69,13 +69,14 @@ def carried_out(hosts: HostsFile, world: World, steps: Iterable[Step]) -> World:
 def _after(hosts: HostsFile, step: Step, facts: Facts) -> Facts:
     host = next(host for host in hosts.hosts if host.name == step.host)
     node, coordinator = {"agent.yaml", "fence.yaml"}, {"coordinator.yaml"}
+    founder = node | coordinator | {"client.yaml"}
     match step.action:
         case Action.PACKAGES:
             return replace(facts, packages={item.name: item.version for item in packages_for(hosts, host, PACKAGES, facts)})
         case Action.FIREWALL:
             return replace(facts, opened=facts.opened | set(openings(hosts, host)))
         case Action.FOUND | Action.JOIN_COORDINATOR | Action.JOIN_NODE:
-            made = {Action.FOUND: node | coordinator, Action.JOIN_COORDINATOR: coordinator, Action.JOIN_NODE: node}[step.action]
+            made = {Action.FOUND: founder, Action.JOIN_COORDINATOR: coordinator, Action.JOIN_NODE: node}[step.action]
             started = {"gestalt-coordinator"} if step.action is Action.FOUND else set()
             return replace(facts, settings=facts.settings | made, clusters=frozenset({"c"}), units=facts.units | started)
         case Action.ZOOKEEPER:

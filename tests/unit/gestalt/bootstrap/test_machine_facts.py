@@ -151,6 +151,18 @@ def test_the_servers_that_zookeeper_knows_of_are_those_that_it_agreed_on_last(tm
     assert (facts.server_id, [(server.id, server.host) for server in facts.servers]) == ("2", [(2, "10.0.0.2")])
 
 
+@pytest.mark.parametrize(("line", "mode"), [("mode: appliance", "appliance"), ('mode: "cluster"', "cluster"), ("model: x", ""), ("", "")])
+def test_what_a_coordinator_is_of_is_read(tmp_path: Path, line: str, mode: str) -> None:
+    if line:
+        (tmp_path / "coordinator.yaml").write_text(f"cluster_id: c-1\n{line}\nlisten: 10.0.0.1:7400\n")
+    found = said("ours", gestalt=tmp_path)
+    assert f"mode={mode}" in found
+    assert [text for text in found if text.startswith(("cluster=", "settings="))] == (
+        ["cluster=c-1", "settings=coordinator.yaml"] if line else []
+    )
+    assert read_facts(RHEL.replace("end=1", f"mode={mode}\nend=1")).mode == mode
+
+
 def test_half_a_script_does_nothing() -> None:
     """A connection may break while it is sent."""
     half = PROBE[: PROBE.rindex("probe </dev/null")]

@@ -81,6 +81,7 @@ def test_a_good_machine_lacks_nothing() -> None:
         ({"listening": frozenset({2181})}, {}, ERROR, "port 2181, for clients of ZooKeeper, is taken"),
         ({"clusters": frozenset({"other"})}, {"cluster": "mine"}, ERROR, "another cluster in /etc/gestalt: other"),
         ({"clusters": frozenset({"other"})}, {}, ERROR, "another cluster in /etc/gestalt: other"),
+        ({"clusters": frozenset({"its own"}), "mode": "appliance"}, {}, ERROR, "it is an appliance"),
         ({"selinux": "Enforcing"}, {}, WARNING, "SELinux is enforcing"),
         ({"firewalld": True}, {}, WARNING, "firewalld runs"),
     ],

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from gestalt.bootstrap.facts import Facts
+from gestalt.bootstrap.plan import Action
 from gestalt.bootstrap.requirements import Level
 from gestalt.bootstrap.zookeeper import servers_of
 
-from .test_bootstrap_plan import BARE, bare, plan_of, site
+from .test_bootstrap_plan import BARE, World, bare, carried_out, names, plan_of, site
 
 
 def with_server(number: str, *addresses: str) -> Facts:
@@ -49,3 +50,62 @@ def test_addresses_are_compared_as_addresses_and_an_ensemble_of_the_site_is_its_
     assert plan_of(hosts, {"h1": with_server("1", "fd00:0:0:0:0:0:0:1")}).errors == []
     hosts = site(zookeeper={"hosts": ["z:2181"]})
     assert plan_of(hosts, bare(hosts) | {"h2": with_server("7", "10.0.0.9")}).doubts == ()
+
+
+def member(*settings: str, cluster: str = "c", runs: bool = True) -> Facts:
+    files = frozenset(f"{name}.yaml" for name in settings)
+    units = frozenset({"gestalt-coordinator"}) if runs else frozenset()
+    return replace(BARE, settings=files, clusters=frozenset({cluster}), units=units, mode="cluster" if "coordinator" in settings else "")
+
+
+def finished(count: int) -> World:
+    hosts = site(count=count)
+    return carried_out(hosts, bare(hosts), plan_of(hosts, bare(hosts)).steps)
+
+
+def test_a_new_host_at_the_top_joins_the_cluster_that_is_there() -> None:
+    """Its place in the file makes it nothing; the hosts that are there are asked for nothing, and nobody is told to empty them."""
+    hosts = site(
+        zookeeper={"hosts": ["z:2181"]}, hosts=[{"name": name, "address": f"10.0.0.{name[1]}"} for name in ("h4", "h1", "h2", "h3")]
+    )
+    plan = plan_of(hosts, finished(3) | {"h4": BARE})
+    assert (plan.first, plan.doubts) == ("h1", ())
+    assert names(plan.pending) == {
+        ("h4", action)
+        for action in (
+            Action.PACKAGES,
+            Action.FIREWALL,
+            Action.JOIN_COORDINATOR,
+            Action.START_COORDINATOR,
+            Action.JOIN_NODE,
+            Action.START_NODE,
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("world", "first", "told"),
+    [
+        ({}, "h1", ""),
+        ({"h1": member("coordinator", "client"), "h2": member("coordinator")}, "h1", ""),
+        ({"h1": member("coordinator"), "h2": member("coordinator", "client")}, "h2", ""),
+        ({"h2": member("coordinator", runs=False)}, "h2", ""),
+        ({"h2": member("coordinator")}, "h2", "h2 have coordinators, and none of them has /etc/gestalt/client.yaml"),
+        ({"h1": member("coordinator", runs=False), "h2": member("agent", runs=False)}, "h1", "none of them has /etc/gestalt/client.yaml"),
+        ({"h4": member("coordinator", "client")}, "h1", "h4 have coordinators already, and the file gives coordinators to h1, h2, h3"),
+        ({"h1": replace(member("coordinator", "client"), mode="appliance")}, "h1", "it is an appliance"),
+    ],
+)
+def test_the_cluster_is_where_a_coordinator_and_a_context_are(world: World, first: str, told: str) -> None:
+    hosts = site()
+    plan = plan_of(hosts, bare(hosts) | world)
+    assert plan.first == first
+    assert [told in doubt.what for doubt in plan.errors] == ([True] if told else [])
+
+
+def test_one_machine_of_another_cluster_does_not_make_the_others_strangers() -> None:
+    hosts = site()
+    world = {"h1": member("coordinator", "client", cluster="other"), "h2": member("coordinator", "client"), "h3": member("coordinator")}
+    plan = plan_of(hosts, bare(hosts) | world)
+    assert plan.first == "h2"
+    assert [(doubt.host, doubt.what) for doubt in plan.errors] == [("h1", "it has settings of another cluster in /etc/gestalt: other")]
