@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,18 +78,20 @@ rmdir "/opt/.$2.part"
 """
 """Archive, and the one folder that is in it."""
 
-_WRITE = """set -eu
+WRITE = """set -eu
 umask 022
-[ "$4" = always ] || [ ! -e "$1" ] || { cat >/dev/null; exit 0; }
+[ "$4" = always ] || [ ! -s "$1" ] || { cat >/dev/null; exit 0; }
 mkdir -p "$(dirname "$1")"
 umask 077
 cat >"$1.part"
+echo "$5  $1.part" | sha256sum --check --status || { echo "what arrived of $1 is not what was sent" >&2; exit 1; }
 chown "$3:" "$1.part"
 chmod "$2" "$1.part"
+sync "$1.part"
 mv "$1.part" "$1"
 case $1 in */sysusers.d/*) systemd-sysusers "$1" ;; esac
 """
-"""Path, mode, owner, and whether what is there is replaced; the content is on standard input."""
+"""Path, mode, owner, whether what is there is replaced, SHA-256; the content is on standard input. What is empty was never written."""
 
 _OF_ZOOKEEPER = "journalctl -u gestalt-zookeeper on the hosts that have a server; do they reach each other on 2181, 2888 and 3888?"
 
@@ -181,8 +184,9 @@ class Actions:
         servers = servers_of([server.address for server in self.hosts.servers])
         number = self.hosts.servers.index(host) + 1
         for file in server_files(number, servers, Choices(jars, heap=chosen.heap)):
-            how = (file.path, f"{file.mode:o}", file.owner, "once" if file.once else "always")
-            await remote.do(*script(_WRITE, *how), stdin=file.text.encode())
+            content = file.text.encode()
+            how = (file.path, f"{file.mode:o}", file.owner, "once" if file.once else "always", hashlib.sha256(content).hexdigest())
+            await remote.do(*script(WRITE, *how), stdin=content)
         await remote.do("systemctl", "daemon-reload")
         await self._start(remote, ZOOKEEPER_UNITS)
 

@@ -1,0 +1,54 @@
+"""What the steps do to a machine: their scripts, run on this one in a folder of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gestalt.bootstrap.actions import WRITE, script
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+
+
+def run(text: str, *arguments: str, stdin: str = "", folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a script; programs in `folder` stand for those of the machine."""
+    path = f"{folder}:{os.environ['PATH']}" if folder else os.environ["PATH"]
+    return subprocess.run(
+        script(text, *arguments), input=stdin, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "PATH": path}
+    )
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_file_is_in_place_when_all_of_it_arrived_and_is_on_the_disk(tmp_path: Path) -> None:
+    file = tmp_path / "made/zoo.cfg"
+    program(tmp_path / "bin", "sync", f'echo "$1" >>{tmp_path}/synced; [ ! -e {file} ]')
+    how = (str(file), "640", ME, "once", sha256("a=1\nb=2\n"))
+    cut = run(WRITE, *how, stdin="a=1\n", folder=tmp_path / "bin")
+    assert (cut.returncode, cut.stderr) == (1, f"what arrived of {file} is not what was sent\n")
+    assert not file.exists()
+    done = run(WRITE, *how, stdin="a=1\nb=2\n", folder=tmp_path / "bin")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("a=1\nb=2\n", 0o640)
+    assert (tmp_path / "synced").read_text() == f"{file}.part\n"
+
+
+@pytest.mark.parametrize(("there", "how", "after"), [("old", "once", "old"), ("", "once", "new"), ("old", "always", "new")])
+def test_what_the_server_itself_changes_is_written_once(tmp_path: Path, there: str, how: str, after: str) -> None:
+    file = tmp_path / "myid"
+    file.write_text(there)
+    assert run(WRITE, str(file), "644", ME, how, sha256("new"), stdin="new").returncode == 0
+    assert file.read_text() == after
