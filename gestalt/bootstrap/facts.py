@@ -30,6 +30,8 @@ installed() { has rpm && within 60 rpm --query --all --queryformat '%{NAME} %{VE
 system() {
     say uid "$(id -u)"
     say hostname "$(uname -n)"
+    say machine "$(cat /etc/machine-id 2>/dev/null)"
+    say addresses "$(if has ip; then ip -o addr | awk '{ sub("/.*", "", $4); print $4 }'; else hostname -I 2>/dev/null; fi)"
     say architecture "$(uname -m)"
     if [ -r /etc/os-release ]; then
         say distribution "$(. /etc/os-release; printf %s "$ID")"
@@ -128,6 +130,8 @@ class Facts:
     """What a machine said of itself. A program that is not there has an empty version.
 
     Args:
+        machine: what /etc/machine-id holds; also that of a machine of which it is a copy.
+        addresses: those of its own; none where it cannot tell them.
         distribution: ID of os-release, such as "rhel"; where there is no such file the line of redhat-release.
         memory, var_free, usr_free: bytes; of the whole machine, free below /var/lib and /usr.
         pythons: "3.11" for /usr/bin/python3.11.
@@ -175,6 +179,8 @@ class Facts:
     settings: frozenset[str] = frozenset()
     mode: str = ""
     listening: frozenset[int] = frozenset()
+    machine: str = ""
+    addresses: frozenset[str] = frozenset()
     server_id: str = ""
     servers: tuple[Server, ...] = ()
 
@@ -228,6 +234,8 @@ def read_facts(text: str) -> Facts:
         settings=frozenset(answer.all("settings")),
         mode=answer.last("mode"),
         listening=answer.understood("listening", answer.last("listening"), _ports, frozenset()),
+        machine=answer.last("machine"),
+        addresses=frozenset(answer.last("addresses").split()),
         server_id=answer.last("server_id"),
         servers=parse_ensemble("\n".join(answer.all("server")).encode()).servers,
     )

@@ -15,7 +15,7 @@ from .facts import Facts
 from .hosts_file import COORDINATORS, HostSettings, HostsFile
 from .packages import OPTIONAL_PACKAGES, RUNTIME, Package, chosen
 from .requirements import Level, Wanted, clock_findings, findings, ports_of
-from .together import COORDINATOR_FILE, beginning, server_findings
+from .together import COORDINATOR_FILE, address_findings, beginning, server_findings
 from .zookeeper import CLIENT_PORT, ELECTION_PORT, PEER_PORT
 
 HTTP_PORT = 80
@@ -91,7 +91,8 @@ def make_plan(hosts: HostsFile, packages: Sequence[Package], facts: Mapping[str,
     """Return the plan. `facts`, `clocks`: of each host, by its name; of the latter, by how much they are ahead of ours."""
     steps: list[Step] = []
     doubts = [*_of_counts(hosts), *(Doubt("", item.level, item.what, item.hint) for item in clock_findings(clocks))]
-    doubts += [Doubt(name, item.level, item.what, item.hint) for name, item in server_findings(hosts, facts)]
+    found_together = [*address_findings(hosts, facts), *server_findings(hosts, facts)]
+    doubts += [Doubt(name, item.level, item.what, item.hint) for name, item in found_together]
     begun = beginning(hosts, facts)
     doubts += [Doubt("", item.level, item.what, item.hint) for item in begun.trouble]
     for host in hosts.hosts:

@@ -87,6 +87,20 @@ def server_findings(hosts: HostsFile, facts: Mapping[str, Facts]) -> Iterator[tu
             yield host.name, Finding(Level.ERROR, what, _CHANGED)
 
 
+def address_findings(hosts: HostsFile, facts: Mapping[str, Facts]) -> Iterator[tuple[str, Finding]]:
+    """Yield the hosts whose machine has not the address that the file gives them, and those that are one machine."""
+    own = {name: {_plain(address) for address in found.addresses} for name, found in facts.items()}
+    for number, host in enumerate(hosts.hosts):
+        mine, found = own[host.name], facts[host.name]
+        if mine and _plain(host.address) not in mine:
+            what = f"{host.address} is none of its addresses: {', '.join(sorted(mine))}"
+            yield host.name, Finding(Level.ERROR, what, "correct `address` in hosts.yaml, or `ssh`, when that leads to another machine")
+        for other in hosts.hosts[:number]:
+            is_there = _plain(host.address) in own[other.name] or _plain(other.address) in mine
+            if found.machine and found.machine == facts[other.name].machine and is_there:  # a copied machine has other addresses
+                yield host.name, Finding(Level.ERROR, f"it is the same machine as {other.name}", "name each machine once in hosts.yaml")
+
+
 def _shown(servers: Mapping[int, str]) -> str:
     return ", ".join(f"{number} = {host}" for number, host in sorted(servers.items()))
 

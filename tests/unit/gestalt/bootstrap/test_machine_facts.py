@@ -117,6 +117,8 @@ def test_this_machine_says_what_it_is() -> None:
     done = subprocess.run(("sh", "-s"), input=PROBE, capture_output=True, text=True, timeout=100, check=True)
     facts = read_facts(done.stdout)
     assert done.stderr == ""
+    assert "127.0.0.1" in facts.addresses
+    assert facts.machine == Path("/etc/machine-id").read_text().strip()
     assert facts.root == (os.geteuid() == 0)
     assert facts.hostname == platform.node()
     assert facts.architecture == platform.machine()

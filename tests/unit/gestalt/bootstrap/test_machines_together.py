@@ -109,3 +109,26 @@ def test_one_machine_of_another_cluster_does_not_make_the_others_strangers() -> 
     plan = plan_of(hosts, bare(hosts) | world)
     assert plan.first == "h2"
     assert [(doubt.host, doubt.what) for doubt in plan.errors] == [("h1", "it has settings of another cluster in /etc/gestalt: other")]
+
+
+def at(machine: str, *addresses: str) -> Facts:
+    return replace(BARE, machine=machine, addresses=frozenset({"127.0.0.1", "172.17.0.1", *addresses}))
+
+
+@pytest.mark.parametrize(
+    ("world", "told"),
+    [
+        ({"h1": at("a", "10.0.0.1"), "h2": at("a", "10.0.0.2")}, []),
+        ({"h1": at("a", "10.0.0.1", "10.0.0.2"), "h2": at("a", "10.0.0.1", "10.0.0.2")}, [("h2", "it is the same machine as h1")]),
+        ({"h2": at("b", "10.0.0.9")}, [("h2", "10.0.0.2 is none of its addresses: 10.0.0.9, 127.0.0.1, 172.17.0.1")]),
+        (
+            {"h1": at("a", "10.0.0.1"), "h2": at("a", "10.0.0.1")},
+            [("h2", "10.0.0.2 is none of its addresses: 10.0.0.1, 127.0.0.1, 172.17.0.1"), ("h2", "it is the same machine as h1")],
+        ),
+        ({"h1": at("a", "10.0.0.1"), "h2": at("b", "10.0.0.2", "10.0.0.1")}, []),
+        ({"h1": at("", "10.0.0.1", "10.0.0.2"), "h2": at("", "10.0.0.1", "10.0.0.2")}, []),
+    ],
+)
+def test_each_host_is_a_machine_of_its_own_that_has_its_address(world: World, told: list[tuple[str, str]]) -> None:
+    hosts = site()
+    assert [(doubt.host, doubt.what) for doubt in plan_of(hosts, bare(hosts) | world).errors] == told
