@@ -18,7 +18,7 @@ from .hosts_file import HostSettings, HostsFile
 from .packages import Package, digest_of
 from .plan import COORDINATOR_UNITS, NODE_UNITS, ZOOKEEPER_UNITS, Action, Step, openings, packages_for
 from .ssh import Remote
-from .zookeeper import Choices, connection, read_archive_name, server_files, servers_of
+from .zookeeper import CLIENT_PORT, Choices, connection, read_archive_name, server_files, servers_of
 
 INSTALL_LIMIT = 900.0
 COPY_LIMIT = 900.0
@@ -93,7 +93,15 @@ case $1 in */sysusers.d/*) systemd-sysusers "$1" ;; esac
 """
 """Path, mode, owner, whether what is there is replaced, SHA-256; the content is on standard input. What is empty was never written."""
 
-_OF_ZOOKEEPER = "journalctl -u gestalt-zookeeper on the hosts that have a server; do they reach each other on 2181, 2888 and 3888?"
+ASK = """
+said=$(timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2" && printf srvr >&3 && cat <&3' bash "$1" "$2" 2>&1)
+case $said in *Mode:*) exit 0 ;; esac
+echo "${said:-nothing}" | tail -n 1 >&2
+exit 1
+"""
+"""Address and port of a ZooKeeper server. It says `Mode:` when it serves, and something else, or nothing, while it is alone."""
+
+_OF_ZOOKEEPER = "do the hosts with a server reach each other on 2181, 2888 and 3888?"
 
 
 def script(text: str, *arguments: str) -> tuple[str, ...]:
@@ -110,6 +118,7 @@ class Actions:
     facts: Mapping[str, Facts]
     remotes: Mapping[str, Remote]
     first: str
+    zookeeper_limit: float = ZOOKEEPER_LIMIT
     _digests: dict[Path, str] = field(default_factory=dict)
 
     async def do(self, step: Step) -> None:
@@ -130,6 +139,20 @@ class Actions:
             Action.START_NODE: self._start_node,
         }
         await actions[step.action](host, self.remotes[step.host])
+
+    async def until_serves(self, host: HostSettings) -> None:
+        """Wait until the ZooKeeper server of a host serves; the host itself asks it.
+
+        Raises:
+            GestaltError: FAILED, with what it said last.
+        """
+        remote, deadline = self.remotes[host.name], monotonic() + self.zookeeper_limit
+        while not (done := await remote.run(*script(ASK, host.address, str(CLIENT_PORT)))).ok:
+            if monotonic() > deadline:
+                where, heard = f"{host.address}:{CLIENT_PORT}", done.complaint()
+                what = f"its server does not serve on {where}, within {self.zookeeper_limit:g} s; the last that was heard: {heard}"
+                raise GestaltError(Kind.FAILED, what, hint=f"on {host.name}: journalctl -u gestalt-zookeeper; {_OF_ZOOKEEPER}")
+            await asyncio.sleep(_AGAIN)
 
     async def until_ready(self) -> None:
         """Wait until the first host's `gestaltctl nodes` says that all nodes are ready; have its context name all coordinators.
@@ -198,15 +221,14 @@ class Actions:
         chosen, servers = self.hosts.zookeeper, [server.address for server in self.hosts.servers]
         zookeeper = connection(servers_of(servers)) if servers else ",".join(chosen.hosts)
         words = ("cluster", "init", "--zookeeper", zookeeper, "--zookeeper-root", chosen.root, *timing, *_node_words(host))
-        deadline = monotonic() + (ZOOKEEPER_LIMIT if servers else 0)
+        deadline = monotonic() + (self.zookeeper_limit if servers else 0)
         while True:
             done = await remote.run(*_CTL, *words, "--storage-fence", self.hosts.storage_fence)
             if done.ok:
                 break
             if "ZooKeeper cannot be reached" not in done.complaint() or monotonic() > deadline:
-                raise GestaltError(
-                    Kind.FAILED, f"gestaltctl cluster init failed: {done.complaint()}", hint=_OF_ZOOKEEPER if servers else ""
-                )
+                hint = f"journalctl -u gestalt-zookeeper on the hosts that have a server; {_OF_ZOOKEEPER}" if servers else ""
+                raise GestaltError(Kind.FAILED, f"gestaltctl cluster init failed: {done.complaint()}", hint=hint)
             await asyncio.sleep(_AGAIN)
         await self._start(remote, COORDINATOR_UNITS)
 

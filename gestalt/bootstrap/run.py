@@ -18,7 +18,7 @@ from .actions import Actions
 from .facts import PROBE, Facts, read_facts
 from .hosts_file import HostSettings, HostsFile
 from .packages import Package, find_packages
-from .plan import Plan, Step, make_plan
+from .plan import Action, Plan, Step, make_plan
 from .ssh import Remote, connected, unusable
 
 PROBE_LIMIT = 60.0
@@ -57,14 +57,42 @@ class Bootstrap:
     async def carry_out(self, audience: Audience) -> list[Outcome]:
         """Do all that is left, and wait until all nodes are ready; return how each step ended.
 
-        The steps of a phase that has begun are all carried out; after one that failed, no other phase begins.
+        The steps of a phase that has begun are all carried out; after one that failed, no other phase begins, and no cluster is made or
+        joined before all ZooKeeper servers of ours serve: a unit that runs may be one that ends again and again.
         """
+        pending = self.plan.pending
+        outcomes = await self._phases([step for step in pending if step.action < Action.FOUND], audience)
+        if pending and not any(outcome.error for outcome in outcomes):
+            outcomes += await self._silent_servers(audience)
+        if not any(outcome.error for outcome in outcomes):
+            outcomes += await self._phases([step for step in pending if step.action >= Action.FOUND], audience)
+        return outcomes
+
+    async def _phases(self, pending: Sequence[Step], audience: Audience) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        for _, steps in groupby(self.plan.pending, key=lambda step: step.action):
+        for _, steps in groupby(pending, key=lambda step: step.action):
             outcomes += await _each(list(steps), lambda step: self._one(step, audience), self.parallel)
             if any(outcome.error for outcome in outcomes):
                 break
         return outcomes
+
+    async def _silent_servers(self, audience: Audience) -> list[Outcome]:
+        """Wait for the ZooKeeper servers of ours; return those that do not serve, each as a step of its host that failed."""
+        began = monotonic()
+
+        async def ask(host: HostSettings) -> GestaltError | None:
+            try:
+                await self.actions.until_serves(host)
+            except GestaltError as error:
+                return error
+            return None
+
+        errors = await _each(self.hosts.servers, ask, self.parallel)
+        steps = [Step(host.name, Action.ZOOKEEPER, "serve", done=False) for host in self.hosts.servers]
+        silent = [Outcome(step, monotonic() - began, error) for step, error in zip(steps, errors, strict=True) if error]
+        for outcome in silent:
+            audience.ended(outcome)
+        return silent
 
     async def _one(self, step: Step, audience: Audience) -> Outcome:
         began = monotonic()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import socketserver
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from gestalt.bootstrap.actions import WRITE, script
+from gestalt.bootstrap.actions import ASK, WRITE, script
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -52,3 +56,35 @@ def test_what_the_server_itself_changes_is_written_once(tmp_path: Path, there: s
     file.write_text(there)
     assert run(WRITE, str(file), "644", ME, how, sha256("new"), stdin="new").returncode == 0
     assert file.read_text() == after
+
+
+@contextmanager
+def server(answer: str) -> Iterator[int]:
+    """Answer the word srvr as a server of ZooKeeper does, on the port that is yielded."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if self.request.recv(4) == b"srvr":
+                self.request.sendall(answer.encode())
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=found.serve_forever, args=(0.02,), daemon=True).start()
+        yield int(found.server_address[1])
+        found.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "told"),
+    [
+        ("Zookeeper version: 3.8\nMode: follower\nNode count: 5\n", 0, ""),
+        ("This ZooKeeper instance is not currently serving requests\n", 1, "This ZooKeeper instance is not currently serving requests\n"),
+        ("", 1, "nothing\n"),
+    ],
+)
+def test_a_server_serves_when_it_says_in_which_mode(answer: str, code: int, told: str) -> None:
+    with server(answer) as port:
+        done = run(ASK, "127.0.0.1", str(port))
+    assert (done.returncode, done.stderr) == (code, told)
+    refused = run(ASK, "127.0.0.1", str(port))
+    assert refused.returncode == 1
+    assert "Connection refused" in refused.stderr

@@ -10,8 +10,7 @@ from gestalt.bootstrap.facts import Facts
 from gestalt.bootstrap.plan import Action
 from gestalt.bootstrap.requirements import Level
 from gestalt.bootstrap.zookeeper import servers_of
-
-from .test_bootstrap_plan import BARE, World, bare, carried_out, names, plan_of, site
+from tests.unit.gestalt.bootstrap.test_bootstrap_plan import BARE, World, bare, carried_out, names, plan_of, site
 
 
 def with_server(number: str, *addresses: str) -> Facts:
