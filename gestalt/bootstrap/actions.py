@@ -44,8 +44,13 @@ _INSTALL = """set -eu
 if command -v dnf >/dev/null; then dnf --assumeyes --quiet install "$@"; else rpm --upgrade "$@"; fi
 """
 
-_TOKENS = """set -eu
+_ALONE = ("flock", "/run/gestalt-bootstrap.lock")
+"""Before a command: it waits for the same of another operator."""
+
+TOKENS = """set -eu
 umask 077
+exec 9>/run/gestalt-bootstrap.lock
+flock 9
 folder=/run/gestalt-bootstrap
 mkdir -p "$folder"
 file=$folder/$1
@@ -56,6 +61,11 @@ cat "$file"
 """
 """Name, then the command that makes a token. It is kept in memory (/run) until its machine has joined: a join that was interrupted after
 the coordinator's part is completed by the same token only. What is older than 50 of its 60 minutes is not used any more."""
+
+STALE = ("this token was used already", "this token is not valid in this cluster", "this token expired")
+"""How a coordinator refuses a token that another one may replace: that of a machine which was replaced, or of a cluster that is no more."""
+
+_CLUSTER = ("sed", "-n", r"s/^cluster_id:[ '\"]*\([A-Za-z0-9-]*\).*/\1/p", "/etc/gestalt/coordinator.yaml")
 
 _FIREWALL = """set -eu
 for opening in "$@"; do
@@ -223,7 +233,7 @@ class Actions:
         words = ("cluster", "init", "--zookeeper", zookeeper, "--zookeeper-root", chosen.root, *timing, *_node_words(host))
         deadline = monotonic() + (self.zookeeper_limit if servers else 0)
         while True:
-            done = await remote.run(*_CTL, *words, "--storage-fence", self.hosts.storage_fence)
+            done = await remote.run(*_ALONE, *_CTL, *words, "--storage-fence", self.hosts.storage_fence)
             if done.ok:
                 break
             if "ZooKeeper cannot be reached" not in done.complaint() or monotonic() > deadline:
@@ -240,10 +250,21 @@ class Actions:
 
     async def _join(self, host: HostSettings, purpose: str, program: str, *words: str) -> None:
         first, remote = self.remotes[self.first], self.remotes[host.name]
-        name = f"{host.name}.{purpose}"
+        if not (cluster := await first.do(*_CLUSTER)):
+            raise GestaltError(Kind.FAILED, f"{_CLUSTER[-1]} of {self.first} names no cluster", hint=f"on {self.first}: gestaltctl status")
+        name = f"{cluster}.{host.name}.{purpose}"
         flag = ("--coordinator",) if purpose == "coordinator" else ()
-        token = await first.do(*script(_TOKENS, name, *_CTL, "node", "token", *flag))
-        await remote.do(program, "join", "--token-file", "-", *words, stdin=f"{token}\n".encode())
+
+        async def join() -> shell.Completed:
+            token = await first.do(*script(TOKENS, name, *_CTL, "node", "token", *flag))
+            return await remote.run(*_ALONE, program, "join", "--token-file", "-", *words, stdin=f"{token}\n".encode())
+
+        done = await join()
+        if not done.ok and any(words in done.complaint() for words in STALE):
+            await first.do("rm", "-f", "--", f"/run/gestalt-bootstrap/{name}")
+            done = await join()
+        if not done.ok:
+            raise GestaltError(Kind.FAILED, f"{program} join failed: {done.complaint()}")
         await first.do("rm", "-f", "--", f"/run/gestalt-bootstrap/{name}")
 
     async def _start_coordinator(self, host: HostSettings, remote: Remote) -> None:

@@ -9,12 +9,17 @@ import socketserver
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from gestalt.bootstrap.actions import ASK, WRITE, script
+from gestalt.bootstrap.actions import ASK, STALE, TOKENS, WRITE, script
+from gestalt.coordinator.members import Asked, check_token, new_token
+from gestalt.errors import GestaltError
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -88,3 +93,28 @@ def test_a_server_serves_when_it_says_in_which_mode(answer: str, code: int, told
     refused = run(ASK, "127.0.0.1", str(port))
     assert refused.returncode == 1
     assert "Connection refused" in refused.stderr
+
+
+def test_two_operators_at_once_get_one_token_for_a_machine(tmp_path: Path) -> None:
+    """The one that made a second would have the machine refuse what the first was told."""
+    program(tmp_path / "bin", "make-token", f'sleep 0.2; echo made >>{tmp_path}/made; echo "token $$" >"$2"')
+    ours = TOKENS.replace("/run/", f"{tmp_path}/")
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: run(ours, "c.h1.node", "make-token", folder=tmp_path / "bin"), range(2)))
+    assert [(done.returncode, done.stderr) for done in answers] == [(0, "")] * 2
+    assert answers[0].stdout == answers[1].stdout
+    assert (tmp_path / "made").read_text() == "made\n"
+    assert run(ours, "other.h1.node", "make-token", folder=tmp_path / "bin").stdout != answers[0].stdout
+
+
+def test_what_a_coordinator_says_of_a_token_that_another_one_may_replace_is_known_by_its_words() -> None:
+    now = datetime.now(UTC)
+    token = new_token("t", "secret", "node", 3600, actor="admin", now=now)
+    asked = Asked("t", "secret", "node", "id", "h1", "10.0.0.1")
+    for refused, at in ((replace(token, used_by="other"), now), (None, now), (token, now + timedelta(days=2))):
+        with pytest.raises(GestaltError) as caught:
+            check_token(refused, asked, at)
+        assert [words for words in STALE if words in caught.value.message], caught.value.message
+    with pytest.raises(GestaltError) as caught:
+        check_token(token, replace(asked, purpose="coordinator"), now)
+    assert not [words for words in STALE if words in caught.value.message]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from gestalt import shell
-from gestalt.bootstrap.actions import ASK, Actions
+from gestalt.bootstrap.actions import ASK, TOKENS, Actions
 from gestalt.bootstrap.hosts_file import HostSettings, HostsFile
 from gestalt.bootstrap.plan import Action, Step
 from gestalt.bootstrap.run import Bootstrap, Outcome
@@ -82,3 +84,47 @@ async def test_what_is_left_follows_when_all_servers_serve() -> None:
     finished = carried_out(hosts, until(hosts, Action.START_NODE), run.plan.pending)
     run, asked = bootstrap(hosts, finished, lambda host, argv, stdin: (0, ""))
     assert (await run.carry_out(Silence()), asked) == ([], [])
+
+
+USED = "error: this token was used already: one token admits one machine"
+
+
+@pytest.mark.parametrize(
+    ("refusals", "tokens", "error"), [([], 1, ""), ([USED], 2, ""), ([USED, USED], 2, USED), (["no way"], 1, "no way")]
+)
+async def test_a_token_of_another_machine_or_cluster_is_thrown_away_once(refusals: list[str], tokens: int, error: str) -> None:
+    hosts = site(count=2)
+    left = list(refusals)
+
+    def answer(host: str, argv: tuple[str, ...], stdin: bytes) -> tuple[int, str]:
+        if argv[0] == "sed":
+            return 0, "c-1"
+        return (1, left.pop(0)) if "join" in argv and left else (0, "")
+
+    run, asked = bootstrap(hosts, until(hosts, Action.JOIN_NODE), answer)
+    outcome = (await run.carry_out(Silence()))[0]
+    assert (outcome.step.action, error in (outcome.error.message if outcome.error else "")) == (Action.JOIN_NODE, True)
+    assert (outcome.error is None) == (not error)
+    names = [argv[4] for host, argv in asked if host == "h1" and TOKENS in argv]
+    assert names == ["c-1.h2.node"] * tokens
+    removed = [argv[-1] for host, argv in asked if host == "h1" and argv[0] == "rm"]
+    assert removed == ["/run/gestalt-bootstrap/c-1.h2.node"] * (tokens if not error else tokens - 1)
+
+
+async def test_without_the_cluster_of_the_first_host_nobody_joins() -> None:
+    hosts = site(count=2)
+    run, asked = bootstrap(hosts, until(hosts, Action.JOIN_NODE), lambda host, argv, stdin: (0, ""))
+    outcome = (await run.carry_out(Silence()))[0]
+    assert outcome.error is not None
+    assert "/etc/gestalt/coordinator.yaml of h1 names no cluster" in outcome.error.message
+    assert not [argv for _, argv in asked if "join" in argv]
+
+
+@pytest.mark.parametrize(("action", "word"), [(Action.FOUND, "init"), (Action.JOIN_COORDINATOR, "join"), (Action.JOIN_NODE, "join")])
+async def test_of_two_operators_one_waits_where_a_machine_becomes_a_member(action: Action, word: str) -> None:
+    hosts = site()
+    run, asked = bootstrap(hosts, until(hosts, action), lambda host, argv, stdin: (0, "c-1"))
+    assert [outcome.error for outcome in await run.carry_out(Silence())] == [None] * len(run.plan.pending)
+    commands = [argv for _, argv in asked if word in argv]
+    assert commands
+    assert {argv[:2] for argv in commands} == {("flock", "/run/gestalt-bootstrap.lock")}
