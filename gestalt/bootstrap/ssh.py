@@ -84,14 +84,13 @@ async def connected(host: HostSettings, settings: SshSettings, socket: Path) -> 
     Raises:
         GestaltError: UNAVAILABLE, with ssh's own words.
     """
-    words = ("ssh", *_options(settings), "-o", "ControlMaster=yes", "-S", str(socket), "--", host.destination, "id -u && exec cat")
     try:
         # `cat` ends when we do, whatever ends us, and with it the connection
-        process = await shell.spawn(words, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        process = await shell.spawn(first_words(host, settings, socket), stdin=PIPE, stdout=PIPE, stderr=PIPE)
     except OSError as error:
         raise GestaltError(Kind.UNAVAILABLE, f"ssh cannot be started: {error}", hint="install the package openssh-clients") from error
     try:
-        user = await _first_word(process, host)
+        user = user_number(await _first_word(process, host), host)
         yield Remote(host, (*_options(settings), "-o", "ControlMaster=no", "-S", str(socket)), is_root=user == "0")
     finally:
         if process.returncode is None:
@@ -99,8 +98,27 @@ async def connected(host: HostSettings, settings: SshSettings, socket: Path) -> 
         await process.wait()
 
 
+def first_words(host: HostSettings, settings: SshSettings, socket: Path) -> tuple[str, ...]:
+    """Return the command that opens the shared connection. It ends with us, whatever ControlPersist the operator has."""
+    ours = ("-o", "ControlMaster=yes", "-o", "ControlPersist=no", "-S", str(socket))
+    return ("ssh", *_options(settings), *ours, "--", host.destination, "id -u && exec cat")
+
+
+def user_number(word: str, host: HostSettings) -> str:
+    """Return the number of the user that we are there: the first that the other side says.
+
+    Raises:
+        GestaltError: UNAVAILABLE, when something else came first: what commands answer there could not be told from it.
+    """
+    if not (word.isascii() and word.isdigit()):
+        said = f"a login shell that is asked for one command says something else first: {word[:100]!r}"
+        hint = f"have it greet on terminals only (~/.bashrc and the like); try it: ssh {host.destination} id -u"
+        raise GestaltError(Kind.UNAVAILABLE, f"{host.destination} cannot be used by ssh: {said}", hint=hint)
+    return word
+
+
 async def _first_word(process: Process, host: HostSettings) -> str:
-    """Wait until the other side answers; return the number of the user that we are there."""
+    """Wait until the other side answers; return its first line."""
     assert process.stdout is not None
     assert process.stderr is not None
     try:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from gestalt.bootstrap.hosts_file import HostSettings
+from gestalt.bootstrap.hosts_file import HostSettings, SshSettings
 from gestalt.bootstrap.packages import chosen, find_packages
 from gestalt.bootstrap.rpm_header import read_header
-from gestalt.bootstrap.ssh import unusable
+from gestalt.bootstrap.ssh import first_words, unusable, user_number
 from gestalt.errors import GestaltError, Kind
 
 
@@ -83,3 +85,23 @@ def test_a_host_that_ssh_does_not_reach_is_told_in_its_words_with_what_to_do() -
     assert "one.example.com cannot be used by ssh: root@one.example.com: Permission denied" in error.message
     assert error.hint.startswith("have your key accepted there: ssh-copy-id one.example.com")
     assert unusable(host, "").hint == "try it by hand: ssh one.example.com"
+
+
+@pytest.mark.parametrize("word", ["Welcome to one", "0 users", "\x1b[2J0", "²"])
+def test_a_host_that_greets_before_it_answers_is_refused(word: str) -> None:
+    host = HostSettings(name="one", address="10.0.0.1")
+    assert user_number("1000", host) == "1000"
+    with pytest.raises(GestaltError) as caught:
+        user_number(word, host)
+    assert caught.value.kind is Kind.UNAVAILABLE
+    assert f"says something else first: {word!r}" in caught.value.message
+    assert "ssh 10.0.0.1 id -u" in caught.value.hint
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's client")
+def test_the_shared_connection_ends_with_us_whatever_the_operator_is_used_to(tmp_path: Path) -> None:
+    """ssh itself says what it makes of our words and the operator's configuration."""
+    (tmp_path / "config").write_text("Host *\n  ControlMaster auto\n  ControlPersist yes\n")
+    words = first_words(HostSettings(name="one", address="10.0.0.1"), SshSettings(config=tmp_path / "config"), tmp_path / "socket")
+    asked = subprocess.run((words[0], "-G", *words[1:]), capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    assert {"controlmaster true", "controlpersist no", f"controlpath {tmp_path}/socket"} <= set(asked)
