@@ -75,6 +75,7 @@ programs() {
 ours() {
     if within 10 systemctl is-active --quiet firewalld 2>/dev/null; then say firewalld yes; else say firewalld no; fi
     say opened "$(for what in services ports; do within 20 firewall-cmd --permanent "--list-$what" 2>/dev/null; done)"
+    say opened_now "$(for what in services ports; do within 20 firewall-cmd "--list-$what" 2>/dev/null; done)"
     for unit in UNITS; do
         if within 10 systemctl is-active --quiet "$unit" 2>/dev/null; then say unit "$unit"; fi
     done
@@ -144,7 +145,7 @@ class Facts:
         clusters: ids in the settings below /etc/gestalt.
         settings: the names of those files, such as "agent.yaml".
         mode: of its coordinator, "cluster" or "appliance"; empty without one.
-        opened: services, and ports such as 2181/tcp, for which firewalld is open for good.
+        opened: services, and ports such as 2181/tcp, for which firewalld is open, now and for good.
         units: those of UNITS that are active.
         server_id, servers: the number of its ZooKeeper server of ours, and all servers that this one knows of; empty without one.
     """
@@ -227,7 +228,7 @@ def read_facts(text: str) -> Facts:
         sockets=answer.all("socket"),
         engine=next((engine for engine in map(_engine, answer.all("engine")) if engine.socket), Engine()),
         firewalld=answer.word("firewalld") == "yes",
-        opened=frozenset(answer.last("opened").split()),
+        opened=frozenset(answer.last("opened").split()) & frozenset(answer.last("opened_now").split()),
         units=frozenset(answer.all("unit")),
         packages=dict(name_and_version for line in answer.all("package") if len(name_and_version := line.split()) == 2),
         clusters=frozenset(filter(None, answer.all("cluster"))),

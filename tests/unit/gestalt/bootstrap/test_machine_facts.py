@@ -128,6 +128,25 @@ def test_this_machine_says_what_it_is() -> None:
     assert facts.var_free > 0
 
 
+def test_firewalld_is_open_for_what_both_of_its_lists_have(tmp_path: Path) -> None:
+    """One is what it does until its next reload, the other what it does from then on."""
+    program = tmp_path / "firewall-cmd"
+    program.write_text(
+        """#!/bin/sh
+case "$*" in
+  "--permanent --list-services") echo ssh gestalt-agent ;;
+  "--permanent --list-ports") echo 2181/tcp 2888/tcp ;;
+  "--list-services") echo ssh gestalt-coordinator ;;
+  "--list-ports") echo 2181/tcp ;;
+esac
+"""
+    )
+    program.chmod(0o755)
+    script = PROBE.replace("PATH=/usr/sbin", f"PATH={tmp_path}:/usr/sbin")
+    done = subprocess.run(("sh", "-s"), input=script, capture_output=True, text=True, timeout=100, check=True)
+    assert read_facts(done.stdout).opened == {"ssh", "2181/tcp"}
+
+
 def said(function: str, **changed: Path) -> list[str]:
     """Return what one function of the script says, with folders of ours in the place of the machine's."""
     script = PROBE[: PROBE.rindex("probe </dev/null")]
