@@ -168,7 +168,7 @@ class Actions:
         """Wait until the first host's `gestaltctl nodes` says that all nodes are ready; have its context name all coordinators.
 
         Raises:
-            GestaltError: TIMED_OUT, with the states that they are in.
+            GestaltError: TIMED_OUT, with the states that they are in; UNAVAILABLE, when the connection is lost.
         """
         first = self.remotes[self.first]
         names = [host.name for host in self.hosts.hosts]
@@ -292,5 +292,16 @@ def _node_words(host: HostSettings) -> list[str]:
 
 
 def _states(done: shell.Completed) -> dict[str, str]:
-    """Return the state of each node; none when gestaltctl was not answered."""
-    return {node["name"]: node["state"] for node in json.loads(done.stdout)["nodes"]} if done.ok else {}
+    """Return the state of each node; none when gestaltctl was not answered.
+
+    Raises:
+        GestaltError: FAILED, when it said something else.
+    """
+    if not done.ok:
+        return {}
+    try:
+        return {node["name"]: node["state"] for node in json.loads(done.stdout)["nodes"]}
+    except (ValueError, TypeError, KeyError) as error:
+        said = done.stdout.decode(errors="replace").strip()[:200]
+        hint = "on the first host: gestaltctl nodes --output json; does something greet there before it?"
+        raise GestaltError(Kind.FAILED, f"gestaltctl nodes did not list nodes, but said: {said or 'nothing'}", hint=hint) from error

@@ -68,6 +68,19 @@ class Bootstrap:
             outcomes += await self._phases([step for step in pending if step.action >= Action.FOUND], audience)
         return outcomes
 
+    async def until_ready(self, outcomes: Sequence[Outcome]) -> None:
+        """Wait until all nodes are ready, after these steps.
+
+        Raises:
+            GestaltError: as of `Actions.until_ready`; never UNAVAILABLE, which says that nothing was changed, when something was.
+        """
+        try:
+            await self.actions.until_ready()
+        except GestaltError as error:
+            if outcomes and error.kind is Kind.UNAVAILABLE:
+                raise GestaltError(Kind.FAILED, f"all steps are done, but then: {error.message}", hint=error.hint) from error
+            raise
+
     async def _phases(self, pending: Sequence[Step], audience: Audience) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for _, steps in groupby(pending, key=lambda step: step.action):

@@ -148,7 +148,7 @@ async def _carry_out(run: Bootstrap, teller: _Teller, output: str) -> int:
     if not failed:
         teller.said("waiting until all nodes are ready")
         try:
-            await run.actions.until_ready()
+            await run.until_ready(outcomes)
         except GestaltError as error:
             trouble = error
     shape = {**_shape(run.plan), "done": [_shape_outcome(item) for item in outcomes], "ready": not failed and trouble is None}

@@ -11,7 +11,8 @@ from gestalt.bootstrap.actions import ASK, TOKENS, Actions
 from gestalt.bootstrap.hosts_file import HostSettings, HostsFile
 from gestalt.bootstrap.plan import Action, Step
 from gestalt.bootstrap.run import Bootstrap, Outcome
-from gestalt.bootstrap.ssh import Remote
+from gestalt.bootstrap.ssh import Remote, unusable
+from gestalt.errors import GestaltError, Kind
 from tests.unit.gestalt.bootstrap.test_bootstrap_plan import PACKAGES, World, bare, carried_out, plan_of, site
 
 Answer = Callable[[str, tuple[str, ...], bytes], tuple[int, str]]
@@ -128,3 +129,32 @@ async def test_of_two_operators_one_waits_where_a_machine_becomes_a_member(actio
     commands = [argv for _, argv in asked if word in argv]
     assert commands
     assert {argv[:2] for argv in commands} == {("flock", "/run/gestalt-bootstrap.lock")}
+
+
+async def test_a_connection_that_is_lost_at_the_end_is_a_failure_when_something_was_changed() -> None:
+    """The exit code of UNAVAILABLE says that nothing was."""
+    hosts = site()
+
+    def answer(host: str, argv: tuple[str, ...], stdin: bytes) -> tuple[int, str]:
+        if "nodes" in argv:
+            raise unusable(hosts.hosts[0], "Connection closed by 10.0.0.1 port 22")
+        return 0, ""
+
+    run, _ = bootstrap(hosts, until(hosts, Action.START_NODE), answer)
+    outcomes = await run.carry_out(Silence())
+    kinds = []
+    for changed in (outcomes, []):
+        with pytest.raises(GestaltError, match="Connection closed by") as caught:
+            await run.until_ready(changed)
+        kinds.append(caught.value.kind)
+    assert kinds == [Kind.FAILED, Kind.UNAVAILABLE]
+
+
+@pytest.mark.parametrize("said", ["Welcome to h1", "", "[]", '{"coordinators": []}', '{"nodes": [{"name": "h1"}]}', '{"nodes": [{"na'])
+async def test_an_answer_that_lists_no_nodes_is_told(said: str) -> None:
+    hosts = site()
+    run, _ = bootstrap(hosts, until(hosts, Action.START_NODE), lambda host, argv, stdin: (0, said))
+    with pytest.raises(GestaltError, match="did not list nodes, but said") as caught:
+        await run.until_ready([])
+    assert caught.value.kind is Kind.FAILED
+    assert (said or "nothing") in caught.value.message
