@@ -15,8 +15,8 @@ from .zookeeper import servers_of
 COORDINATOR_FILE, CLIENT_FILE = "coordinator.yaml", "client.yaml"
 
 _CHANGED = (
-    "servers that are there are exchanged one by one: gestaltctl cluster zookeeper add and remove (docs/operator-guide.md), "
-    "and named in zookeeper.hosts of hosts.yaml from then on"
+    "put the hosts that have servers in their old order, and name them in zookeeper.servers; or exchange servers one by one, by "
+    "gestaltctl cluster zookeeper add and remove (docs/operator-guide.md), and name them in zookeeper.hosts from then on"
 )
 
 

@@ -131,3 +131,12 @@ def at(machine: str, *addresses: str) -> Facts:
 def test_each_host_is_a_machine_of_its_own_that_has_its_address(world: World, told: list[tuple[str, str]]) -> None:
     hosts = site()
     assert [(doubt.host, doubt.what) for doubt in plan_of(hosts, bare(hosts) | world).errors] == told
+
+
+def test_a_host_before_those_with_servers_changes_no_number_when_they_are_named() -> None:
+    written = [{"name": name, "address": f"10.0.0.{name[1]}"} for name in ("h4", "h1", "h2", "h3")]
+    world = {f"h{number}": with_server(str(number), *THREE) for number in (1, 2, 3)} | {"h4": BARE}
+    (doubt,) = {doubt.hint for doubt in plan_of(site(hosts=written), world).errors}
+    assert "name them in zookeeper.servers" in doubt
+    named = {"archive": "apache-zookeeper-3.8.4-bin.tar.gz", "servers": ["h1", "h2", "h3"]}
+    assert plan_of(site(hosts=written, zookeeper=named), world).errors == []
