@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -110,6 +111,17 @@ async def test_what_a_fence_held_that_was_stopped_in_order_ends_with_its_lease(r
     assert monotonic() - stopped > TIMING.lease / 4, "it ended long before its lease did"
     await until_none_is_left(rig)
     assert rig.held()["holdings"]["volume"]["closed"]
+
+
+async def test_it_ends_with_its_lease_also_when_the_data_were_erased_meanwhile(rig: Rig, cgroup: Path) -> None:
+    agent, process = await start(rig, cgroup)
+    await agent.close()
+    rig.send(signal.SIGTERM)
+    assert rig.wait() == 0
+    shutil.rmtree(rig.settings.data_dir)
+    assert await end_of(process, TIMING.lease + TIMING.kill + SLACK) == -9
+    await until_none_is_left(rig)
+    assert not rig.settings.data_dir.exists()
 
 
 async def test_at_a_shutdown_what_is_held_ends_at_once(rig: Rig, cgroup: Path) -> None:
