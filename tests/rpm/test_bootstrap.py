@@ -48,10 +48,14 @@ class Site:
     def file(self) -> Path:
         return self.folder / "hosts.yaml"
 
+    @property
+    def hosts(self) -> list[dict[str, str]]:
+        """Return the hosts of hosts.yaml, in the order of the nodes."""
+        return [{"name": node.name, "address": node.address} for node in self.lab.nodes]
+
     def write(self, **fields: Any) -> None:
         """Write hosts.yaml for all nodes."""
-        hosts = [{"name": node.name, "address": node.address} for node in self.lab.nodes]
-        document = {"packages": str(CHECKOUT / f"{OUT}-1"), "ssh": {"config": "ssh_config"}, "hosts": hosts, **fields}
+        document = {"packages": str(CHECKOUT / f"{OUT}-1"), "ssh": {"config": "ssh_config"}, "hosts": self.hosts, **fields}
         self.file.write_text(yaml.safe_dump(document), encoding="utf-8")
 
     async def bootstrap(self, *words: str) -> shell.Completed:
@@ -161,6 +165,9 @@ async def test_bare_hosts_become_a_cluster_and_a_second_run_changes_nothing(site
     answer = json.loads(again.stdout)
     assert (answer["done"], answer["ready"]) == ([], True)
     assert [step for step in answer["steps"] if not step["done"]] == []
+    site.write(zookeeper={"hosts": list(site.lab.ensemble.hosts), "root": "/boot-whole"}, hosts=site.hosts[::-1])
+    turned = await site.bootstrap("--plan", "--output", "json")
+    assert (turned.code, [step for step in json.loads(turned.stdout)["steps"] if not step["done"]]) == (0, []), said(turned)
     for node in site.lab.nodes:
         left = await node.do("sh", "-c", "ls -d /var/cache/gestalt-bootstrap 2>/dev/null; ls /run/gestalt-bootstrap 2>/dev/null || true")
         assert left == ""
@@ -187,6 +194,16 @@ async def test_a_zookeeper_of_ours_is_made_from_an_archive(site: Site) -> None:
     await assert_is_cluster(site)
     again = await site.bootstrap("--yes", "--accept-warnings", "--output", "json")
     assert json.loads(again.stdout)["done"] == [], said(again)
+    names = [node.name for node in site.lab.nodes]
+    site.write(zookeeper={"archive": archive.name, "root": "/boot-own", "heap": 128}, hosts=site.hosts[::-1])
+    turned = await site.bootstrap("--yes", "--accept-warnings", "--output", "json")
+    assert turned.code == 4, said(turned)
+    told = [(item["host"], item["what"]) for item in json.loads(turned.stdout)["findings"] if item["level"] == "error"]
+    assert [(host, what) for host, what in told if what.startswith("it has ZooKeeper server")] == [
+        (names[2], "it has ZooKeeper server 3; hosts.yaml gives it 1"),
+        (names[0], "it has ZooKeeper server 1; hosts.yaml gives it 3"),
+    ]
+    assert [host for host, what in told if what.startswith("its ZooKeeper server knows of")] == names[::-1]
 
 
 async def archive_of_debian(folder: Path) -> Path:
