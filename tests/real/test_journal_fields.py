@@ -22,6 +22,28 @@ setup_logging("info", "dying")
 logging.getLogger("gestalt.dying").info("begins")
 logging.getLogger("gestalt.dying").error("the last word", extra={"app": "/dying"})
 """
+FLOOD = """
+import logging, time
+from pathlib import Path
+from gestalt.log import setup_logging
+
+def wait(name):
+    while not Path(name).exists():
+        time.sleep(0.05)
+
+setup_logging("info", "flood")
+log = logging.getLogger("gestalt.flood")
+log.info("begins")
+Path("/tmp/begun").touch()
+wait("/tmp/hung")
+began = time.monotonic()
+for number in range(9000):
+    log.info("line %d %s", number, "x" * 1000)
+Path("/tmp/seconds.new").write_text(str(time.monotonic() - began))
+Path("/tmp/seconds.new").rename("/tmp/seconds")
+wait("/tmp/goes-on")
+log.info("ends")
+"""
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not can_run(), reason="lab nodes need root, systemd-sysv and busybox-static")]
 
@@ -97,3 +119,29 @@ async def test_the_last_word_of_one_that_ends_is_its_units(node: Node) -> None:
         await node.do("journalctl", "--sync")
         said = await entries(node, f"--unit={unit}", "GESTALT_APP=/dying", "PRIORITY=3")
         assert [entry["MESSAGE"] for entry in said] == ["dying: the last word app=/dying"], f"in try {number}"
+
+
+async def exists(node: Node, path: str) -> bool:
+    return (await node.run("test", "-e", path)).ok
+
+
+async def test_nobody_waits_for_a_journald_that_hangs_and_what_is_lost_is_counted(node: Node) -> None:
+    await node.put({"/tmp/flood.py": File(FLOOD.encode())})
+    paths = (f"--setenv=PYTHONPATH={CHECKOUT}", "--setenv=PYTHONDONTWRITEBYTECODE=1")
+    await node.do("systemd-run", "--quiet", *paths, "--unit=flood", str(CHECKOUT / ".venv/bin/python"), "/tmp/flood.py")
+    await until("its begin", partial(exists, node, "/tmp/begun"), LIMIT)
+    await node.do("systemctl", "kill", "--kill-whom=main", "--signal=SIGSTOP", "systemd-journald")
+    try:
+        await node.do("touch", "/tmp/hung")
+        await until("its lines", partial(exists, node, "/tmp/seconds"), LIMIT)
+    finally:
+        await node.do("systemctl", "kill", "--kill-whom=main", "--signal=SIGCONT", "systemd-journald")
+    assert float(await node.do("cat", "/tmp/seconds")) < 10
+    await node.do("journalctl", "--sync")
+    await node.do("touch", "/tmp/goes-on")
+    await until("its end", partial(tells, node, "flood: ends", "SYSLOG_IDENTIFIER=flood"), LIMIT)
+    said = [entry["MESSAGE"] for entry in await entries(node, "_SYSTEMD_UNIT=flood.service")]
+    lines = [line for line in said if "flood: line" in line]
+    assert said[-1] == "flood: ends"
+    assert said[-2] == f"log: {9000 - len(lines)} lines were lost, which the journal did not take"
+    assert 0 < len(lines) < 9000
