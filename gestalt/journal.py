@@ -77,6 +77,10 @@ class Stream:
         self._is_torn = not data[:taken].endswith(b"\n")
         return taken == len(data)
 
+    def fileno(self) -> int:
+        """Return the descriptor that lines are written to."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Write nothing any more; standard error itself stays."""
         self._socket.close()

@@ -85,7 +85,8 @@ def setup_logging(level: str, identifier: str = "", node: str = "") -> None:
 
 def descriptors() -> frozenset[int]:
     """Return what lines are sent by besides standard error: whoever lets go of all that is open, and is to log on, keeps these."""
-    return frozenset(handler.fileno() for handler in logging.getLogger().handlers if isinstance(handler, JournalHandler))
+    handlers = (handler for handler in logging.getLogger().handlers if isinstance(handler, JournalHandler))
+    return frozenset(number for handler in handlers for number in handler.descriptors)
 
 
 class PlainFormatter(logging.Formatter):
@@ -133,8 +134,10 @@ class JournalHandler(logging.Handler):
         except Exception:  # noqa: BLE001 (as every handler: whoever logs must not fail by it)
             self.handleError(record)
 
-    def fileno(self) -> int:
-        return self._journal.fileno()
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """What it sends by."""
+        return self._journal.fileno(), self._fallback.fileno()
 
     def _is_taken(self, record: logging.LogRecord) -> bool:
         entry = self._fixed | _entry(self._formatter, record)

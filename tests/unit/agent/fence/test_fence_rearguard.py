@@ -191,7 +191,7 @@ import asyncio, logging, sys
 from pathlib import Path
 from types import SimpleNamespace
 from gestalt.agent.fence import main as command, saved, service
-from gestalt.journal import Journal
+from gestalt.journal import Journal, Stream
 from gestalt.log import JournalHandler
 
 class Erased:
@@ -199,7 +199,7 @@ class Erased:
         raise ImportError(f"{name} was erased")
 
 file = saved.SavedFile(Path(sys.argv[1]))
-logging.getLogger().addHandler(JournalHandler(Journal(Path(sys.argv[1]) / "journal"), logging.NullHandler(), {}))
+logging.getLogger().addHandler(JournalHandler(Journal(Path(sys.argv[1]) / "journal"), Stream(2), {}))
 
 async def start_fence(settings, life):
     file.lock()
@@ -214,26 +214,31 @@ command.main()
 """
 
 
-def test_one_is_left_however_the_fence_ends_and_keeps_nothing_of_it_open(tmp_path: Path) -> None:
-    """The fence has not let go of its lock, and its program is erased meanwhile."""
+@pytest.mark.parametrize("has_journal", [True, False])
+def test_one_is_left_however_the_fence_ends_and_keeps_nothing_of_it_open(has_journal: bool, tmp_path: Path) -> None:
+    """The fence has not let go of its lock, and its program is erased meanwhile. What is said arrives, also where the first way is shut."""
     HeldFile(tmp_path).save(holding(Held(life_id(), 3, boottime() + 60.0), "volume", Holding((), "volume", 1)))
     journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    journal.bind(str(tmp_path / "journal"))
+    if has_journal:
+        journal.bind(str(tmp_path / "journal"))
+    ours, theirs = socket.socketpair()
     command = (sys.executable, "-c", ENDS_BADLY, str(tmp_path))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as fence:
+    with subprocess.Popen(command, stderr=theirs, start_new_session=True) as fence:
         try:
             assert fence.wait(LIMIT) == 1
             until_free(tmp_path)
             os.killpg(fence.pid, signal.SIGTERM)
-            said = fence.communicate(timeout=LIMIT)[1].decode()  # it ends with the last one who could say something
+            theirs.close()
+            ours.settimeout(LIMIT)
+            said = ours.makefile().read()  # it ends with the last one who could say something
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(fence.pid, signal.SIGKILL)
     assert "this is no end in order" in said
-    with journal:
-        lines = [journal.recv(4096) for _ in range(2)]
-    assert b"MESSAGE=agent.fence.rearguard: no fence is here" in lines[0]
-    assert b"MESSAGE=agent.fence.rearguard: volume was ended" in lines[1]
+    with journal, ours:
+        told = "".join(journal.recv(4096).decode() for _ in range(2)) if has_journal else said
+    assert "agent.fence.rearguard: no fence is here" in told
+    assert "agent.fence.rearguard: volume was ended" in told
     assert not HeldFile(tmp_path).load().live
 
 
