@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gestalt.journal import Journal, Stream, encode
-from gestalt.log import FIELDS, JournalHandler, _lost, about, tell_what_about
+from gestalt.log import FIELDS, JournalHandler, _lost, about, descriptors, tell_what_about
 
 HERE = Path(__file__).resolve().parents[3]
 
@@ -189,6 +189,28 @@ def test_a_line_of_which_a_part_was_taken_does_not_run_into_the_next(said: Liste
     assert said.heard() == "\n<6>next\n<6>last\n"
     stream.close()
     assert said.ours.send(b"standard error stays open")
+
+
+def test_who_lets_go_of_all_else_logs_on_by_both_ways(log: logging.Logger, handler: JournalHandler, said: Listener, peer: Peer) -> None:
+    """As `gestalt.agent.fence.rearguard` does, in a process of its own."""
+    root = logging.getLogger()
+    root.addHandler(handler)
+    kept = {0, 1, 2} | descriptors()
+    root.removeHandler(handler)
+    child = os.fork()
+    if child == 0:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in {int(path.name) for path in Path("/proc/self/fd").iterdir()} - kept - {null}:
+                os.dup2(null, number)
+            handler.emit(logging.makeLogRecord({"name": "left", "levelno": 20, "msg": "an entry"}))
+            peer.path.unlink()
+            handler.emit(logging.makeLogRecord({"name": "left", "levelno": 20, "msg": "a line"}))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert peer.entry()["MESSAGE"].endswith("an entry")
+    assert said.heard().endswith("a line\n")
 
 
 def test_without_anybody_there_lines_are_lost_and_nothing_fails(log: logging.Logger, handler: JournalHandler, said: Listener) -> None:
