@@ -17,10 +17,11 @@ from typing import Any
 import yaml
 
 from gestalt.appliance.layout import Layout
+from gestalt.cluster.issuing import coordinator_names
 from gestalt.config import AgentSettings, CoordinatorSettings, Settings, TlsSettings
 from gestalt.credentials import is_credential
 from gestalt.errors import GestaltError, Kind
-from gestalt.files import write_atomic
+from gestalt.files import Owner, write_atomic
 from gestalt.pki import NODE_HOST, Authority, Identity, Pair, Role
 from gestalt.plugin.registry import find_driver
 from gestalt.settings_file import load_settings
@@ -147,25 +148,40 @@ def _refused(options: InitOptions, settings: Settings) -> str:
 
 
 def _certificates(layout: Layout, coordinator: CoordinatorSettings, agent: AgentSettings) -> list[Made]:
-    cluster, owner = coordinator.cluster_id, layout.coordinator_owner
-    authority = Authority.ensure(layout.pki, cluster, owner=owner)
+    authority = Authority.ensure(layout.pki, coordinator.cluster_id, owner=layout.coordinator_owner)
+    return certificates(authority, Founding(coordinator, COORDINATOR_NAME, "127.0.0.1", agent), layout.coordinator_owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """The first machine: its coordinator, by what name and at which IP address that is known, and its agent."""
+
+    coordinator: CoordinatorSettings
+    name: str
+    address: str
+    agent: AgentSettings
+
+
+def certificates(authority: Authority, first: Founding, owner: Owner) -> list[Made]:
+    """Have the certificates of the first machine: the authority's, its coordinator's, which is `owner`'s, its node's and its user's."""
+    cluster, names = first.coordinator.cluster_id, coordinator_names(first.address)
     coordinators = partial(
         authority.issue,
-        Identity(cluster, Role.COORDINATOR, COORDINATOR_NAME),
+        Identity(cluster, Role.COORDINATOR, first.name),
         "coordinator",
-        dns=("localhost",),
-        addresses=("127.0.0.1", "::1"),
+        dns=names.dns,
+        addresses=names.addresses,
         owner=owner,
     )
     return [
         Made(authority.certificate, authority.made),
-        issued(coordinator.tls, coordinators),
-        issued(agent.tls, partial(authority.issue, Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,))),
-        issued(None, partial(authority.issue, Identity(cluster, Role.USER, USER_NAME), USER_NAME)),
+        _issued(first.coordinator.tls, coordinators),
+        _issued(first.agent.tls, partial(authority.issue, Identity(cluster, Role.NODE, first.agent.node_id), "node", dns=(NODE_HOST,))),
+        _issued(None, partial(authority.issue, Identity(cluster, Role.USER, USER_NAME), USER_NAME)),
     ]
 
 
-def issued(tls: TlsSettings | None, issue: Callable[[], Pair]) -> Made:
+def _issued(tls: TlsSettings | None, issue: Callable[[], Pair]) -> Made:
     """Have a certificate and its key; those of settings whose key is a credential are left alone, since another key would be made."""
     if tls is not None and is_credential(tls.key):
         return Made(tls.certificate, made=False)

@@ -9,22 +9,20 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from gestalt.appliance.init import USER_NAME, Made, issued
+from gestalt.appliance.init import USER_NAME, Founding, Made, certificates
 from gestalt.config import AgentSettings, CoordinatorSettings, FenceSettings, TimingSettings, ZooKeeperSettings
 from gestalt.credentials import is_credential
 from gestalt.errors import GestaltError, Kind
 from gestalt.files import ensure_private_folder, write_atomic
-from gestalt.pki import NODE_HOST, Authority, Identity, Role
+from gestalt.pki import Authority
 from gestalt.settings_file import load_settings
 from gestalt.zk.session_length import is_beyond, objection
 
-from .issuing import coordinator_names
 from .layout import ClusterLayout
 from .names import check_address, check_labels, check_name, check_roles
 from .secrets import ensure_secret, node_secret, read_secret, write_secret
@@ -251,24 +249,9 @@ def _places(layout: ClusterLayout, coordinator: CoordinatorSettings) -> tuple[Pa
 
 
 def _certificates(layout: ClusterLayout, coordinator: CoordinatorSettings, agent: AgentSettings, address: str) -> list[Made]:
-    cluster, owner = coordinator.cluster_id, layout.coordinator_owner
-    names = coordinator_names(address)
     phrase = read_secret(_places(layout, coordinator)[1])
-    authority = Authority.ensure(layout.pki, cluster, phrase.encode(), owner=owner)
-    coordinators = partial(
-        authority.issue,
-        Identity(cluster, Role.COORDINATOR, coordinator.name),
-        "coordinator",
-        dns=names.dns,
-        addresses=names.addresses,
-        owner=owner,
-    )
-    return [
-        Made(authority.certificate, authority.made),
-        issued(coordinator.tls, coordinators),
-        issued(agent.tls, partial(authority.issue, Identity(cluster, Role.NODE, agent.node_id), "node", dns=(NODE_HOST,))),
-        issued(None, partial(authority.issue, Identity(cluster, Role.USER, USER_NAME), USER_NAME)),
-    ]
+    authority = Authority.ensure(layout.pki, coordinator.cluster_id, phrase.encode(), owner=layout.coordinator_owner)
+    return certificates(authority, Founding(coordinator, coordinator.name, address, agent), layout.coordinator_owner)
 
 
 def _founder(layout: ClusterLayout, agent: AgentSettings, options: InitOptions) -> Made:
