@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gestalt.config import AgentSettings
+from gestalt.plugins.runtime.docker import DockerRuntime
 from tests.cluster.lab.nodes import Node, down, up
-from tests.real import zookeeper_lab
+from tests.real import docker_lab, zookeeper_lab
 from tests.real.ctl_server import CtlServer
 from tests.real.members_rig import Members
 from tests.real.zookeeper_lab import Ensemble
@@ -51,3 +53,26 @@ def server(ctl_server: CtlServer) -> CtlServer:
     """What gestaltctl talks to, with the world that it begins with."""
     ctl_server.reset()
     return ctl_server
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """The smallest image that containers run from, by its name."""
+    return docker_lab.make_image()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[AgentSettings]:
+    """Settings of a node that nobody else is; its containers and volumes are removed in the end."""
+    settings = docker_lab.settings_for(tmp_path)
+    yield settings
+    docker_lab.remove_leftovers(settings)
+
+
+@pytest.fixture
+async def runtime(settings: AgentSettings) -> AsyncIterator[DockerRuntime]:
+    """The driver of that node, on the machine's own Engine."""
+    runtime = DockerRuntime.create(settings)
+    await runtime.start()
+    yield runtime
+    await runtime.close()

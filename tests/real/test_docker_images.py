@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,14 +116,6 @@ def settings(tmp_path: Path) -> Iterator[AgentSettings]:
     settings = settings_for(tmp_path, image_high_water=25_000_000, image_low_water=15_000_000)
     yield settings
     remove_leftovers(settings)
-
-
-@pytest.fixture
-async def runtime(settings: AgentSettings) -> AsyncIterator[DockerRuntime]:
-    runtime = DockerRuntime.create(settings)
-    await runtime.start()
-    yield runtime
-    await runtime.close()
 
 
 def app(image: str, policy: str = "missing", credentials: str = "") -> AppSpec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,31 +18,11 @@ from gestalt.plugins.runtime.docker import DockerRuntime
 from gestalt.plugins.runtime.docker_options import container_name, owner_labels
 from gestalt.spec.schema import AppSpec, Check, Logging, Resources, Security, Ulimit, Volume
 
-from .docker_lab import IMAGE, docker, eventually, launch_of, make_image, remove_leftovers, settings_for
+from .docker_lab import IMAGE, docker, eventually, launch_of, make_image
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("image")]
 
 FOREVER = ("/bin/sh", "-c", "while :; do sleep 0.2; done")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def image() -> str:
-    return make_image()
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[AgentSettings]:
-    settings = settings_for(tmp_path)
-    yield settings
-    remove_leftovers(settings)
-
-
-@pytest.fixture
-async def runtime(settings: AgentSettings) -> AsyncIterator[DockerRuntime]:
-    runtime = DockerRuntime.create(settings)
-    await runtime.start()
-    yield runtime
-    await runtime.close()
 
 
 def app(**sections: Any) -> AppSpec:

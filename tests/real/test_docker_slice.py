@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,29 +14,13 @@ from gestalt.plugins.runtime.docker_cgroups import Confinement
 from gestalt.plugins.runtime.docker_options import container_name
 from gestalt.spec.schema import AppSpec, Resources
 
-from .docker_lab import IMAGE, docker, launch_of, make_image, remove_leftovers, settings_for
+from .docker_lab import IMAGE, docker, launch_of
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("image")]
 
 FOREVER = ("/bin/sh", "-c", "while :; do sleep 0.2; done")
 MEMORY = 64 * 1024**2
 PARENTS = {"cgroupfs": "/gestalt-docker", "systemd": "gestalt.slice"}
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[AgentSettings]:
-    settings = settings_for(tmp_path)
-    yield settings
-    remove_leftovers(settings)
-
-
-@pytest.fixture
-async def runtime(settings: AgentSettings) -> AsyncIterator[DockerRuntime]:
-    make_image()
-    runtime = DockerRuntime.create(settings)
-    await runtime.start()
-    yield runtime
-    await runtime.close()
 
 
 def wanted() -> Launch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -15,27 +15,12 @@ from gestalt.plugin.runtime import DriverUnavailable, ExecRequest, LogLine, LogO
 from gestalt.plugins.runtime.docker import DockerRuntime
 from gestalt.spec.schema import AppSpec
 
-from .docker_lab import IMAGE, docker, eventually, in_thread, launch_of, make_image, remove_leftovers, settings_for
+from .docker_lab import IMAGE, docker, eventually, in_thread, launch_of
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("image")]
 
 CHATTY = ("/bin/sh", "-c", "while :; do echo line; sleep 0.02; done")
 FOLLOWERS = 40
-
-
-@pytest.fixture(scope="module", autouse=True)
-def image() -> str:
-    return make_image()
-
-
-@pytest.fixture
-async def runtime(tmp_path: Path) -> AsyncIterator[DockerRuntime]:
-    settings = settings_for(tmp_path)
-    runtime = DockerRuntime.create(settings)
-    await runtime.start()
-    yield runtime
-    await runtime.close()
-    remove_leftovers(settings)
 
 
 def sockets() -> int:
