@@ -196,9 +196,14 @@ class Actions:
 
     async def _put(self, remote: Remote, path: Path) -> None:
         """Have a file of this machine in our folder on the other one."""
-        if path not in self._digests:
-            self._digests[path] = await asyncio.to_thread(digest_of, path)
-        content = await asyncio.to_thread(path.read_bytes)
+        try:
+            if path not in self._digests:
+                self._digests[path] = await asyncio.to_thread(digest_of, path)
+            content = await asyncio.to_thread(path.read_bytes)
+        except OSError as error:  # it was there when the plan was made
+            raise GestaltError(
+                Kind.NOT_FOUND, f"{path} cannot be read: {error.strerror}", hint="put it there again, and repeat this"
+            ) from error
         await remote.do(*script(_PUT, _FOLDER, path.name, self._digests[path]), stdin=content, limit=COPY_LIMIT)
 
     async def _set_up_zookeeper(self, host: HostSettings, remote: Remote) -> None:

@@ -14,7 +14,7 @@ from gestalt.errors import GestaltError
 from .facts import Facts
 from .hosts_file import COORDINATORS, HostSettings, HostsFile
 from .packages import OPTIONAL_PACKAGES, RUNTIME, Package, chosen
-from .requirements import Level, Wanted, clock_findings, findings, ports_of
+from .requirements import Finding, Level, Wanted, clock_findings, findings, ports_of
 from .together import COORDINATOR_FILE, address_findings, beginning, server_findings
 from .zookeeper import CLIENT_PORT, ELECTION_PORT, PEER_PORT
 
@@ -87,8 +87,12 @@ class Plan:
         return [doubt for doubt in self.doubts if doubt.level is Level.WARNING]
 
 
-def make_plan(hosts: HostsFile, packages: Sequence[Package], facts: Mapping[str, Facts], clocks: Mapping[str, float]) -> Plan:
-    """Return the plan. `facts`, `clocks`: of each host, by its name; of the latter, by how much they are ahead of ours."""
+def make_plan(
+    hosts: HostsFile, packages: Sequence[Package], facts: Mapping[str, Facts], clocks: Mapping[str, float], source: Finding | None = None
+) -> Plan:
+    """Return the plan. `facts`, `clocks`: of each host, by its name; of the latter, by how much they are ahead of ours. `source`: what is
+    wrong with the archive or package of ZooKeeper, which stops it where a server is to be made of it.
+    """
     steps: list[Step] = []
     doubts = [*_of_counts(hosts), *(Doubt("", item.level, item.what, item.hint) for item in clock_findings(clocks))]
     found_together = [*address_findings(hosts, facts), *server_findings(hosts, facts)]
@@ -106,6 +110,8 @@ def make_plan(hosts: HostsFile, packages: Sequence[Package], facts: Mapping[str,
         doubts += [Doubt(host.name, item.level, item.what, item.hint) for item in findings(found, wanted)]
         doubts += _of_versions(host, files, found)
         steps += _steps(hosts, host, files, found, is_first=host == begun.first)
+    if source and any(step.action is Action.ZOOKEEPER and not step.done for step in steps):
+        doubts.append(Doubt("", source.level, source.what, source.hint))
     return Plan(tuple(sorted(steps, key=lambda step: step.action)), tuple(doubts), begun.first.name)
 
 

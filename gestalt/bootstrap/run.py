@@ -19,6 +19,7 @@ from .facts import PROBE, Facts, read_facts
 from .hosts_file import HostSettings, HostsFile
 from .packages import Package, find_packages
 from .plan import Action, Plan, Step, make_plan
+from .source import source_finding
 from .ssh import Remote, connected, unusable
 
 PROBE_LIMIT = 60.0
@@ -138,7 +139,8 @@ async def prepared(hosts: HostsFile, audience: Audience, parallel: int) -> Async
             raise _not_all(failed, len(hosts.hosts))
         facts = {name: item.facts for name, item in seen.items()}
         remotes = {name: item.remote for name, item in seen.items()}
-        plan = make_plan(hosts, packages, facts, {name: item.ahead for name, item in seen.items()})
+        source = await asyncio.to_thread(source_finding, hosts.zookeeper)
+        plan = make_plan(hosts, packages, facts, {name: item.ahead for name, item in seen.items()}, source)
         yield Bootstrap(hosts, packages, plan, Actions(hosts, packages, facts, remotes, plan.first), parallel)
 
 

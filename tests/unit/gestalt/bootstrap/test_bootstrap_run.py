@@ -150,6 +150,16 @@ async def test_a_connection_that_is_lost_at_the_end_is_a_failure_when_something_
     assert kinds == [Kind.FAILED, Kind.UNAVAILABLE]
 
 
+async def test_a_file_that_went_after_the_plan_was_made_is_an_error_of_its_step() -> None:
+    hosts = site(zookeeper={"archive": "/nonexistent/apache-zookeeper-3.8.4-bin.tar.gz"})
+    run, _ = bootstrap(hosts, until(hosts, Action.ZOOKEEPER), lambda host, argv, stdin: (0, ""))
+    outcomes = await run.carry_out(Silence())
+    assert {outcome.step.action for outcome in outcomes} == {Action.ZOOKEEPER}
+    for outcome in outcomes:
+        assert outcome.error is not None
+        assert outcome.error.message == "/nonexistent/apache-zookeeper-3.8.4-bin.tar.gz cannot be read: No such file or directory"
+
+
 @pytest.mark.parametrize("said", ["Welcome to h1", "", "[]", '{"coordinators": []}', '{"nodes": [{"name": "h1"}]}', '{"nodes": [{"na'])
 async def test_an_answer_that_lists_no_nodes_is_told(said: str) -> None:
     hosts = site()
