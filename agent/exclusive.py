@@ -19,7 +19,7 @@ OUTDATED = "a newer grant than the one it runs under was given"
 class Standing:
     """What the fence says of one instance. `answers`: it says it now; `held`: the generation that it holds for it, 0 = nothing.
 
-    `fresh`: its lease leaves time to end again what is started now. `closed`: it has killed it.
+    `fresh`: its lease leaves time to end again what is started now. `closed`: it has killed it, or is killing it.
     """
 
     answers: bool = False

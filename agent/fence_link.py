@@ -81,7 +81,8 @@ class FenceLink:
     def standing(self, instance: str) -> Standing:
         held = self.lease.held.get(instance)
         fresh = boottime() + self.lease.kill < self.lease.until
-        return Standing(self.answers, held.generation if held else 0, fresh, instance in self.lease.closed)
+        closed = instance in self.lease.closed or (held is not None and held.ending)
+        return Standing(self.answers, held.generation if held else 0, fresh, closed)
 
     def listed(self) -> Sequence[str]:
         return (*self.lease.held, *self.lease.closed) if self.answers else ()

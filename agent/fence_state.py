@@ -9,11 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class HeldHere:
-    """Something that the fence holds: under which generation of its grant, and where its processes are. `revoked`: it is to end now."""
+    """Something that the fence holds: under which generation of its grant, and where its processes are.
+
+    `revoked`: it is to end now; `ending`: it is being killed, though that is not written down yet.
+    """
 
     generation: int
     cgroups: tuple[str, ...]
     revoked: bool = False
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,12 @@ def parse_lease_state(document: Mapping[str, Any]) -> LeaseState:
         KeyError, ValueError, TypeError, AttributeError: it says something else.
     """
     held = {
-        str(name): HeldHere(int(what["generation"]), tuple(str(item) for item in what["cgroups"]), bool(what["revoked"]))
+        str(name): HeldHere(
+            generation=int(what["generation"]),
+            cgroups=tuple(str(item) for item in what["cgroups"]),
+            revoked=bool(what["revoked"]),
+            ending=bool(what.get("ending")),  # an older fence does not say it
+        )
         for name, what in document["held"].items()
     }
     return LeaseState(

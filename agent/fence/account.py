@@ -33,6 +33,7 @@ class Account:
         self.announce = changed
         self._changing = asyncio.Lock()
         self._noting: dict[str, asyncio.Future[Held]] = {}
+        self._ending: dict[str, Holding] = {}
         self.boot = boot
         self.held = file.load()
 
@@ -55,6 +56,10 @@ class Account:
         """What was killed and is not handed back."""
         return self.held.closed if self.held.boot == self.boot else {}
 
+    def is_ending(self, name: str) -> bool:
+        """Whether it is being killed: that is told before it happens, as the disk may take its time to know that it has."""
+        return name in self._ending
+
     async def change(self, change: Callable[[Held], Held]) -> Held:
         """Change it, on disk first; once begun, nothing interrupts that.
 
@@ -69,6 +74,7 @@ class Account:
             if after != self.held:
                 await asyncio.to_thread(self._file.save, after)
                 self.held = after
+                self._ending = {name: what for name, what in self._ending.items() if after.holdings.get(name) == what}
                 self.announce()
             return after
 
@@ -80,6 +86,8 @@ class Account:
         """
         deadline = boottime() + self._kill_limit
         doomed = {name: self.held.holdings[name] for name in names if name in self.held.holdings}
+        self._ending |= doomed
+        self.announce()
         gone = dict(zip(doomed, await asyncio.gather(*(_kill(what, deadline) for what in doomed.values())), strict=True))
         for name in (name for name in doomed if gone[name]):
             log.warning("%s was ended", name, extra={"instance": name})

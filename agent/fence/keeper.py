@@ -86,7 +86,10 @@ class LeaseKeeper:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the agent is told. `until`: the end of the lease, in seconds since boot; `held`: may be at work; `closed`: was killed."""
+        """What the agent is told. `until`: the end of the lease, in seconds since boot; `held`: may be at work; `closed`: was killed.
+
+        Of what is held, `revoked`: its grant was written anew; `ending`: it is being killed, which is said before anybody can see it.
+        """
         account, membership = self._account, self.membership()
         held = account.held if account.held.boot == account.boot else Held()
         return {
@@ -96,7 +99,7 @@ class LeaseKeeper:
             "kill": self._timing.kill,
             "settled": max(self._timing.session, membership.session) + self._timing.margin,
             "connected": membership.connected,
-            "held": {name: _shown(what, name in self._revoked) for name, what in account.live.items()},
+            "held": {name: _shown(what, name in self._revoked, account.is_ending(name)) for name, what in account.live.items()},
             "closed": sorted(account.closed),
         }
 
@@ -272,8 +275,8 @@ class LeaseKeeper:
         self._resists = dict.fromkeys(resisting, boottime() + self._timing.kill)
 
 
-def _shown(what: Holding, revoked: bool) -> dict[str, Any]:
-    return {"generation": what.generation, "cgroups": list(what.cgroups), "revoked": revoked}
+def _shown(what: Holding, revoked: bool, ending: bool) -> dict[str, Any]:
+    return {"generation": what.generation, "cgroups": list(what.cgroups), "revoked": revoked, "ending": ending}
 
 
 async def _rest(woken: asyncio.Event, pause: float) -> None:

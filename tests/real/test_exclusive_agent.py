@@ -96,6 +96,19 @@ async def test_a_grant_that_is_given_to_another_node_ends_it_and_nothing_starts_
     assert (await node.rig.lease()).grants == {GRANT: 3}
 
 
+async def test_why_it_ended_is_known_while_the_disk_does_not_take_it_that_it_did(node: Node) -> None:
+    instance = await node.run(single())
+    data = node.rig.settings.data_dir
+    away = data.rename(data.with_name("away"))
+    try:
+        await node.give(single(), 2, node="another")
+        await until("the reason", lambda: node.reason(instance), TIMING.kill + 3.0)
+        assert node.reason(instance).startswith(OVER)
+    finally:
+        away.rename(data)
+    await node.rig.listed()
+
+
 async def test_a_fence_that_hangs_with_zookeeper_cut_is_stood_in_for(node: Node) -> None:
     await node.run(single())
     node.rig.send(signal.SIGSTOP)

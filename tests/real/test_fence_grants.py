@@ -94,7 +94,7 @@ async def test_what_is_taken_is_listed_and_what_is_handed_back_is_not(rig: Rig, 
     await agent.take("b", cgroups[1], 7)
     assert (await rig.lease()).grants == {"a": 4, "b": 7}
     state = await agent.until(lambda state: len(state["lease"]["held"]) == 2)
-    assert state["lease"]["held"]["a"] == {"generation": 4, "cgroups": [str(cgroups[0])], "revoked": False}
+    assert state["lease"]["held"]["a"] == {"generation": 4, "cgroups": [str(cgroups[0])], "revoked": False, "ending": False}
     assert boottime() < state["lease"]["until"] <= boottime() + TIMING.lease
     assert await agent.ask(release="a") == ""
     assert (await rig.lease()).grants == {"b": 7}

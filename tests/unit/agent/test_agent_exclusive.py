@@ -120,7 +120,7 @@ def test_on_a_node_that_is_cut_off_it_stops_and_waits() -> None:
     assert plan(replace(after, isolated=False)) == Start(2)
 
 
-LEASE = LeaseState(1, until=100.0, length=8.0, kill=2.0, held={"a": HeldHere(3, ("/a",)), "b": HeldHere(1, ("/b",), revoked=True)})
+LEASE = LeaseState(1, until=100.0, length=8.0, kill=2.0, held={"a": HeldHere(3, ("/a",)), "b": HeldHere(1, ("/b",), True, True)})
 
 
 def test_the_guard_leaves_the_fence_half_of_the_time() -> None:
@@ -133,6 +133,13 @@ def test_what_the_fence_says_comes_back_as_it_was() -> None:
     assert parse_lease_state(LEASE.document()) == LEASE
     assert LEASE.standing() == {"a": 3, "b": 1}
     assert replace(LEASE, held={}, closed=frozenset({"c"})).standing() == {"c": 0}
+
+
+def test_a_fence_of_an_older_version_is_understood() -> None:
+    document = LEASE.document()
+    for what in document["held"].values():
+        del what["ending"]
+    assert not parse_lease_state(document).held["b"].ending
 
 
 @pytest.mark.parametrize(

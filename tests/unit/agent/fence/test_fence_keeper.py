@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -193,6 +193,34 @@ async def test_a_membership_is_cleared_before_it_ends(tmp_path: Path) -> None:
     await fence.keeper.tell()
     assert (fence.account.live, fence.world.lease) == ({}, LeaseMark(1))
     assert fence.keeper.state["closed"] == ["web-1"]
+
+
+@pytest.mark.parametrize("why", ["its grant", "its lease", "the membership"])
+async def test_that_something_is_killed_is_told_before_it_is(why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end may be heard before the disk knows of it; and what is taken anew, just as it was, is not being killed any more."""
+    world = World()
+    fence = Fence(tmp_path, world)
+    assert await fence.ask(HOLD) == ""
+    told, told_at_its_end = list[bool](), list[bool]()
+    fence.account.announce = lambda: told.extend(what["ending"] for what in fence.keeper.state["held"].values())
+
+    async def kill(what: Holding, deadline: float) -> bool:
+        told_at_its_end.append(told[-1])
+        return True
+
+    monkeypatch.setattr(account, "_kill", kill)
+    if why == "the membership":
+        await fence.keeper.clear()
+    elif why == "its grant":
+        fence.keeper.grant_changed("web", 1)
+    else:
+        await fence.account.change(lambda held: replace(held, until=0.0))
+    fence.keeper.start()
+    await until(lambda: fence.account.closed.keys() == {"web-1"})
+    await fence.keeper.close()
+    assert told_at_its_end == [True]
+    assert await fence.ask(HOLD) == ""
+    assert fence.keeper.state["held"]["web-1"]["ending"] is False
 
 
 async def test_a_disk_that_hangs_while_one_thing_ends_does_not_keep_the_next_from_ending(
