@@ -1,4 +1,4 @@
-"""Packages are built once for all tests here, and one node is there for them, without packages and settings of ours before each test."""
+"""Packages are built once for all tests here, and nodes are there for them, without packages and settings of ours before each test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.cluster.lab.lab import Lab, temporary_lab
 
-from .machine import PACKAGES, build, files, prepare
+from .machine import build, clear, files, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,20 @@ class Machine:
 async def machine(prepared_lab: Lab) -> AsyncIterator[Machine]:
     node = prepared_lab.nodes[0]
     yield Machine(prepared_lab, await files(node))
-    there = (await node.do("rpm", "--query", "--all", "--queryformat", "%{NAME}\\n")).split()
-    if installed := [name for name in PACKAGES if name in there]:
-        await node.do("rpm", "-e", *installed, limit=120)
-    await node.run("systemctl", "stop", "gestalt-haproxy")
-    await node.do("sh", "-c", "docker ps -aq | xargs -r docker rm -f; rm -rf /etc/gestalt /var/lib/gestalt /run/gestalt")
+    await clear(node)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def prepared_dnf_lab() -> AsyncIterator[Lab]:
+    async with temporary_lab(2, "dnf") as lab:
+        for node in lab.nodes:
+            await prepare(node, has_dnf=True)
+        yield lab
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def dnf_lab(prepared_dnf_lab: Lab) -> AsyncIterator[Lab]:
+    """Two bare machines that have dnf, and a repository each with what a bare one does not have."""
+    yield prepared_dnf_lab
+    for node in prepared_dnf_lab.nodes:
+        await clear(node)

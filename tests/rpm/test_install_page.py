@@ -1,7 +1,7 @@
 """The quick path of `docs/install.md`, word by word, on a fresh node that boots systemd: it ends with an app that answers.
 
-Lab nodes have rpm and no dnf. So they are what the page calls a machine without dnf: the block that calls it is left out, and the next one
-is run.
+It is followed on a node with dnf, which finds what the packages need in a repository, and on one without, which has that already: of the
+two blocks that install, each runs its own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from textwrap import dedent
 
 import pytest
 
+from tests.cluster.lab.lab import Lab
 from tests.cluster.lab.nodes import CHECKOUT, Node, can_run
 
 from .conftest import Machine, without_selinux
-from .machine import active
+from .machine import HAS_DNF, PACKAGES, SYSTEM, active, origins
 
 pytestmark = [
     pytest.mark.rpm,
@@ -32,9 +33,9 @@ FOLDER = "/root/packages"
 _BLOCK = re.compile(r"^ *```\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
-def blocks(page: str) -> list[str]:
-    """Return the blocks of commands of the quick path, in order."""
-    section = page.split(f"{PATH}\n", 1)[1].split("\n## ", 1)[0]
+def blocks(page: str, heading: str) -> list[str]:
+    """Return the blocks of commands below a heading, in order."""
+    section = page.split(f"\n{heading}\n", 1)[1].split("\n#", 1)[0]
     return [dedent(found[1]) for found in _BLOCK.finditer(section)]
 
 
@@ -48,15 +49,13 @@ async def carry(node: Node, packages: list[Path]) -> None:
     await node.do("cp", *map(str, packages), FOLDER)
 
 
-async def test_the_page_followed_word_by_word_ends_with_an_app_that_answers(machine: Machine, first: list[Path]) -> None:
-    node = machine.lab.nodes[0]
-    await carry(node, without_selinux(first))
-    path = blocks(PAGE.read_text(encoding="utf-8"))
-    by_dnf = [block for block in path if block.startswith("dnf ")]
-    assert len(by_dnf) == 1
-    assert path[path.index(by_dnf[0]) + 1].startswith("rpm ")
-    assert not (await node.run("sh", "-c", "command -v dnf")).ok
-    said = await follow(node, [block for block in path if block not in by_dnf])
+async def walk(node: Node, packages: list[Path], left_out: str) -> None:
+    """Follow the path but for the block that begins with a word, and see that an app answers at its end."""
+    await carry(node, without_selinux(packages))
+    path = blocks(PAGE.read_text(encoding="utf-8"), PATH)
+    not_followed = [block for block in path if block.startswith(left_out)]
+    assert len(not_followed) == 1
+    said = await follow(node, [block for block in path if block not in not_followed])
     (answer,) = [text for text in said if text.startswith("# Gestalt\n")]
     assert "## Read on" in answer
     shown = json.loads(await node.do("gestaltctl", "ps", "--output", "json"))["instances"]
@@ -64,3 +63,17 @@ async def test_the_page_followed_word_by_word_ends_with_an_app_that_answers(mach
     assert await active(node, ["gestalt-coordinator", "gestalt-agent"]) == ["active"] * 2
     await node.do("gestaltctl", "appliance", "destroy", "--yes", limit=90)
     await node.do("rm", "-r", FOLDER)
+
+
+async def test_the_page_followed_word_by_word_ends_with_an_app_that_answers(machine: Machine, first: list[Path]) -> None:
+    node = machine.lab.nodes[0]
+    assert not (await node.run("sh", "-c", "command -v dnf")).ok
+    await walk(node, first, "dnf ")
+
+
+@HAS_DNF
+async def test_the_page_followed_with_dnf_brings_what_the_packages_need(dnf_lab: Lab, first: list[Path]) -> None:
+    node = dnf_lab.nodes[0]
+    assert await origins(node) == {}
+    await walk(node, first, "rpm ")
+    assert await origins(node) == dict.fromkeys(PACKAGES, "@commandline") | dict.fromkeys(("haproxy", "nftables", "moby-engine"), SYSTEM)
