@@ -12,7 +12,7 @@ import yaml
 
 from gestalt import shell
 from tests.cluster.lab.cluster import web
-from tests.cluster.lab.nodes import CHECKOUT, Node, can_run
+from tests.cluster.lab.nodes import CHECKOUT, File, Node, can_run
 
 from .conftest import Built, Machine
 from .machine import PACKAGES, active, files, processes, rpm
@@ -133,6 +133,23 @@ async def test_an_upgrade_and_a_step_back_leave_alone_what_runs(machine: Machine
         assert shown["state"] in {"ready", "agent-down"}
     settled = await node.do("gestaltctl", "wait", "/lab/main/prod/shop", limit=90)
     assert await containers(node) == before, settled
+
+
+async def test_a_daemon_is_restarted_while_the_code_that_it_ran_is_there(machine: Machine, built: Built) -> None:
+    """Until it ends it may start supervisors from there, and import what it has not needed before."""
+    node = machine.lab.nodes[0]
+    await install(node, built.first)
+    folders = [f"/run/systemd/system/{unit}.service.d" for unit in UNITS]
+    await node.put({f"{folder}/witness.conf": File(b"[Service]\nExecStopPost=/bin/ls /usr/lib/gestalt\n") for folder in folders})
+    await node.do("systemctl", "daemon-reload")
+    await found_cluster(machine, "/restarted")
+    began = (await node.do("date", "+@%s.%N")).strip()
+    await rpm(node, "-U", *names(built.second))
+    for unit in UNITS:
+        said = await node.do("journalctl", "--no-pager", "--output=cat", f"--since={began}", f"--unit={unit}")
+        assert [line for line in said.splitlines() if line.startswith("0.1.0-")] == ["0.1.0-1", "0.1.0-2"], f"{unit}: {said}"
+    assert await node.do("ls", "/usr/lib/gestalt") == "0.1.0-2"
+    await node.do("rm", "-r", *folders)
 
 
 async def test_erasing_leaves_settings_state_and_what_runs_and_nothing_else(machine: Machine, built: Built) -> None:

@@ -97,6 +97,6 @@ def test_a_reload_by_systemd_fails_when_the_settings_are_wrong() -> None:
 
 
 def test_the_fence_is_back_before_the_agent_asks_for_it() -> None:
-    started = re.search(r"systemd_postun_with_restart (.+)$", scripts("postun", "gestalt-agent"), re.MULTILINE)
+    started = re.search(r"%restart_on_upgrade (.+)$", scripts("postun", "gestalt-agent"), re.MULTILINE)
     assert started is not None
     assert started.group(1).split() == ["gestalt-fence.service", "gestalt-agent.service"]
