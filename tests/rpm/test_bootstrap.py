@@ -22,8 +22,7 @@ from tests.cluster.lab.cluster import web
 from tests.cluster.lab.lab import Lab, temporary_lab
 from tests.cluster.lab.nodes import CHECKOUT, File, Node, can_run
 
-from .conftest import PACKAGES
-from .machine import OUT, build, prepare
+from .machine import OUT, PACKAGES, build, prepare
 
 pytestmark = [
     pytest.mark.rpm,
