@@ -4,7 +4,7 @@
 #                           it is in the file RPM_SIGN_PASSPHRASE_FILE
 #   scripts/rpm.sh srpm     what they can be built from elsewhere, without network
 #   scripts/rpm.sh twice    build them two times, in two places, and compare every byte
-# RPM_PYTHON=/usr/bin/python3.12: the Python that they are to run with, where it is not the system's newest; it has to be here, too.
+# RPM_PYTHON=/usr/bin/python3.12: the Python that they are to run with, where it is not the newest in /usr/bin that the locks have wheels for.
 # RPM_SELINUX=no: without gestalt-selinux, which is otherwise built where the tools for it are, for the policy that they are of.
 # RPM_RELEASE=2: the same version, packaged anew. RPM_OUT: the folder for the packages, instead of build/rpm.
 set -euo pipefail
@@ -17,11 +17,18 @@ out=${RPM_OUT:-build/rpm}
 
 die() { echo "rpm: $*" >&2; exit 1; }
 
+# A package runs with the system's Python, and holds wheels for that version only.
 python_of() {
-  local found
-  found=$(RPM_PYTHON=${RPM_PYTHON:-$(scripts/find-python)}; "$RPM_PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-  [ -x "/usr/bin/python$found" ] || die "a package runs with the system's Python, and there is no /usr/bin/python$found; RPM_PYTHON names another"
-  echo "$found"
+  local found known
+  if [ -z "${RPM_PYTHON:-}" ]; then
+    found=$(scripts/find-python package) || exit 1
+  else
+    found=/usr/bin/python$("$RPM_PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || die "RPM_PYTHON=$RPM_PYTHON does not run; name a Python such as /usr/bin/python3.12"
+    known=$(scripts/find-python known | xargs)
+    [[ " $known " == *" $found "* ]] || die "RPM_PYTHON=$RPM_PYTHON is Python ${found#/usr/bin/python}, for which the locks have no wheels; name one of $known"
+    [ -x "$found" ] || die "a package runs with the system's Python, and there is no $found; RPM_PYTHON names another, one of $known"
+  fi
+  echo "${found#/usr/bin/python}"
 }
 
 # Fetch what is in the locks, unless it is here.
@@ -113,13 +120,13 @@ case $purpose in rpm | srpm | twice) ;; *) die "usage: scripts/rpm.sh rpm|srpm|t
 command -v rpmbuild >/dev/null || die "rpmbuild is not installed; run: scripts/install-packages rpm"
 check_key
 mkdir -p "$work"
+python=$(python_of)
 exec 9>"$work/lock"
 flock 9
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' gestalt/__init__.py)
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 machine=$(uname -m)
-python=$(python_of)
 tools=$work/tools-$python
 wheels=$work/wheels-$python-$machine
 fetch
