@@ -2,7 +2,7 @@
 # Builds the packages from this checkout, as it lies here, into build/rpm.
 #   scripts/rpm.sh rpm      what is installed; signed when RPM_SIGN_KEY names a key of gpg, whose passphrase gpg's agent asks for, unless
 #                           it is in the file RPM_SIGN_PASSPHRASE_FILE
-#   scripts/rpm.sh srpm     what they can be built from elsewhere, without network
+#   scripts/rpm.sh srpm     what they can be built from elsewhere, without network; in build/rpm/source, as dnf refuses to install one of those
 #   scripts/rpm.sh twice    build them two times, in two places, and compare every byte
 # RPM_PYTHON=/usr/bin/python3.12: the Python that they are to run with, where it is not the newest in /usr/bin that the locks have wheels for.
 # RPM_SELINUX=no: without gestalt-selinux, which is otherwise built where the tools for it are, for the policy that they are of.
@@ -59,11 +59,13 @@ sources() {
 }
 
 # make_source PLACE: lay out in PLACE what rpmbuild takes, anew, and make the source package of it. rpm writes into that how it would
-# unpack the sources; so that this depends on no folder of ours, it is told of none.
+# unpack the sources; so that this depends on no folder of ours, it is told of none. The folders of a
+# build, which it makes beside them, are of no use.
 make_source() {
   rm -rf "$1"
   sources "$1/SOURCES"
-  (cd "$1/SOURCES" && run_rpmbuild "$1" -bs --define "_topdir /builddir" --define "_sourcedir ." --define "_srcrpmdir $1")
+  (cd "$1/SOURCES" && run_rpmbuild "$1" -bs --define "_topdir ." --define "_sourcedir ." --define "_srcrpmdir $1" --define "_srcdefattr (-,root,root)")
+  rm -rf "$1"/SOURCES/{BUILD,BUILDROOT,RPMS}
 }
 
 # make_packages PLACE: build what is installed from the sources that are laid out there.
@@ -103,24 +105,25 @@ sign() {
   rpmsign "${options[@]}" --addsign "$1" >/dev/null || die "$(basename "$1") could not be signed: see the message above"
 }
 
-# hand_over FILE...: put packages where they are expected, in place of older ones.
+# hand_over FOLDER FILE...: put packages where they are expected, in place of older ones.
 hand_over() {
-  local file name
-  mkdir -p "$out"
-  for file in "$@"; do
+  local folder=$1 file name
+  mkdir -p "$folder"
+  rm -f "$out"/gestalt-[0-9]*.src.rpm # where it lay once
+  for file in "${@:2}"; do
     name=$(basename "$file")
-    rm -f "$out/${name%-*-*}"-[0-9]*.rpm
+    rm -f "$folder/${name%-*-*}"-[0-9]*.rpm
     [ -z "${RPM_SIGN_KEY:-}" ] || sign "$file"
-    mv "$file" "$out/$name"
-    echo "$out/$name"
+    mv "$file" "$folder/$name"
+    echo "$folder/$name"
   done
 }
 
 case $purpose in rpm | srpm | twice) ;; *) die "usage: scripts/rpm.sh rpm|srpm|twice" ;; esac
 command -v rpmbuild >/dev/null || die "rpmbuild is not installed; run: scripts/install-packages rpm"
 check_key
-mkdir -p "$work"
 python=$(python_of)
+mkdir -p "$work"
 exec 9>"$work/lock"
 flock 9
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' gestalt/__init__.py)
@@ -135,12 +138,12 @@ case $purpose in
     rm -rf "$work/build"
     sources "$work/build/SOURCES"
     make_packages "$work/build"
-    hand_over "$work"/build/RPMS/*/*.rpm
+    hand_over "$out" "$work"/build/RPMS/*/*.rpm
     rm -rf "$work/build"
     ;;
   srpm)
     make_source "$work/build"
-    hand_over "$work"/build/*.src.rpm
+    hand_over "$out/source" "$work"/build/*.src.rpm
     rm -rf "$work/build"
     ;;
   twice)
@@ -148,7 +151,8 @@ case $purpose in
     for place in first the-second-time; do make_packages "$work/$place"; done
     (cd "$work/first" && sha256sum RPMS/*/*.rpm ./*.src.rpm) >"$work/sums"
     (cd "$work/the-second-time" && sha256sum --check --quiet "$work/sums") || die "two builds of the same differ; they are in build/rpm/first and build/rpm/the-second-time"
-    hand_over "$work"/first/RPMS/*/*.rpm "$work"/first/*.src.rpm
+    hand_over "$out" "$work"/first/RPMS/*/*.rpm
+    hand_over "$out/source" "$work"/first/*.src.rpm
     rm -rf "$work/first" "$work/the-second-time" "$work/sums"
     ;;
 esac

@@ -47,7 +47,7 @@ _NOT_OURS = re.compile(
 
 
 async def build(purpose: str, release: int) -> list[Path]:
-    """Build packages, by `scripts/rpm.sh`; return those that are installed, the runtime among them.
+    """Build packages, by `scripts/rpm.sh`; return what `./gestalt*.rpm` is there.
 
     Raises:
         LabError: they could not be built.
@@ -57,7 +57,7 @@ async def build(purpose: str, release: int) -> list[Path]:
     done = await shell.run((str(CHECKOUT / "scripts/rpm.sh"), purpose), limit=600, env=settings, cwd=str(CHECKOUT))
     if not done.ok:
         raise LabError(f"scripts/rpm.sh {purpose}: {done.complaint()}")
-    return sorted(path for path in (CHECKOUT / folder).glob("*.rpm") if not path.name.endswith(".src.rpm"))
+    return sorted((CHECKOUT / folder).glob("gestalt*.rpm"))
 
 
 async def prepare(node: Node, *, has_dnf: bool = False) -> None:

@@ -75,7 +75,7 @@ async def test_two_builds_are_the_same_small_enough_and_need_nothing_of_others_p
 @pytest.mark.skipif(shutil.which("rpmlint") is None, reason="rpmlint is not installed: scripts/install-packages rpm")
 async def test_rpmlint_finds_nothing_but_what_is_explained(built: Built) -> None:
     packaging = CHECKOUT / "packaging"
-    source = next(built.first[0].parent.glob("*.src.rpm"))
+    source = next(built.first[0].parent.glob("source/*.src.rpm"))
     argv = (
         "rpmlint",
         "--config",
