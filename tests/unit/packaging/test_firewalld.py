@@ -60,4 +60,6 @@ def test_each_comes_with_its_daemon(name: str) -> None:
     files = SPEC.split(f"%files -n {name}\n")[1].split("\n\n")[0]
     assert f"%{{_prefix}}/lib/firewalld/services/{name}.xml" in files.splitlines()
     assert re.search(r"^install .*packaging/firewalld/\*\.xml$", SPEC, re.MULTILINE)
+    erased = SPEC.split(f"%preun -n {name}\n")[1].split("\n\n")[0]
+    assert erased.splitlines()[-1] == f'if [ "$1" -eq 0 ]; then %{{_libexecdir}}/gestalt/forget-service {name} || :; fi'
     assert sorted(file.stem for file in SERVICES.iterdir()) == ["gestalt-agent", "gestalt-coordinator"]
