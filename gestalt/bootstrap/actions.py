@@ -30,7 +30,7 @@ _AGAIN = 1.0
 _FOLDER = "/var/cache/gestalt-bootstrap"
 _CTL = ("env", "GESTALT_CONFIG=/etc/gestalt/client.yaml", "gestaltctl")
 
-_PUT = """set -eu
+PUT = """set -eu
 umask 077
 mkdir -p "$1"
 if [ -e "$1/$2" ] && echo "$3  $1/$2" | sha256sum --check --status; then cat >/dev/null; exit 0; fi
@@ -204,7 +204,7 @@ class Actions:
             raise GestaltError(
                 Kind.NOT_FOUND, f"{path} cannot be read: {error.strerror}", hint="put it there again, and repeat this"
             ) from error
-        await remote.do(*script(_PUT, _FOLDER, path.name, self._digests[path]), stdin=content, limit=COPY_LIMIT)
+        await remote.do(*script(PUT, _FOLDER, path.name, self._digests[path]), stdin=content, limit=COPY_LIMIT)
 
     async def _set_up_zookeeper(self, host: HostSettings, remote: Remote) -> None:
         chosen = self.hosts.zookeeper

@@ -28,13 +28,15 @@ _HINTS = {
     "Could not resolve": "correct the name in hosts.yaml (`ssh` or `address`), or make it known",
     "Connection refused": "is sshd running there, on this port? `ssh.port` in hosts.yaml names another one",
     "timed out": "is the machine up, and does a firewall let ssh through? Try it by hand: ssh {there}",
-    "a password is required": "allow sudo without a password there, or connect as root: `ssh.user` in hosts.yaml",
-    "sudo: not found": "connect as root: `ssh.user` in hosts.yaml",
 }
 
 
+_NO_PROGRAM = 127
+_TO_BE_ROOT = "let this user run every command there by sudo, and without a password (in /etc/sudoers.d: USER ALL=(root) NOPASSWD: ALL)"
+
+
 class Remote:
-    """A host that we are connected to."""
+    """A host that we are connected to, as root or as one who becomes root by sudo."""
 
     def __init__(self, host: HostSettings, options: tuple[str, ...], *, is_root: bool) -> None:
         self.host = host
@@ -47,15 +49,30 @@ class Remote:
         Raises:
             GestaltError: UNAVAILABLE, when the connection is lost; TIMED_OUT, when the command does not end within `limit` seconds.
         """
-        words = ("ssh", *self._options, "--", self.host.destination, _line((*self._before, *argv)))
         try:
-            done = await shell.run(words, stdin=stdin, limit=limit)
+            done = await shell.run(self._words(argv), stdin=stdin, limit=limit)
         except shell.CommandTimedOut as error:
             hint = "it may go on there; look at the machine, then repeat this: what is done is kept"
             raise GestaltError(Kind.TIMED_OUT, f"{argv[0]} did not end within {limit:g} s", hint=hint) from error
         if done.code == _SSH_FAILED:
             raise unusable(self.host, done.complaint())
         return done
+
+    async def start(self, *argv: str) -> Process:
+        """Start a command as root that the caller talks to, and ends."""
+        return await shell.spawn(self._words(argv), stdin=PIPE, stdout=PIPE, stderr=PIPE)
+
+    def _words(self, argv: Sequence[str]) -> tuple[str, ...]:
+        return ("ssh", *self._options, "--", self.host.destination, _line((*self._before, *argv)))
+
+    def disobeyed(self, done: shell.Completed) -> GestaltError:
+        """Return the error of a host that did not run what every host can run. What sudo says is in the language of its user."""
+        if not self._before:
+            return unusable(self.host, done.complaint())
+        todo = "install sudo there" if done.code == _NO_PROGRAM else _TO_BE_ROOT
+        what = f"{self.host.destination} is reached by ssh, and its user is not root and does not become root by `sudo -n`"
+        hint = f"{todo}; or connect as root: `ssh.user` in hosts.yaml. Try it: ssh {self.host.destination} sudo -n id -u"
+        return GestaltError(Kind.UNAVAILABLE, f"{what}: {done.complaint()}", hint=hint)
 
     async def do(self, *argv: str, stdin: bytes = b"", limit: float = 60.0) -> str:
         """Run a command that must succeed; return what it printed.

@@ -55,7 +55,7 @@ def bootstrap(file: Path, only_plan: bool, parallel: int, output: str, **answers
         from gestalt.bootstrap.run import prepared
 
         notice(f"looking at {len(hosts.hosts)} hosts")
-        async with prepared(hosts, teller, parallel) as run:
+        async with prepared(hosts, teller, parallel, only_plan=only_plan) as run:
             _tell_doubts(run.plan)
             if only_plan or run.plan.errors:
                 _tell_plan(run.plan, output)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from gestalt.bootstrap.actions import ASK, STALE, TOKENS, WRITE, script
+from gestalt.bootstrap.actions import ASK, PUT, STALE, TOKENS, WRITE, script
 from gestalt.coordinator.members import Asked, check_token, new_token
 from gestalt.errors import GestaltError
 
@@ -53,6 +53,17 @@ def test_a_file_is_in_place_when_all_of_it_arrived_and_is_on_the_disk(tmp_path: 
     assert (done.returncode, done.stderr) == (0, "")
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("a=1\nb=2\n", 0o640)
     assert (tmp_path / "synced").read_text() == f"{file}.part\n"
+
+
+def test_what_is_sent_is_for_nobody_else_to_read_and_in_place_when_all_arrived(tmp_path: Path) -> None:
+    """Whatever the umask that sudo, or the user's login, leaves."""
+    folder, sum_of_it = tmp_path / "sent", sha256("content")
+    cut = run(f"umask 0\n{PUT}", str(folder), "a.rpm", sum_of_it, stdin="con")
+    assert (cut.returncode, cut.stderr) == (1, "what arrived of a.rpm is not what was sent\n")
+    assert (folder.stat().st_mode & 0o777, (folder / "a.rpm").exists()) == (0o700, False)
+    done = run(f"umask 0\n{PUT}", str(folder), "a.rpm", sum_of_it, stdin="content")
+    assert (done.returncode, (folder / "a.rpm").read_text()) == (0, "content")
+    assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o600]
 
 
 @pytest.mark.parametrize(("there", "how", "after"), [("old", "once", "old"), ("", "once", "new"), ("old", "always", "new")])

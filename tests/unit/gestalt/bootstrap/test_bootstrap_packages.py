@@ -13,8 +13,9 @@ import pytest
 from gestalt.bootstrap.hosts_file import HostSettings, SshSettings
 from gestalt.bootstrap.packages import chosen, find_packages
 from gestalt.bootstrap.rpm_header import read_header
-from gestalt.bootstrap.ssh import first_words, unusable, user_number
+from gestalt.bootstrap.ssh import Remote, first_words, unusable, user_number
 from gestalt.errors import GestaltError, Kind
+from gestalt.shell import Completed
 
 
 def section(strings: dict[int, list[str]]) -> bytes:
@@ -105,3 +106,17 @@ def test_the_shared_connection_ends_with_us_whatever_the_operator_is_used_to(tmp
     words = first_words(HostSettings(name="one", address="10.0.0.1"), SshSettings(config=tmp_path / "config"), tmp_path / "socket")
     asked = subprocess.run((words[0], "-G", *words[1:]), capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     assert {"controlmaster true", "controlpersist no", f"controlpath {tmp_path}/socket"} <= set(asked)
+
+
+@pytest.mark.parametrize(
+    ("is_root", "code", "what", "hint"),
+    [
+        (False, 1, "does not become root by `sudo -n`: nein", "let this user run every command there by sudo, and without a password"),
+        (False, 127, "does not become root by `sudo -n`: nein", "install sudo there; or connect as root"),
+        (True, 1, "h cannot be used by ssh: nein", "try it by hand: ssh h"),
+    ],
+)
+def test_a_host_where_we_are_not_root_is_told_in_whatever_language_sudo_speaks(is_root: bool, code: int, what: str, hint: str) -> None:
+    host = HostSettings(name="h", address="10.0.0.1", ssh="h")
+    error = Remote(host, (), is_root=is_root).disobeyed(Completed(("sh",), code, b"", b"nein\n"))
+    assert (error.kind, what in error.message, hint in error.hint) == (Kind.UNAVAILABLE, True, True)
