@@ -126,6 +126,23 @@ async def test_files_that_are_roots_are_given_back_by_init_and_by_an_upgrade(mac
     assert await owners(node) == OWNERS
 
 
+@pytest.mark.timeout(400)
+async def test_where_its_user_cannot_be_made_the_installation_says_why_and_what_to_do(machine: Machine, built: Built) -> None:
+    node = machine.lab.nodes[0]
+    await node.run("userdel", "gestalt")
+    override = "/etc/sysusers.d/gestalt-coordinator.conf"
+    await node.put({override: File(b"nonsense gestalt\n")})
+    said = await node.run("rpm", "-i", *names(built.first), limit=300)
+    assert said.ok, said.complaint()
+    complaint, advice = (line for line in said.stderr.decode().splitlines() if not line.startswith("rpm: "))
+    assert complaint.startswith(f"{override}:1: ")
+    assert advice.startswith("gestalt-coordinator: there is no user gestalt, as whom the coordinator runs.")
+    await node.do("rm", override)
+    await node.do("sh", "-c", advice.partition("run: ")[2])
+    await found_cluster(machine, "/late")
+    assert (await users(node))[COORDINATOR] == "gestalt"
+
+
 GIVEN = """[Service]
 LoadCredential=zookeeper:/etc/gestalt/zookeeper-coordinator.secret
 LoadCredentialEncrypted=phrase:/etc/gestalt/authority.sealed
