@@ -61,8 +61,12 @@ async def selinux_node() -> AsyncIterator[Node]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def confined(selinux_node: Node, built: Built) -> AsyncIterator[Node]:
     """The same, with the module."""
-    await rpm(selinux_node, "-i", *map(str, built.selinux))
+    await rpm(selinux_node, "-i", *map(str, built.selinux), package(built, "gestalt-runtime"))
     yield selinux_node
+
+
+def package(built: Built, name: str) -> str:
+    return next(str(path) for path in built.first if path.name.startswith(name))
 
 
 async def modules(node: Node) -> list[str]:
@@ -84,11 +88,12 @@ async def allowed(node: Node, *words: str) -> list[str]:
 async def test_the_module_comes_and_goes_with_its_package_for_which_daemons_ask(confined: Node, built: Built) -> None:
     ours = ["200 gestalt pp", "200 gestalt_ports cil"]
     assert await modules(confined) == ours
+    kept = await confined.run("rpm", "-e", "--test", "gestalt-runtime")
+    assert "gestalt-runtime = 0.1.0-1 is needed by (installed) gestalt-selinux" in kept.stderr.decode(), "dnf takes it away with the rest"
     await rpm(confined, "-e", "gestalt-selinux")
     assert await modules(confined) == []
     for name in ("gestalt-agent", "gestalt-coordinator"):
-        package = next(str(path) for path in built.first if path.name.startswith(name))
-        refused = await confined.run("rpm", "-i", "--test", package)
+        refused = await confined.run("rpm", "-i", "--test", package(built, name))
         assert f"gestalt-selinux = 0.1.0-1 if selinux-policy-targeted) is needed by {name}" in refused.stderr.decode()
     await rpm(confined, "-i", *map(str, built.selinux))
     assert await modules(confined) == ours
