@@ -15,7 +15,7 @@ from textwrap import dedent
 import pytest
 
 from tests.cluster.lab.lab import Lab
-from tests.cluster.lab.nodes import CHECKOUT, Node, can_run
+from tests.cluster.lab.nodes import CHECKOUT, File, Node, can_run
 
 from .conftest import Machine, without_selinux
 from .machine import HAS_DNF, PACKAGES, SYSTEM, active, origins
@@ -56,8 +56,8 @@ async def walk(node: Node, packages: list[Path], left_out: str) -> None:
     not_followed = [block for block in path if block.startswith(left_out)]
     assert len(not_followed) == 1
     said = await follow(node, [block for block in path if block not in not_followed])
-    (answer,) = [text for text in said if text.startswith("# Gestalt\n")]
-    assert "## Read on" in answer
+    (answer,) = [text for text in said if text.startswith("# Every setting of gestalt-agent")]
+    assert "\n#cluster_id:" in answer
     shown = json.loads(await node.do("gestaltctl", "ps", "--output", "json"))["instances"]
     assert [(one["app"], one["observed"]["ready"]) for one in shown] == [("/hello/main/prod/web", True)] * 2, shown
     assert await active(node, ["gestalt-coordinator", "gestalt-agent"]) == ["active"] * 2
@@ -66,9 +66,13 @@ async def walk(node: Node, packages: list[Path], left_out: str) -> None:
 
 
 async def test_the_page_followed_word_by_word_ends_with_an_app_that_answers(machine: Machine, first: list[Path]) -> None:
+    """Also where documentation is left out of whatever is installed."""
     node = machine.lab.nodes[0]
     assert not (await node.run("sh", "-c", "command -v dnf")).ok
+    await node.put({"/root/.rpmmacros": File(b"%_excludedocs 1\n")})
     await walk(node, first, "dnf ")
+    assert not (await node.run("test", "-e", "/usr/share/doc/gestalt/README.md")).ok
+    await node.do("rm", "/root/.rpmmacros")
 
 
 @HAS_DNF
