@@ -32,7 +32,7 @@ format: setup    ## put the code into shape
 	$(PYTHON) -m ruff check --fix $(CODE)
 	$(PYTHON) -m ruff format $(CODE)
 
-test: packages setup docker  ## every test (PYTEST_ARGS='-k docker' for some)
+test: packages setup docker  ## the tests, but for the RPMs' long ones and the soak (PYTEST_ARGS='-k docker' for some)
 	$(PYTHON) -m pytest $(PYTEST_ARGS) </dev/null
 
 soak: packages setup docker  ## the long random runs (GESTALT_SOAK_SECONDS=1800 each; GESTALT_SOAK_SEED: the cluster's once more)

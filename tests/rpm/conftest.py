@@ -10,12 +10,12 @@ import pytest_asyncio
 
 from tests.cluster.lab.lab import Lab, temporary_lab
 
-from .machine import build, clear, files, prepare
+from .machine import build, build_next, clear, files, prepare
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The packages of two releases, as names of files that nodes see; that for SELinux, which nodes do not have, by itself."""
+    """The packages of two versions, as names of files that nodes see; that for SELinux, which nodes do not have, by itself."""
 
     first: list[Path]
     second: list[Path]
@@ -24,13 +24,13 @@ class Built:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def first() -> list[Path]:
-    """All packages of the first release, for tests that need no other."""
-    return await build("twice", 1)
+    """All packages of the first version, for tests that need no other."""
+    return await build("twice")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def built(first: list[Path]) -> Built:
-    second = await build("rpm", 2)
+    second = await build_next()
     return Built(without_selinux(first), without_selinux(second), [path for path in first if path not in without_selinux(first)])
 
 

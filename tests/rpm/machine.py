@@ -7,6 +7,7 @@ not have is in packages without files of its own, in a repository of the node.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from gestalt import shell
+from gestalt import __version__, shell
 from tests.cluster.lab.nodes import CHECKOUT, File, LabError, Node
 
 PACKAGES = ("gestalt-runtime", "gestaltctl", "gestalt-coordinator", "gestalt-agent")
 
 OUT = "build/rpm/test"
 """Below the checkout, which nodes see."""
+
+_NEXT = re.sub(r"^(\d+)\.(\d+)\..*$", lambda found: f"{found[1]}.{int(found[2]) + 1}.0", __version__)
+"""The version after this one; both may be in one cluster."""
+
+OLD, NEW = f"{__version__}-1", f"{_NEXT}-1"
+"""Version and release of what is built here, and of the next."""
 
 HAS_DNF = pytest.mark.skipif(
     any(shutil.which(program) is None for program in ("dnf", "createrepo_c")),
@@ -46,18 +53,48 @@ _NOT_OURS = re.compile(
 )
 
 
-async def build(purpose: str, release: int) -> list[Path]:
-    """Build packages, by `scripts/rpm.sh`; return what `./gestalt*.rpm` is there.
+async def build(purpose: str = "rpm") -> list[Path]:
+    """Build the packages of this checkout, by `scripts/rpm.sh`; return what `./gestalt*.rpm` is there.
 
     Raises:
         LabError: they could not be built.
     """
-    folder = f"{OUT}-{release}"
-    settings = {"RPM_RELEASE": str(release), "RPM_OUT": folder}
-    done = await shell.run((str(CHECKOUT / "scripts/rpm.sh"), purpose), limit=600, env=settings, cwd=str(CHECKOUT))
-    if not done.ok:
-        raise LabError(f"scripts/rpm.sh {purpose}: {done.complaint()}")
-    return sorted((CHECKOUT / folder).glob("gestalt*.rpm"))
+    return await _build(CHECKOUT, purpose, CHECKOUT / OUT)
+
+
+async def build_next() -> list[Path]:
+    """Build the packages of a checkout that is the same but for its version, the next one.
+
+    Raises:
+        LabError: they could not be built.
+    """
+    checkout = CHECKOUT / f"{OUT}-next-checkout"
+    shutil.rmtree(checkout, ignore_errors=True)
+    await copy_checkout(checkout)
+    (checkout / "build/rpm").mkdir(parents=True)
+    for wheels in (CHECKOUT / "build/rpm").glob("wheels-*"):
+        (checkout / "build/rpm" / wheels.name).symlink_to(wheels)
+    for name in ("gestalt/__init__.py", "setup.py", "packaging/gestalt.spec"):
+        text = (checkout / name).read_text(encoding="utf-8")
+        assert __version__ in text, name
+        (checkout / name).write_text(text.replace(__version__, _NEXT), encoding="utf-8")
+    by = ("-c", "user.name=lab", "-c", "user.email=lab@localhost")
+    for words in (("init", "--quiet"), ("add", "--all"), (*by, "commit", "--quiet", "--message=The next version")):
+        await _do(("git", *words), checkout)
+    return await _build(checkout, "rpm", CHECKOUT / f"{OUT}-next")
+
+
+async def copy_checkout(place: Path) -> None:
+    """Copy into a folder what git knows of this checkout, and what it does not ignore, as it lies here.
+
+    Raises:
+        LabError: git did not list it.
+    """
+    listed = await _do(("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), CHECKOUT)
+    for name in listed.rstrip("\0").split("\0"):
+        if os.path.lexists(CHECKOUT / name):
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, place / name, follow_symlinks=False)
 
 
 async def prepare(node: Node, *, has_dnf: bool = False) -> None:
@@ -136,6 +173,18 @@ async def processes(node: Node, word: str) -> list[str]:
 async def active(node: Node, units: Sequence[str]) -> list[str]:
     """Return the state of each unit."""
     return (await node.run("systemctl", "is-active", *units)).stdout.decode().split()
+
+
+async def _build(checkout: Path, purpose: str, out: Path) -> list[Path]:
+    await _do((str(checkout / "scripts/rpm.sh"), purpose), checkout, {"RPM_OUT": str(out)})
+    return sorted(out.glob("gestalt*.rpm"))
+
+
+async def _do(argv: tuple[str, ...], folder: Path, settings: Mapping[str, str] | None = None) -> str:
+    done = await shell.run(argv, limit=600, env=settings, cwd=str(folder))
+    if not done.ok:
+        raise LabError(f"{' '.join(argv)}: {done.complaint()}")
+    return done.stdout.decode()
 
 
 async def _offer(node: Node, packages: Mapping[str, str]) -> None:

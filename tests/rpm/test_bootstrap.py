@@ -54,7 +54,7 @@ class Site:
 
     def write(self, **fields: Any) -> None:
         """Write hosts.yaml for all nodes."""
-        document = {"packages": str(CHECKOUT / f"{OUT}-1"), "ssh": {"config": "ssh_config"}, "hosts": self.hosts, **fields}
+        document = {"packages": str(CHECKOUT / OUT), "ssh": {"config": "ssh_config"}, "hosts": self.hosts, **fields}
         self.file.write_text(yaml.safe_dump(document), encoding="utf-8")
 
     async def bootstrap(self, *words: str) -> shell.Completed:
@@ -90,7 +90,7 @@ def environment() -> dict[str, str]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def reachable_lab() -> AsyncIterator[Lab]:
     """Three nodes without anything of ours."""
-    await build("rpm", 1)
+    await build()
     async with temporary_lab(3, "boot") as lab:
         for node in lab.nodes:
             await prepare(node)

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from gestalt import __version__
 from gestalt.config import TimingSettings
 from tests.cluster.lab import nodes as power
 from tests.cluster.lab.cluster import Cluster
@@ -20,7 +19,7 @@ from tests.cluster.lab.scene import SOLO, Scene, heal, holder, move_solo, others
 
 from .conftest import Built
 from .fleet import change_release, containers, incarnations, losses, raise_fleet, releases, states_watched
-from .machine import PACKAGES, files, prepare, processes, rpm
+from .machine import NEW, OLD, PACKAGES, files, prepare, processes, rpm
 
 pytestmark = [
     pytest.mark.rpm,
@@ -70,8 +69,7 @@ async def test_an_upgrade_under_load_node_after_node_and_a_step_back_are_noticed
             assert max(figure.away for figure in figures) < AWAY_MAX
             seen.append(sorted(release for found in (await releases(nodes)).values() for release in found))
     print(f"{len(scene.traffic.requests)} requests, none failed")
-    old, new = f"{__version__}-1", f"{__version__}-2"
-    assert seen == [[old, old, new], [old, new, new], [new, new, new], [old, new, new]], "two versions side by side"
+    assert seen == [[OLD, OLD, NEW], [OLD, NEW, NEW], [NEW, NEW, NEW], [OLD, NEW, NEW]], "two versions side by side"
     assert scene.disturbed() == []
     assert await containers(nodes) == ran
     assert await losses(cluster) == []

@@ -15,7 +15,7 @@ from tests.cluster.lab.cluster import web
 from tests.cluster.lab.nodes import CHECKOUT, File, Node, can_run
 
 from .conftest import Built, Machine
-from .machine import PACKAGES, active, files, processes, rpm
+from .machine import NEW, OLD, PACKAGES, active, files, processes, rpm
 
 pytestmark = [
     pytest.mark.rpm,
@@ -85,7 +85,8 @@ async def test_rpmlint_finds_nothing_but_what_is_explained(built: Built) -> None
         str(packaging / "gestalt.spec"),
     )
     done = await shell.run(argv, limit=300, cwd=str(CHECKOUT))
-    assert b"0 errors, 0 warnings" in done.stdout, done.stdout.decode()
+    assert done.ok, done.stdout.decode()
+    assert b"; 0 errors, 0 warnings," in done.stdout, done.stdout.decode()
 
 
 async def test_nothing_starts_by_itself_and_without_settings_it_says_what_to_do(machine: Machine, built: Built) -> None:
@@ -95,10 +96,39 @@ async def test_nothing_starts_by_itself_and_without_settings_it_says_what_to_do(
     assert (await node.run("systemctl", "is-enabled", *UNITS)).stdout.decode().split() == ["disabled"] * 3
     assert not (await node.run("systemctl", "start", "gestalt-agent")).ok
     assert "gestaltctl appliance init" in await node.do("journalctl", "--no-pager", "--unit=gestalt-agent", "--output=cat")
+    given_up = await node.do("systemctl", "show", "--property=ActiveState,ExecMainStatus,NRestarts", "gestalt-agent")
+    assert sorted(given_up.split()) == ["ActiveState=failed", "ExecMainStatus=78", "NRestarts=0"]
     units = ["gestalt.slice", "gestalt-haproxy.service", *(f"{unit}.service" for unit in UNITS)]
     assert await node.do("systemd-analyze", "verify", "--recursive-errors=yes", *units) == ""
     for unit, allowed in SECURITY_MAX.items():
         await node.do("systemd-analyze", "security", "--no-pager", f"--threshold={allowed * 10:.0f}", f"{unit}.service")
+
+
+async def test_a_workstation_has_gestaltctl_and_its_runtime_and_nothing_that_listens_or_starts(machine: Machine, built: Built) -> None:
+    node = machine.lab.nodes[0]
+    wanted = [path for path in built.first if path.name.startswith(("gestaltctl-", "gestalt-runtime-"))]
+    listening = await node.do("ss", "--listening", "--tcp", "--udp", "--no-header", "--numeric")
+    await install(node, wanted)
+    assert "gestaltctl" in await node.do("gestaltctl", "--version")
+    refused = await node.run("gestaltctl", "status")
+    assert refused.code == 2, refused
+    assert (await node.run("systemctl", "list-unit-files", "--no-legend", "gestalt*")).stdout == b""
+    assert await node.do("ss", "--listening", "--tcp", "--udp", "--no-header", "--numeric") == listening
+    assert "gestaltctl" in await node.do("bash", "-c", "source /usr/share/bash-completion/completions/gestaltctl && complete -p gestaltctl")
+    await rpm(node, "-e", "gestaltctl", "gestalt-runtime")
+    assert await files(node) - machine.before == set()
+
+
+async def test_links_between_the_installed_pages_lead_somewhere(machine: Machine, built: Built) -> None:
+    node = machine.lab.nodes[0]
+    await install(node, built.first)
+    folder = Path("/usr/share/doc/gestalt")
+    pages = await node.do("sh", "-c", f"cd {folder} && grep -oE '\\]\\([^)#]+' *.md")
+    links = {line.partition("](")[2] for line in pages.splitlines()}
+    local = [link for link in links if not link.startswith(("http:", "https:"))]
+    assert len(local) > 20
+    for link in local:
+        await node.do("test", "-e", str(folder / link))
 
 
 async def test_man_shows_a_command_and_firewalld_is_told_of_ports(machine: Machine, built: Built) -> None:
@@ -120,7 +150,7 @@ async def test_an_upgrade_and_a_step_back_leave_alone_what_runs(machine: Machine
     assert len(before) == 2
     proxy = await node.do("systemctl", "show", "--property=MainPID,ActiveState", HAPROXY)
     assert "ActiveState=active" in proxy
-    for packages, release in ((built.second, "0.1.0-2"), (built.first, "0.1.0-1")):
+    for packages, release in ((built.second, NEW), (built.first, OLD)):
         await rpm(node, "-U", "--oldpackage", *names(packages))
         assert await active(node, UNITS) == ["active"] * 3
         running = await processes(node, "/usr/lib/gestalt/")

@@ -17,7 +17,7 @@ from tests.cluster.lab.lab import Lab
 from tests.cluster.lab.nodes import LabError, Node, can_run
 
 from .conftest import Built
-from .machine import HAS_DNF, PACKAGES, SYSTEM, dnf, files, origins
+from .machine import HAS_DNF, NEW, OLD, PACKAGES, SYSTEM, dnf, files, origins
 from .test_install_page import FOLDER, PAGE, PATH, blocks, carry, follow
 
 pytestmark = [
@@ -118,14 +118,14 @@ async def test_releases_are_followed_and_taken_back_beside_an_app_that_runs(site
     by_hand = blocks(PAGE.read_text(encoding="utf-8"), PATH)
     await follow(node, [block for block in by_hand if block.startswith(("gestaltctl appliance", "cat >hello.yaml"))])
     before = await at_work(node)
-    assert await running(node) == {"0.1.0-1"}
+    assert await running(node) == {OLD}
     await site.publish(built.second)
     await site.do("dnf upgrade")
-    assert await running(node) == {"0.1.0-2"}
-    assert await node.do("ls", "/usr/lib/gestalt") == "0.1.0-2"
+    assert await running(node) == {NEW}
+    assert await node.do("ls", "/usr/lib/gestalt") == NEW
     await site.do("dnf downgrade")
-    assert await running(node) == {"0.1.0-1"}
-    assert await node.do("ls", "/usr/lib/gestalt") == "0.1.0-1"
+    assert await running(node) == {OLD}
+    assert await node.do("ls", "/usr/lib/gestalt") == OLD
     assert set(await origins(node)) == {*PACKAGES, *BROUGHT}
     (removal,) = [block for block in blocks(PAGE.read_text(encoding="utf-8"), REMOVAL) if block.startswith("dnf remove")]
     await node.do("bash", "-e", "-c", removal, limit=200)

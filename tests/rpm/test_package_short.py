@@ -13,7 +13,7 @@ from tests.cluster.lab.scene import APP, SOLO, set_up, watched
 
 from .conftest import without_selinux
 from .fleet import change_release, containers, incarnations, losses, releases
-from .machine import PACKAGES, build, files, prepare, processes, rpm
+from .machine import PACKAGES, build, build_next, files, prepare, processes, rpm
 
 pytestmark = [
     pytest.mark.real,
@@ -28,7 +28,7 @@ _LEASE = 15.0
 
 
 async def test_packages_are_installed_upgraded_under_load_and_erased_without_a_trace() -> None:
-    first, second = without_selinux(await build("rpm", 1)), without_selinux(await build("rpm", 2))
+    first, second = without_selinux(await build()), without_selinux(await build_next())
     async with temporary_lab(1, "rpm") as lab:
         (node,) = lab.nodes
         await prepare(node)

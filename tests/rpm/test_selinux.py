@@ -13,7 +13,7 @@ from tests.cluster.lab import nodes
 from tests.cluster.lab.nodes import File, Node, can_run
 
 from .conftest import Built
-from .machine import prepare, rpm
+from .machine import OLD, prepare, rpm
 
 DEVELOPMENT, MODULES = "/usr/share/selinux/devel/Makefile", "/usr/share/selinux/default"
 POLICY, LABELS = "/etc/selinux/targeted/policy", "/etc/selinux/targeted/contexts/files/file_contexts"
@@ -94,7 +94,7 @@ async def test_the_module_comes_and_goes_with_its_package_for_which_daemons_ask(
     assert await modules(confined) == []
     for name in ("gestalt-agent", "gestalt-coordinator"):
         refused = await confined.run("rpm", "-i", "--test", package(built, name))
-        assert f"gestalt-selinux = 0.1.0-1 if selinux-policy-targeted) is needed by {name}" in refused.stderr.decode()
+        assert f"gestalt-selinux = {OLD} if selinux-policy-targeted) is needed by {name}" in refused.stderr.decode()
     await rpm(confined, "-i", *map(str, built.selinux))
     assert await modules(confined) == ours
 
@@ -106,8 +106,8 @@ async def test_the_module_comes_and_goes_with_its_package_for_which_daemons_ask(
         ("/usr/bin/gestalt-fence", "gestalt_fence_exec_t"),
         ("/usr/bin/gestalt-agent", "bin_t"),
         ("/usr/bin/gestaltctl", "bin_t"),
-        ("/usr/lib/gestalt/0.1.0-1/bin/python", "bin_t"),
-        ("/usr/lib/gestalt/0.1.0-1/lib/python3.11/site-packages/gestalt/__init__.py", "lib_t"),
+        (f"/usr/lib/gestalt/{OLD}/bin/python", "bin_t"),
+        (f"/usr/lib/gestalt/{OLD}/lib/python3.11/site-packages/gestalt/__init__.py", "lib_t"),
         ("/etc/gestalt", "gestalt_etc_t"),
         ("/etc/gestalt/pki/coordinator.key", "gestalt_etc_t"),
         ("/var/lib/gestalt/agent/records.json", "gestalt_var_lib_t"),

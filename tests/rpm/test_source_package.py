@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ import pytest
 
 from gestalt import shell
 from tests.cluster.lab.nodes import CHECKOUT, can_run
+
+from .machine import copy_checkout
 
 pytestmark = [
     pytest.mark.rpm,
@@ -43,10 +44,7 @@ async def output(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> st
 
 async def give_checkout(folder: Path) -> None:
     """Lay out what lies in this checkout as an ordinary user's own, of the same time, with the wheels that were fetched for it."""
-    for name in (await output("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=CHECKOUT)).split("\0"):
-        if name and os.path.lexists(CHECKOUT / name):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(CHECKOUT / name, folder / name, follow_symlinks=False)
+    await copy_checkout(folder)
     for wheels in (CHECKOUT / "build/rpm").glob("wheels-*"):
         shutil.copytree(wheels, folder / "build/rpm" / wheels.name)
     when = (await output("git", "log", "-1", "--format=%cI", cwd=CHECKOUT)).strip()

@@ -88,6 +88,20 @@ def test_systemd_ends_every_daemon_that_hangs_without_a_dump_of_its_keys() -> No
         assert re.search(r"^LimitCORE=0(:infinity)?$", text, re.MULTILINE), unit
 
 
+def test_systemd_never_gives_a_daemon_up_but_for_wrong_settings_and_waits_between_two_lives() -> None:
+    for unit in daemons():
+        lines = unit.read_text(encoding="utf-8").splitlines()
+        assert {"Restart=always", "RestartPreventExitStatus=78", "StartLimitIntervalSec=0"} <= set(lines), unit
+        assert [line for line in lines if re.match(r"RestartSec=[1-9][0-9]*m?s$", line)], unit
+
+
+def test_what_runs_outlives_its_daemons_and_begins_after_what_it_needs() -> None:
+    texts = {name: (ROOT / f"systemd/gestalt-{name}.service").read_text(encoding="utf-8").splitlines() for name in ("agent", "fence")}
+    assert all("KillMode=process" in lines for lines in texts.values())
+    (after,) = [line.partition("=")[2].split() for line in texts["agent"] if line.startswith("After=")]
+    assert {"network-online.target", "remote-fs.target", "docker.service", "podman.socket", "gestalt-fence.service"} <= set(after)
+
+
 def test_a_reload_by_systemd_fails_when_the_settings_are_wrong() -> None:
     for unit in daemons():
         lines = unit.read_text(encoding="utf-8").splitlines()
