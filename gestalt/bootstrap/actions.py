@@ -69,6 +69,11 @@ _CLUSTER = ("sed", "-n", r"s/^cluster_id:[ '\"]*\([A-Za-z0-9-]*\).*/\1/p", "/etc
 
 _FIREWALL = """set -eu
 for opening in "$@"; do
+  # what the packages have brought may be unknown until it is reloaded
+  case $opening in */*) continue ;; esac
+  firewall-cmd --permanent "--info-service=$opening" >/dev/null 2>&1 || firewall-cmd --quiet --reload
+done
+for opening in "$@"; do
   case $opening in */*) what=port ;; *) what=service ;; esac
   firewall-cmd --quiet --permanent "--query-$what=$opening" || firewall-cmd --quiet --permanent "--add-$what=$opening"
 done

@@ -251,9 +251,13 @@ def _guards(facts: Facts, host: Wanted) -> Iterator[Finding]:
         hint = "docs/selinux.md says how to build it"
         yield _warning("SELinux is enforcing, and gestalt-selinux is not installed: nobody has tried that", hint)
     if facts.firewalld and not host.firewall:
-        hint = "firewall-cmd --permanent --add-service=gestalt-agent --add-service=gestalt-coordinator; firewall-cmd --reload"
-        more = " and --add-port=2181/tcp --add-port=2888/tcp --add-port=3888/tcp" if host.zookeeper else ""
-        yield _warning("firewalld runs, and keeps the machines from each other until ports are opened", hint + more)
+        services = ("gestalt-agent", *(("gestalt-coordinator",) if host.coordinator else ()))
+        ports = (2181, 2888, 3888) if host.zookeeper else ()
+        added = (" ".join(f"--add-service={name}" for name in services), " ".join(f"--add-port={port}/tcp" for port in ports))
+        commands = ("--reload", *(f"--permanent {words}" for words in added if words), "--reload")  # it takes one kind at a time
+        by_hand = "; ".join(f"firewall-cmd {words}" for words in commands)
+        hint = f"`firewall: true` in hosts.yaml has it opened; by hand, where the packages are installed: {by_hand}"
+        yield _warning("firewalld runs, and keeps the machines from each other until ports are opened", hint)
 
 
 def _is_member(facts: Facts, host: Wanted) -> bool:

@@ -219,6 +219,61 @@ async def archive_of_debian(folder: Path) -> Path:
     return folder / f"{name}.tar.gz"
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def guarded_site(site: Site) -> AsyncIterator[Site]:
+    """These machines with a firewalld that runs, as it is after its installation. The lab's ZooKeeper servers do not."""
+    for node in site.lab.nodes:
+        await node.do("systemctl", "stop", "zookeeper")
+        await node.do("systemctl", "start", "firewalld")
+        await node.do("systemctl", "restart", "docker")
+    yield site
+    for node in site.lab.nodes:
+        await node.do("systemctl", "stop", "firewalld")
+        await node.do("sh", "-c", "rm -rf /etc/firewalld/zones/*")
+        await node.do("systemctl", "restart", "docker")
+
+
+@pytest.mark.skipif(shutil.which("firewall-cmd") is None, reason="firewalld is not installed: scripts/install-packages rpm")
+async def test_a_firewalld_that_runs_is_told_of_opened_and_judged_by_what_it_does(guarded_site: Site) -> None:
+    """The machines reach each other's ZooKeeper and coordinators through nothing else than what is opened."""
+    site, archive = guarded_site, await archive_of_debian(guarded_site.folder)
+    first, other, *_ = site.lab.nodes
+    zookeeper = {"archive": archive.name, "root": "/boot-guarded", "heap": 128}
+
+    async def looked_at(*, firewall: bool) -> tuple[dict[str, str], set[str]]:
+        """Return the hints about firewalld, and the hosts on which it is to be opened, by host."""
+        site.write(zookeeper=zookeeper, firewall=firewall)
+        planned = await site.bootstrap("--plan", "--output", "json")
+        assert planned.code == 0, said(planned)
+        answer = json.loads(planned.stdout)
+        hints = {item["host"]: item["hint"] for item in answer["findings"] if item["what"].startswith("firewalld runs")}
+        return hints, {step["host"] for step in answer["steps"] if step["step"] == "firewall" and not step["done"]}
+
+    async def is_reached(port: int) -> bool:
+        return (await other.run("bash", "-c", f"timeout 3 bash -c 'exec 3<>/dev/tcp/{first.address}/{port}'")).ok
+
+    names = {node.name for node in site.lab.nodes}
+    hints, to_open = await looked_at(firewall=False)
+    assert (set(hints), to_open) == (names, set())
+    assert await looked_at(firewall=True) == ({}, names)
+    done = await site.bootstrap("--yes", "--accept-warnings")
+    assert done.code == 0, said(done)
+    await assert_is_cluster(site)
+    assert [await is_reached(port) for port in (7400, 7401, 2181)] == [True] * 3
+    assert (await looked_at(firewall=True), await looked_at(firewall=False)) == (({}, set()), ({}, set()))
+    for lists in ((), ("--permanent",)):
+        await first.do("firewall-cmd", *lists, "--remove-service=gestalt-coordinator")
+        await first.do("firewall-cmd", *lists, "--remove-port=2181/tcp")
+    assert [await is_reached(port) for port in (7400, 7401, 2181)] == [False] * 3
+    assert await looked_at(firewall=True) == ({}, {first.name})
+    hints, _ = await looked_at(firewall=False)
+    command = hints[first.name].partition("are installed: ")[2]
+    assert set(hints) == {first.name}, "the commands of the hint open it"
+    await first.do("sh", "-ec", command)
+    assert [await is_reached(port) for port in (7400, 7401, 2181)] == [True] * 3
+    assert await looked_at(firewall=False) == ({}, set())
+
+
 async def test_a_host_that_does_not_answer_is_named_and_nothing_is_changed_on_any(site: Site) -> None:
     site.write(zookeeper={"hosts": list(site.lab.ensemble.hosts), "root": "/boot-silent"})
     silent = site.lab.nodes[1]
