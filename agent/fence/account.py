@@ -47,14 +47,19 @@ class Account:
             self.held = held
 
     @property
+    def present(self) -> Held:
+        """What is held, unless it was in another life of the machine: of that nothing is at work any more."""
+        return self.held if self.held.boot == self.boot else Held()
+
+    @property
     def live(self) -> Mapping[str, Holding]:
         """What may be at work."""
-        return self.held.live if self.held.boot == self.boot else {}
+        return self.present.live
 
     @property
     def closed(self) -> Mapping[str, Holding]:
         """What was killed and is not handed back."""
-        return self.held.closed if self.held.boot == self.boot else {}
+        return self.present.closed
 
     def is_ending(self, name: str) -> bool:
         """Whether it is being killed: that is told before it happens, as the disk may take its time to know that it has."""

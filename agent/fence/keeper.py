@@ -91,7 +91,7 @@ class LeaseKeeper:
         Of what is held, `revoked`: its grant was written anew; `ending`: it is being killed, which is said before anybody can see it.
         """
         account, membership = self._account, self.membership()
-        held = account.held if account.held.boot == account.boot else Held()
+        held = account.present
         return {
             "incarnation": held.incarnation,
             "until": held.until,

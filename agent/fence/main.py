@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import asyncio
 from pathlib import Path
 
 from gestalt.daemon import Life, Service, daemon_command
@@ -15,21 +14,18 @@ CONFIG = Path("/etc/gestalt/fence.yaml")
 
 def main() -> int:
     """Be the fence until told to stop; return the exit code. What it holds then is not left without a guard."""
-    last: list[Callable[[], None]] = []
+    last: list[asyncio.Task[None]] = []
 
     async def start(settings: FenceSettings, life: Life) -> Service[FenceSettings]:
-        from .rearguard import leave  # now: at its end an upgrade may have taken the file away
-        from .service import life_id, start_fence
+        from .rearguard import leave_at_the_end  # now: at its end an upgrade may have taken the file away
+        from .service import start_fence
 
         fence = await start_fence(settings, life)
-        last.append(partial(leave, settings.data_dir, life_id(), settings.timing.kill))
+        leaving = leave_at_the_end(settings.data_dir, lambda: fence.held, settings.timing.kill)
+        last.append(asyncio.create_task(leaving, name="rearguard"))
         return fence
 
-    try:
-        return daemon_command("gestalt-fence", FenceSettings, CONFIG, start, load=load_fence_settings)
-    finally:  # however it ended
-        for leave_guard in last:
-            leave_guard()
+    return daemon_command("gestalt-fence", FenceSettings, CONFIG, start, load=load_fence_settings)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 A fence that is told to end does not know what for. At a restart the next one takes over within the lease. But the machine may shut down,
 which takes as long as what runs takes to end, or fence and agent are stopped or erased together: nobody else would end what is held, and
 another node gets it meanwhile. It is a fork, so that no program is started, and it needs no file that an upgrade takes away, nor the
-fence's folder, which may be erased or unmounted: what was known stays known. When a shutdown ends all that is left, it ends what is held
-at once: that may ignore the same signal.
+fence's folder, which may be erased or unmounted, before the fence ends or after: what was known stays known. When a shutdown ends all that
+is left, it ends what is held at once: that may ignore the same signal.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ from gestalt.errors import GestaltError
 from gestalt.log import descriptors
 
 from .cgroups import kill_cgroup, shut_cgroup
-from .lease import Held, Holding, closed
+from .lease import Held, closed
 from .saved import HeldFile, SavedFile
 
 log = logging.getLogger(__name__)
@@ -31,29 +32,40 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 _THREADS = 8
 
 
-def leave(folder: Path, boot: str, kill: float) -> None:
-    """Leave one behind, if something is held in this life of the machine; to be called when the fence has ended. Never fails.
+async def leave_at_the_end(folder: Path, held: Callable[[], Held], kill: float) -> None:
+    """Leave one behind when the loop ends, and with it cancels this: however that comes, the loop still takes signals that come meanwhile.
+
+    A moment later one more signal to stop would end the process, and nobody would be left.
+    """
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        leave(folder, held(), kill)
+
+
+def leave(folder: Path, held: Held, kill: float) -> None:
+    """Leave one behind, if something is at work; to be called when the fence has ended. Never fails.
 
     Args:
         folder: `data_dir` of the fence.
-        boot: the present life of the machine.
+        held: what the fence held at its end, in this life of the machine.
         kill: seconds that ending something may take.
     """
-    try:
-        guard = Rearguard(folder, boot, kill)
-        if not guard.live:
-            return
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        is_fence = os.fork() != 0
-    except Exception as error:  # noqa: BLE001 (whatever it is, the fence has ended in order)
-        log.critical("if something is held, nobody ends it before a fence is back: %s", error)
+    if not held.live:
         return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        is_fence = os.fork() != 0
+    except OSError as error:
+        log.critical("nobody ends what is held before a fence is back: %s", error)
+        is_fence = True
     if is_fence:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
     status = 1
     try:
         _let_go()
-        guard.run()
+        Rearguard(folder, held, kill).run()
         status = 0
     except Exception:  # it is the last one who could tell
         log.exception("what is held could not be ended")
@@ -99,23 +111,17 @@ class Rearguard:
     `end` kills what is in a cgroup until then (seconds since boot), and returns whether nothing is left.
     """
 
-    def __init__(self, folder: Path, boot: str, kill: float, end: Callable[[Path, float], bool] = _end_cgroup) -> None:
+    def __init__(self, folder: Path, held: Held, kill: float, end: Callable[[Path, float], bool] = _end_cgroup) -> None:
         self._file = HeldFile(folder)
         self._lock = SavedFile(folder)
-        self._boot = boot
+        self._held = held
         self._kill = kill
         self._end_one = end
-        self._held = self._file.load()
-
-    @property
-    def live(self) -> dict[str, Holding]:
-        """What may be at work, as far as is known."""
-        return dict(self._held.live) if self._held.boot == self._boot else {}
 
     def run(self) -> None:
         """Return when nothing is left to be ended, or a fence sees to it."""
         told = False
-        while self.live:
+        while self._held.live:
             left = self._held.until - boottime()
             if left > 0 and not told:
                 told = _is_told(min(left, LOOK))
@@ -131,12 +137,12 @@ class Rearguard:
         """Look, end what is due, and let a fence in again; return whether something resists."""
         try:
             found = self._found()
-            if found.boot == self._boot:  # else there is no file any more, which ends nothing
+            if found.boot == self._held.boot:  # else there is no file any more, which ends nothing
                 self._held = found
             if not told and self._held.until > boottime():
                 return False
             self._end()
-            return bool(self.live)
+            return bool(self._held.live)
         finally:
             self._lock.unlock()
 
@@ -160,7 +166,7 @@ class Rearguard:
 
     def _end(self) -> None:
         """Kill all that is held, and write down what has ended; what has not stays, to be killed again."""
-        doomed = self.live
+        doomed = self._held.live
         log.warning("no fence is here: ending %s", ", ".join(sorted(doomed)))
         deadline = boottime() + self._kill
         paths = {path: Path(path) for what in doomed.values() for path in what.cgroups}

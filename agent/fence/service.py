@@ -22,7 +22,7 @@ from .account import Account
 from .asks import Asks
 from .grants import Grants
 from .keeper import LeaseKeeper, NotEnded
-from .lease import Membership
+from .lease import Held, Membership
 from .link import AgentLink
 from .membership import Action, Decision, Facts, Link, Memory, Rest, Rules, Status, decide, reserved
 from .saved import HeldFile, SavedFile
@@ -76,12 +76,18 @@ class Fence(Service[FenceSettings]):
         self._servers = Servers(settings, self._woken.set)
         grants = Grants(self._servers, Paths(settings.zookeeper.root), settings.node_id, self._grant_changed)
         account = Account(HeldFile(settings.data_dir), self._boot, settings.timing.kill, self._publish)
+        self._account = account
         self._lease = LeaseKeeper(settings, account, self._standing, grants)
         marker = Marker(settings.data_dir, self._boot)
         self._watchdog = Watchdog(settings.watchdog, settings.timing, marker, partial(_guarded, account, self._lease), self._publish)
         self._link = AgentLink(settings.socket, self._woken.set, Asks(settings, account, self._lease).ask)
         self._memory = Memory(boottime())
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def held(self) -> Held:
+        """What is held in this life of the machine, whatever has become of the disk."""
+        return self._account.present
 
     async def start(self) -> None:
         """Answer the agent, then begin.

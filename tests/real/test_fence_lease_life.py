@@ -113,12 +113,21 @@ async def test_what_a_fence_held_that_was_stopped_in_order_ends_with_its_lease(r
     assert rig.held()["holdings"]["volume"]["closed"]
 
 
-async def test_it_ends_with_its_lease_also_when_the_data_were_erased_meanwhile(rig: Rig, cgroup: Path) -> None:
+def erase(folder: Path) -> None:
+    """Remove a folder in which somebody may be writing."""
+    shutil.rmtree(folder.rename(folder.with_name("erased")))
+
+
+@pytest.mark.parametrize("when", ["before the fence ends", "after it"])
+async def test_it_ends_with_its_lease_also_when_the_data_were_erased(when: str, rig: Rig, cgroup: Path) -> None:
     agent, process = await start(rig, cgroup)
     await agent.close()
+    if when == "before the fence ends":
+        erase(rig.settings.data_dir)
     rig.send(signal.SIGTERM)
     assert rig.wait() == 0
-    shutil.rmtree(rig.settings.data_dir)
+    if when == "after it":
+        erase(rig.settings.data_dir)
     assert await end_of(process, TIMING.lease + TIMING.kill + SLACK) == -9
     await until_none_is_left(rig)
     assert not rig.settings.data_dir.exists()

@@ -44,7 +44,7 @@ class Guard:
         self.killed: list[str] = []
         self._resists = resists
         self._then = then
-        self.guard = Rearguard(folder, BOOT, KILL, self._end)
+        self.guard = Rearguard(folder, HeldFile(folder).load(), KILL, self._end)
 
     def _end(self, path: Path, _: float) -> bool:
         self.killed.append(str(path))
@@ -80,10 +80,11 @@ def test_it_ends_what_is_held_with_the_lease_and_writes_it_down(tmp_path: Path) 
     assert not HeldFile(tmp_path).load().live
 
 
-def test_a_file_that_is_gone_ends_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_text("{")], ids=["gone", "damaged"])
+def test_a_file_that_does_not_tell_ends_nothing(spoil: Callable[[Path], object], tmp_path: Path) -> None:
     HeldFile(tmp_path).save(held())
     guard = Guard(tmp_path)
-    (tmp_path / "held.json").unlink()
+    spoil(tmp_path / "held.json")
     guard.guard.run()
     assert guard.killed == [CGROUP]
 
@@ -150,28 +151,17 @@ def test_what_resists_is_killed_again(tmp_path: Path) -> None:
     assert not HeldFile(tmp_path).load().live
 
 
-@pytest.fixture
-def mask() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    yield
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@pytest.mark.usefixtures("mask")
-@pytest.mark.parametrize("what", ["no file that can be read", "no process"])
 def test_that_none_can_be_left_is_told_and_harms_nothing(
-    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fork() -> int:
         raise BlockingIOError(errno.EAGAIN, "no process to be had")
 
-    HeldFile(tmp_path).save(held())
-    if what == "no process":
-        monkeypatch.setattr(os, "fork", fork)
-    else:
-        (tmp_path / "held.json").write_text("{")
-    leave(tmp_path, BOOT, KILL)
-    assert [(record.levelno, "nobody ends it" in record.message) for record in caplog.records] == [(logging.CRITICAL, True)]
+    monkeypatch.setattr(os, "fork", fork)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    leave(tmp_path, held(), KILL)
+    assert [(record.levelno, "nobody ends what is held" in record.message) for record in caplog.records] == [(logging.CRITICAL, True)]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def until_free(folder: Path) -> None:
@@ -203,11 +193,15 @@ logging.getLogger().addHandler(JournalHandler(Journal(Path(sys.argv[1]) / "journ
 
 async def start_fence(settings, life):
     file.lock()
+    return SimpleNamespace(held=saved.HeldFile(Path(sys.argv[1])).load())
 
-def daemon_command(name, kind, config, build, *, load):
-    asyncio.run(build(SimpleNamespace(data_dir=Path(sys.argv[1]), timing=SimpleNamespace(kill=1.0)), None))
+async def live(build):
+    await build(SimpleNamespace(data_dir=Path(sys.argv[1]), timing=SimpleNamespace(kill=1.0)), None)
     sys.meta_path.insert(0, Erased())
     raise RuntimeError("this is no end in order")
+
+def daemon_command(name, kind, config, build, *, load):
+    asyncio.run(live(build))
 
 service.start_fence, command.daemon_command = start_fence, daemon_command
 command.main()
@@ -240,6 +234,74 @@ def test_one_is_left_however_the_fence_ends_and_keeps_nothing_of_it_open(has_jou
     assert "agent.fence.rearguard: no fence is here" in told
     assert "agent.fence.rearguard: volume was ended" in told
     assert not HeldFile(tmp_path).load().live
+
+
+IS_TOLD_AGAIN = """
+import asyncio, os, signal
+from gestalt.agent.fence.main import main
+
+class Runner(asyncio.Runner):
+    def close(self):
+        super().close()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+asyncio.Runner = Runner
+main()
+"""
+
+
+SETTINGS = """
+node_id: n
+node_name: one
+cluster_id: c
+zookeeper: {{hosts: ["127.0.0.1:1"]}}
+timing: {{lease: 60.0}}
+data_dir: {folder}/data
+socket: {folder}/socket
+watchdog: ""
+"""
+
+
+@contextlib.contextmanager
+def fence_at_work(folder: Path, program: str) -> Iterator[subprocess.Popen[str]]:
+    """A fence that holds something, as it did in a former life; it reaches no ZooKeeper. What it leaves is in its process group."""
+    (folder / "data").mkdir()
+    HeldFile(folder / "data").save(holding(Held(life_id(), 3, boottime() + 60.0), "volume", Holding((), "volume", 1)))
+    (folder / "fence.yaml").write_text(SETTINGS.format(folder=folder))
+    command = (sys.executable, "-c", program, "--config", str(folder / "fence.yaml"))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as fence:
+        try:
+            end = monotonic() + LIMIT
+            while not (folder / "socket").exists():
+                assert monotonic() < end, f"it does not start; its exit code: {fence.poll()}"
+                threading.Event().wait(0.02)
+            yield fence
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(fence.pid, signal.SIGKILL)
+
+
+def said_by_the_one_left(fence: subprocess.Popen[str]) -> str:
+    """Have it told to end, and return what it said until it had."""
+    os.killpg(fence.pid, signal.SIGTERM)
+    assert fence.stderr is not None
+    return fence.stderr.read()
+
+
+def test_one_is_left_by_a_fence_that_is_told_to_end_once_more_after_its_loop(tmp_path: Path) -> None:
+    with fence_at_work(tmp_path, IS_TOLD_AGAIN) as fence:
+        fence.send_signal(signal.SIGTERM)
+        assert fence.wait(LIMIT) == -signal.SIGTERM
+        assert "volume was ended" in said_by_the_one_left(fence)
+
+
+def test_one_is_left_by_a_fence_whose_data_were_erased(tmp_path: Path) -> None:
+    with fence_at_work(tmp_path, "from gestalt.agent.fence.main import main; main()") as fence:
+        shutil.rmtree((tmp_path / "data").rename(tmp_path / "erased"))  # it may be writing
+        fence.send_signal(signal.SIGTERM)
+        assert fence.wait(LIMIT) == 0
+        assert "volume was ended" in said_by_the_one_left(fence)
+    assert not (tmp_path / "data").exists()
 
 
 async def test_a_stop_that_is_cut_short_lets_the_next_fence_in(tmp_path: Path) -> None:
