@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from gestalt.plugin.runtime import AttemptKey, DriverUnavailable, RuntimeDriver
 from gestalt.proto.v1 import model_pb2, spec_pb2
 
 from .board import Board
+from .ongoing import wait_a_while
 
 log = logging.getLogger(__name__)
 
@@ -42,29 +43,53 @@ class FactsKeeper:
         self._told = b""
         self._told_at = 0.0
         self._soon: asyncio.Task[None] | None = None
+        self._runtimes: dict[str, Mapping[str, str] | None] = {}
+        self._probes: dict[str, asyncio.Task[None]] = {}
         for driver in drivers.values():
             driver.subscribe(self._changed)
 
     def _changed(self, key: AttemptKey | None) -> None:
         if key is None and (self._soon is None or self._soon.done()):
-            self._soon = asyncio.create_task(self._look_again(), name="facts")
+            self._soon = asyncio.create_task(self._apart(self.ensure), name="facts")
 
-    async def _look_again(self) -> None:
+    async def _apart(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it apart from the rounds."""
         try:
-            await self.ensure()
-        except Exception:  # the next cycle gathers them
+            await work()
+        except Exception:  # the next round gathers them
             log.exception("the facts could not be gathered")
 
     async def ensure(self) -> None:
-        facts = await asyncio.get_running_loop().run_in_executor(self._thread, host_facts, self._settings)
+        """Gather and tell them. Of a runtime that takes long, as one that hangs does, what is known stays until it has answered."""
         for name, driver in self._drivers.items():
-            try:
-                about = await driver.probe()
-            except DriverUnavailable as error:
-                log.debug("no facts about %s: %s", name, error)
-                continue
-            facts.runtimes.append(name)
-            facts.attributes.update({f"runtime.{name}.{key}": value for key, value in about.items()})
+            if name not in self._probes or self._probes[name].done():
+                self._probes[name] = asyncio.create_task(self._probe(name, driver), name=f"facts of {name}")
+        await wait_a_while(self._probes.values())
+        await self._tell()
+
+    async def _probe(self, name: str, driver: RuntimeDriver) -> None:
+        """Ask a runtime about itself. What is new is told at once: the round may be over that asked."""
+        about: Mapping[str, str] | None = None
+        problems: tuple[str, ...] = ()
+        try:
+            about = await driver.probe()
+        except DriverUnavailable as error:
+            log.debug("no facts about %s: %s", name, error)
+        except Exception:  # a fault of one driver must not end the others
+            log.exception("the runtime %s cannot be asked about itself", name)
+            problems = (f"the driver of {name} failed, see the log of the agent",)
+        self._board.set_problems(f"facts of {name}", problems)
+        before, self._runtimes[name] = self._runtimes.get(name), about
+        if about != before:
+            await self._apart(self._tell)
+
+    async def _tell(self) -> None:
+        facts = await asyncio.get_running_loop().run_in_executor(self._thread, host_facts, self._settings)
+        for name in self._drivers:
+            about = self._runtimes.get(name)
+            if about is not None:
+                facts.runtimes.append(name)
+                facts.attributes.update({f"runtime.{name}.{key}": value for key, value in about.items()})
         coarse = _rounded(facts)
         if coarse != self._told or monotonic() - self._told_at >= TELL_EVERY:
             self._told, self._told_at = coarse, monotonic()
@@ -75,9 +100,10 @@ class FactsKeeper:
         self._settings = settings
 
     async def close(self) -> None:
-        if self._soon is not None:
-            self._soon.cancel()
-            await asyncio.wait((self._soon,))
+        tasks = [*self._probes.values(), *((self._soon,) if self._soon is not None else ())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._thread.shutdown(wait=False)
 
 

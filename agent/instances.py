@@ -18,6 +18,7 @@ from .desired import Desired
 from .exclusive import Exclusive
 from .local import Surroundings, Target
 from .observe import assume, remembered, since
+from .ongoing import wait_a_while
 from .plan import Goal
 from .records import InstanceRecord
 from .worker import Worker
@@ -86,8 +87,13 @@ class Instances:
         return self._around.drivers[worker.local.record.runtime], worker.local.key(attempt)
 
     async def ensure(self) -> None:
-        """Compare everything with what the runtimes list, and once in a while collect their garbage."""
-        await asyncio.gather(*(self._resync(name) for name in self._around.drivers))
+        """Compare everything with what the runtimes list, and once in a while collect their garbage.
+
+        Of a runtime that takes long, as one that hangs does, nothing is known until it has answered, and everything stays as it is.
+        """
+        for name in self._around.drivers:
+            self._resync_soon(name)
+        await wait_a_while(self._resyncs.values())
         self._judge_undesired()
         if self._listed >= self._around.drivers.keys():
             await _hand_back(self._around.exclusive, self._workers.keys())

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
+
+PATIENCE = 2.0
+"""Seconds for which a round waits for runtimes: one that hangs holds up neither the start of the agent nor what the other managers do."""
+
+
+async def wait_a_while(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Wait for these, PATIENCE seconds at most; those that take longer go on."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=PATIENCE)
 
 
 class Ongoing:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,10 +21,12 @@ from docker.transport import UnixHTTPAdapter
 from gestalt.plugin.runtime import DriverUnavailable
 
 from .docker_stream import ApiRefused, Request, Stream, open_stream
+from .docker_threads import CallThreads
 
 T = TypeVar("T")
 
 _THREADS = 12
+_END_GRACE = 0.3
 _NOT_FOUND = 404
 _UNANSWERED = (requests.exceptions.RequestException, docker.errors.DockerException, OSError)
 
@@ -44,13 +45,13 @@ class _Connection:
     def __init__(self, socket: Path, limit: float) -> None:
         self._socket = socket
         self._limit = limit
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self._threads = CallThreads("docker", _THREADS)
         self._client: docker.APIClient | None = None
         self._connecting = asyncio.Lock()
 
     async def close(self) -> None:
-        """Let go of the threads and connections; calls under way end by their own limits."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Let go of the threads and connections; calls under way that do not end in a moment are left to themselves."""
+        await self._threads.close(_END_GRACE)
         self.forget()
 
     def forget(self) -> None:
@@ -75,7 +76,7 @@ class _Connection:
         try:
             async with asyncio.timeout(self._limit):
                 client = self._client or await self._connect()
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work, client)
+                return await self._threads(lambda: work(client))
         except TimeoutError as error:
             raise DriverUnavailable(
                 f"Docker did not answer within {self._limit:g} s; `systemctl status docker` tells whether dockerd hangs"
@@ -98,7 +99,7 @@ class _Connection:
                     raise DriverUnavailable(f"what answers at {self._socket} is not Docker: it tells no API version") from error
                 finally:
                     await answer.close()
-                self._client = await asyncio.get_running_loop().run_in_executor(self._threads, self._make_client, version)
+                self._client = await self._threads(lambda: self._make_client(version))
             return self._client
 
     def _make_client(self, version: str) -> docker.APIClient:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -17,6 +20,7 @@ from gestalt.model import DesiredInstance, NodeState, PortBinding, Route
 from gestalt.pki import NODE_HOST, Authority, Identity, Role
 from gestalt.proto.v1 import agent_pb2, agent_pb2_grpc, model_pb2
 from gestalt.rpc_server import RpcServer
+from gestalt.settings_file import dump_settings
 from gestalt.spec.schema import AppSpec
 from gestalt.spec.template import template_hash
 from gestalt.wire import to_wire
@@ -213,6 +217,38 @@ class StubCoordinator(agent_pb2_grpc.AgentsServicer):
                 **fields,
             }
         )
+
+
+class AgentProcess:
+    """`gestalt-agent` as it is run: a process of its own."""
+
+    def __init__(self, settings: AgentSettings, folder: Path) -> None:
+        self._config = folder / "agent.yaml"
+        self._config.write_text(dump_settings(settings), encoding="utf-8")
+        self._log = folder / "agent.log"
+        self._log.touch()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            command = [sys.executable, "-m", "gestalt.agent.main", "--config", str(self._config)]
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        if self._process is None:
+            return 0
+        self._process.send_signal(number)
+        code, self._process = self._process.wait(20), None
+        return code
+
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8")
 
 
 def remove_all_of(image: str) -> None:

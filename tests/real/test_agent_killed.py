@@ -13,12 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gestalt.config import AgentSettings
 from gestalt.model import DesiredInstance
 from gestalt.plugins.runtime.process import ProcessRuntime
-from gestalt.settings_file import dump_settings
 from gestalt.spec.schema import AppSpec, Check, Port, Stop
-from tests.real.agent_rig import StubCoordinator, desired, remove_all_of, until
+from tests.real.agent_rig import AgentProcess, StubCoordinator, desired, remove_all_of, until
 from tests.real.docker_lab import docker, in_thread, make_image, remove_leftovers
 
 pytestmark = pytest.mark.real
@@ -32,37 +30,6 @@ WEB = AppSpec(
 )
 FOREVER = ("/bin/sh", "-c", "while :; do sleep 1; done")
 JOB = AppSpec(path="/lab/agent/killed/job", runtime="process", command=FOREVER, stop=Stop(grace=1, drain=0))
-
-
-class AgentProcess:
-    """`gestalt-agent` as it is run: a process of its own."""
-
-    def __init__(self, settings: AgentSettings, folder: Path) -> None:
-        self._config = folder / "agent.yaml"
-        self._config.write_text(dump_settings(settings), encoding="utf-8")
-        self._log = folder / "agent.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> None:
-        with self._log.open("ab") as output:
-            command = [sys.executable, "-m", "gestalt.agent.main", "--config", str(self._config)]
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and return the exit code."""
-        if self._process is None:
-            return 0
-        self._process.send_signal(number)
-        code, self._process = self._process.wait(20), None
-        return code
-
-    def log(self) -> str:
-        return self._log.read_text(encoding="utf-8")
 
 
 @pytest.fixture
