@@ -71,13 +71,13 @@ _FIREWALL = """set -eu
 for opening in "$@"; do
   # what the packages have brought may be unknown until it is reloaded
   case $opening in */*) continue ;; esac
-  firewall-cmd --permanent "--info-service=$opening" >/dev/null 2>&1 || firewall-cmd --quiet --reload
+  firewall-cmd --permanent "--info-service=$opening" >/dev/null 2>&1 || firewall-cmd --reload >/dev/null
 done
 for opening in "$@"; do
   case $opening in */*) what=port ;; *) what=service ;; esac
-  firewall-cmd --quiet --permanent "--query-$what=$opening" || firewall-cmd --quiet --permanent "--add-$what=$opening"
+  firewall-cmd --quiet --permanent "--query-$what=$opening" || firewall-cmd --permanent "--add-$what=$opening" >/dev/null
 done
-firewall-cmd --quiet --reload
+firewall-cmd --reload >/dev/null
 """
 """Services, and ports such as 2181/tcp."""
 
