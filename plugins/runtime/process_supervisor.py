@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import py_compile
+import importlib.util
+import marshal
 import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import CodeType
 from typing import ClassVar
 
 from gestalt import shell
+from gestalt.files import write_atomic
 from gestalt.plugin.runtime import DriverUnavailable, LaunchRefused
 from gestalt.spec.schema import AppSpec
 
@@ -21,6 +24,8 @@ from .process_records import AttemptFolder, Fields
 from .process_threads import Threads
 
 START_LIMIT = 15.0
+_BY_HASH = (1).to_bytes(4, "little")
+"""The mark of compiled code that knows its source by a hash, and is not asked whether that has changed (PEP 552)."""
 
 
 class Supervisor(ABC):
@@ -64,8 +69,13 @@ class Supervisor(ABC):
 def compile_shim(folder: Path) -> Path:
     """Compile the shim for this interpreter into `folder`: it starts sooner and takes 1.6 MB less than from its source.
 
+    What is there and not whole, as a full disk or a power cut leaves it, is made anew: no process of the node could start from it.
+
     Returns:
         The file to run.
+
+    Raises:
+        OSError: the disk does not take it.
     """
     sources = sorted(Path(process_shim.__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:8]
@@ -74,11 +84,27 @@ def compile_shim(folder: Path) -> Path:
         if outdated != place:
             shutil.rmtree(outdated)
     package = place / "process_shim"
+    package.mkdir(parents=True, exist_ok=True)
     for source in sources:
-        target = package / f"{source.stem}.pyc"
-        if not target.exists():
-            py_compile.compile(str(source), cfile=str(target), doraise=True, optimize=2)
+        _ensure_compiled(source, package / f"{source.stem}.pyc")
     return package / "__main__.pyc"
+
+
+def _ensure_compiled(source: Path, target: Path) -> None:
+    text = source.read_bytes()
+    code = compile(text, source, "exec", dont_inherit=True, optimize=2)
+    head = importlib.util.MAGIC_NUMBER + _BY_HASH + importlib.util.source_hash(text)
+    if not _holds(target, head, code):
+        write_atomic(target, head + marshal.dumps(code))
+
+
+def _holds(target: Path, head: bytes, code: CodeType) -> bool:
+    """Whether a file holds this code, whole. Its bytes do not tell: the same code is not always written alike."""
+    try:
+        content = target.read_bytes()
+        return content.startswith(head) and bool(marshal.loads(content[len(head) :]) == code)  # noqa: S302 (the folder is ours alone)
+    except (OSError, EOFError, ValueError, TypeError, MemoryError):
+        return False
 
 
 def shim_command(compiled: Path, *arguments: str) -> tuple[str, ...]:
