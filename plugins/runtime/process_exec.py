@@ -67,6 +67,9 @@ async def start_exec(shim: Sequence[str], fields: Fields, request: ExecRequest) 
             session = await TerminalExec.start(argv, (document, verdict_writer), request.rows, request.columns)
         else:
             session = PipeExec(await shell.spawn(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, pass_fds=(document, verdict_writer)))
+    except BaseException:  # whatever it is, nobody will say how it went
+        os.close(verdict)
+        raise
     finally:
         os.close(document)
         os.close(verdict_writer)
