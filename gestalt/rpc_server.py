@@ -187,4 +187,4 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         hint = hint_for(file, "see the section tls of the settings")
-        raise GestaltError(Kind.INVALID, f"{named(file)} cannot be read: {error}", hint=hint) from error
+        raise GestaltError(Kind.NOT_FOUND, f"{named(file)} cannot be read: {error}", hint=hint) from error

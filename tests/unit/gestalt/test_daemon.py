@@ -51,6 +51,8 @@ async def build(settings, life: Life):
         raise GestaltError(Kind.INVALID, "that will never do")
     if "{mode}" == "unavailable":
         raise GestaltError(Kind.UNAVAILABLE, "not now")
+    if "{mode}" == "unread":
+        raise GestaltError(Kind.NOT_FOUND, "not mounted yet")
     if "{mode}" == "dies":
         asyncio.get_running_loop().call_later(0.05, life.die, "the disk is gone")
     life.worked()
@@ -319,7 +321,10 @@ async def test_a_signal_while_it_starts_ends_it_in_order(tmp_path: Path) -> None
         assert (await run.ends())[0] == 0
 
 
-@pytest.mark.parametrize(("mode", "code", "words"), [("invalid", 78, "that will never do"), ("unavailable", 1, "not now")])
+@pytest.mark.parametrize(
+    ("mode", "code", "words"),
+    [("invalid", 78, "that will never do"), ("unavailable", 1, "not now"), ("unread", 1, "not mounted yet")],
+)
 async def test_a_start_that_fails_tells_why(tmp_path: Path, mode: str, code: int, words: str) -> None:
     async with daemon(tmp_path, mode) as run:
         ended, errors = await run.ends()
