@@ -175,7 +175,7 @@ def read_document(path: Path, hint: str) -> Document:
     """Return what is in `path` and its drop-ins.
 
     Raises:
-        GestaltError: NOT_FOUND with `hint` when it cannot be read, INVALID when it holds no settings.
+        GestaltError: NOT_FOUND with `hint` when it cannot be read, INVALID when it holds no settings, or is no file.
     """
     main = _read(path, hint)
     document = Document(main)
@@ -228,9 +228,13 @@ def _read(path: Path, hint: str, *, may_be_empty: bool = False) -> File:
 def _text_of(path: Path, hint: str) -> str:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would let us wait for ever
-            raise GestaltError(Kind.NOT_FOUND, f"{path} cannot be read: it is no regular file", hint=hint)
+            problem = f"{path} cannot be read: it is no regular file"
+            raise GestaltError(Kind.INVALID, problem, hint="put a file with settings in its place, or remove it")
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise GestaltError(Kind.INVALID, f"{path}:{line}: this is no text in UTF-8: {error}", hint="save it as UTF-8") from error
+    except OSError as error:
         raise GestaltError(Kind.NOT_FOUND, f"{path} cannot be read: {error}", hint=hint) from error
 
 

@@ -113,14 +113,6 @@ def test_a_drop_in_that_holds_no_settings_is_refused_by_name(tmp_path: Path, tex
     assert problem in caught.value.message
 
 
-def test_a_drop_in_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    path = written(tmp_path, AGENT, {})
-    (tmp_path / "agent.d" / "10.yaml").mkdir()
-    with pytest.raises(GestaltError, match=r"agent\.d/10\.yaml cannot be read") as caught:
-        load_settings(path, AgentSettings)
-    assert caught.value.kind is Kind.NOT_FOUND
-
-
 def test_every_field_is_shown_with_its_source(tmp_path: Path) -> None:
     path = written(tmp_path, AGENT + "docker: {limit: 5s}\n", {"10.yaml": "docker:\n  limit: 1m\noffer: {devices: {gpu: 2}}\n"})
     table = [line.split() for line in sources(load_settings(path, AgentSettings), read_document(path, "")).splitlines()]

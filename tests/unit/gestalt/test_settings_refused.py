@@ -86,7 +86,7 @@ def test_aliases_and_nesting_that_are_fit_are_taken(tmp_path: Path) -> None:
     assert (values["b"], values["c"]) == ({"x": 1}, {"x": 1, "y": 2})
 
 
-@pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device", "folder"])
 @pytest.mark.timeout(20)
 def test_what_is_no_regular_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     path = beside(tmp_path, AGENT, "")
@@ -97,10 +97,21 @@ def test_what_is_no_regular_file_is_refused_by_name(tmp_path: Path, kind: str) -
                 os.mkfifo(odd)
             case "socket":
                 listener.bind(str(odd))
+            case "folder":
+                odd.mkdir()
             case _:
                 odd.symlink_to("/dev/zero")
-        told = refusal(lambda: load_settings(path, AgentSettings), Kind.NOT_FOUND)
+        told = refusal(lambda: load_settings(path, AgentSettings))
     assert told == f"{odd} cannot be read: it is no regular file"
+
+
+@pytest.mark.parametrize("which", ["agent.yaml", "agent.d/10.yaml"])
+def test_what_is_not_in_utf_8_is_refused_by_name(tmp_path: Path, which: str) -> None:
+    path = beside(tmp_path, AGENT, "")
+    (tmp_path / which).write_bytes(AGENT.replace("one", "Käse").encode("latin-1"))
+    with pytest.raises(GestaltError, match=rf"{which}:2: this is no text in UTF-8: ") as caught:
+        load_settings(path, AgentSettings)
+    assert (caught.value.kind, caught.value.hint) == (Kind.INVALID, "save it as UTF-8")
 
 
 def test_a_drop_in_that_goes_while_it_is_read_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
