@@ -3,7 +3,8 @@
 #   scripts/rpm.sh rpm      what is installed; signed when RPM_SIGN_KEY names a key of gpg, whose passphrase gpg's agent asks for, unless
 #                           it is in the file RPM_SIGN_PASSPHRASE_FILE
 #   scripts/rpm.sh srpm     what they can be built from elsewhere, without network; in build/rpm/source, as dnf refuses to install one of those
-#   scripts/rpm.sh twice    build them two times, in two places, and compare every byte
+#   scripts/rpm.sh twice    build them two times, in two places, the second time from the source package and without network, and compare
+#                           every byte
 # RPM_PYTHON=/usr/bin/python3.12: the Python that they are to run with, where it is not the newest in /usr/bin that the locks have wheels for.
 # RPM_SELINUX=no: without gestalt-selinux, which is otherwise built where the tools for it are, for the policy that they are of.
 # RPM_RELEASE=2: the same version, packaged anew. RPM_OUT: the folder for the packages, instead of build/rpm.
@@ -64,21 +65,24 @@ sources() {
 make_source() {
   rm -rf "$1"
   sources "$1/SOURCES"
-  (cd "$1/SOURCES" && run_rpmbuild "$1" -bs --define "_topdir ." --define "_sourcedir ." --define "_srcrpmdir $1" --define "_srcdefattr (-,root,root)")
+  (cd "$1/SOURCES" && run_rpmbuild "$1" "$1/SOURCES/gestalt.spec" -bs --define "_topdir ." --define "_sourcedir ." --define "_srcrpmdir $1" --define "_srcdefattr (-,root,root)")
   rm -rf "$1"/SOURCES/{BUILD,BUILDROOT,RPMS}
 }
 
-# make_packages PLACE: build what is installed from the sources that are laid out there.
+# make_packages PLACE [COMMAND...]: build what is installed from the source package that is there, as somebody elsewhere would; by rpmbuild
+# that COMMAND runs.
 make_packages() {
-  run_rpmbuild "$1" -bb --define "_topdir $1"
+  local through=("${@:2}")
+  run_rpmbuild "$1" "$(echo "$1"/*.src.rpm)" --rebuild --define "_topdir $1"
 }
 
+# run_rpmbuild PLACE FILE OPTION...
 run_rpmbuild() {
-  local place=$1 options=("${@:2}")
+  local place=$1 file=$2 options=("${@:3}")
   [ "${RPM_SELINUX:-}" != no ] || options+=(--without selinux)
   # A Debian has what is needed from its own packages, of which rpm knows nothing.
   if command -v dpkg >/dev/null; then options+=(--nodeps --load "$tree/packaging/macros.debian" --define "_dbpath $place/db"); fi
-  if ! rpmbuild "${options[@]}" "$place/SOURCES/gestalt.spec" >"$place/log" 2>&1 </dev/null; then
+  if ! "${through[@]}" rpmbuild "${options[@]}" "$file" >"$place/log" 2>&1 </dev/null; then
     tail -n 40 "$place/log" >&2
     die "rpmbuild failed; all of what it said is in $place/log"
   fi
@@ -135,8 +139,7 @@ wheels=$work/wheels-$python-$machine
 fetch
 case $purpose in
   rpm)
-    rm -rf "$work/build"
-    sources "$work/build/SOURCES"
+    make_source "$work/build"
     make_packages "$work/build"
     hand_over "$out" "$work"/build/RPMS/*/*.rpm
     rm -rf "$work/build"
@@ -147,8 +150,11 @@ case $purpose in
     rm -rf "$work/build"
     ;;
   twice)
+    offline=(unshare --net)
+    [ "$(id -u)" = 0 ] || offline=(unshare --map-root-user --net)
     for place in first the-second-time; do make_source "$work/$place"; done
-    for place in first the-second-time; do make_packages "$work/$place"; done
+    make_packages "$work/first"
+    make_packages "$work/the-second-time" "${offline[@]}"
     (cd "$work/first" && sha256sum RPMS/*/*.rpm ./*.src.rpm) >"$work/sums"
     (cd "$work/the-second-time" && sha256sum --check --quiet "$work/sums") || die "two builds of the same differ; they are in build/rpm/first and build/rpm/the-second-time"
     hand_over "$out" "$work"/first/RPMS/*/*.rpm
