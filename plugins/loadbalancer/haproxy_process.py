@@ -86,9 +86,11 @@ class HaproxyProcess:
     async def adopt(self) -> bool:
         """Take over the one that runs already; say whether there is one that answers.
 
-        One that runs without answering is ended: its work is done by the next.
+        One that runs without answering is ended: its work is done by the next. While its worker answers, the master may be in a reload
+        that an agent before this one asked for. It takes questions in their order, so none is answered beside a reload asked for before.
         """
         end = monotonic() + _ADOPT_LIMIT
+        reload_end = monotonic() + _RELOAD_LIMIT
         while True:
             try:
                 await self._watch(await self.processes())
@@ -97,7 +99,7 @@ class HaproxyProcess:
                 self.descriptors = unit.descriptors or _own_descriptors()
                 if not unit.is_busy and not await self._strays():
                     return False
-                if monotonic() > end:
+                if monotonic() > end and not (monotonic() < reload_end and await _serves(self.worker_socket)):
                     log.warning("our HAProxy runs but does not answer, so it is ended: %s", error)
                     await self._end_strays()
                     return False
@@ -246,6 +248,15 @@ class HaproxyProcess:
 
     async def _strays(self) -> list[int]:
         return await self.in_thread(lambda: list(find_processes(self.config)))
+
+
+async def _serves(worker_socket: Path) -> bool:
+    try:
+        parse_info(await ask(worker_socket, ["show info"], limit=_ADOPT_LIMIT))
+    except (DriverUnavailable, ValueError) as error:
+        log.debug("the worker of our HAProxy does not answer either: %s", error)
+        return False
+    return True
 
 
 async def _run(argv: Sequence[str]) -> shell.Completed:

@@ -137,11 +137,13 @@ async def gone(made: Lab) -> bool:
     return not list(find_processes(made.folder / "haproxy/haproxy.cfg"))
 
 
-async def test_one_that_hangs_is_replaced() -> None:
+@pytest.mark.parametrize("hangs", ["all of it", "the master"])
+async def test_one_that_hangs_is_replaced(hangs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with lab() as made, backends(1) as (server,):
         await made.driver.apply([http_route([server.server()])])
-        processes = await made.processes()
-        for pid in (processes.master, *processes.workers):
+        processes = await made.settled()
+        monkeypatch.setattr("gestalt.plugins.loadbalancer.haproxy_process._RELOAD_LIMIT", 4.0)
+        for pid in (processes.master, *(processes.workers if hangs == "all of it" else ())):
             os.kill(pid, signal.SIGSTOP)
         await heir_of(made)
         assert await made.get() == (200, server.name)

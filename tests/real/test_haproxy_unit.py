@@ -27,7 +27,12 @@ WEB = {
     "instances": 2,
     "stop": {"grace": "1s", "drain": "0s"},
 }
-FOR_EITHER = ("tests/contracts/test_loadbalancer_haproxy.py", "tests/real/test_haproxy_life.py", "tests/real/test_haproxy_manager.py")
+FOR_EITHER = (
+    "tests/contracts/test_loadbalancer_haproxy.py",
+    "tests/real/test_haproxy_life.py",
+    "tests/real/test_haproxy_manager.py",
+    "tests/real/test_haproxy_pending.py",
+)
 BUSY_PORT = "import socket, time; held = socket.create_server(('', 80)); time.sleep(1000)"
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not can_run(), reason="lab nodes need root, systemd-sysv and busybox-static")]
