@@ -24,6 +24,7 @@ from .fencing import Fencing
 from .firewall.refusing import Refusing
 from .hosts import Hosts
 from .instances import LAUNCHES_AT_ONCE, Instances
+from .kernel import check_pidfds
 from .local import Surroundings
 from .preparing import Preparing
 from .proxy import ProxyManager
@@ -102,8 +103,9 @@ async def start_agent(settings: AgentSettings, life: Life) -> Engine:
     """Start the agent with the drivers that its settings name.
 
     Raises:
-        GestaltError: a driver is not installed, or the data folder cannot be used.
+        GestaltError: a driver is not installed, the data folder cannot be used, or the kernel lacks what an agent needs.
     """
+    check_pidfds()
     drivers: Mapping[str, RuntimeDriver] = {name: find_driver("runtime", name).create(settings) for name in settings.runtimes}
     return await start_engine(settings, life, drivers, ProxyManager.create(settings))
 
