@@ -38,7 +38,7 @@ test: packages setup docker  ## the tests, but for the RPMs' long ones and the s
 soak: packages setup docker  ## the long random runs (GESTALT_SOAK_SECONDS=1800 each; GESTALT_SOAK_SEED: the cluster's once more)
 	GESTALT_SOAK_SECONDS=$${GESTALT_SOAK_SECONDS:-1800} $(PYTHON) -m pytest -m soak -s --timeout=0 $(PYTEST_ARGS) </dev/null
 
-test-rpm: packages rpm-packages setup docker  ## the RPMs: built twice and compared, installed, upgraded, broken and erased on lab nodes (10 min)
+test-rpm: packages rpm-packages setup docker  ## the RPMs: built twice and compared, installed, upgraded, broken and erased on lab nodes (15 min)
 	$(PYTHON) -m pytest -m rpm --timeout=900 $(PYTEST_ARGS) </dev/null
 
 bench: packages setup docker  ## the figures of docs/performance.md, measured on this machine (BENCH="failover --runs 3": one of them)

@@ -1,10 +1,10 @@
 """What a fence leaves behind that ends in order while something exclusive is at work: it ends that with the lease, unless a fence is back.
 
-A fence that is told to end does not know what for. At a restart the next one takes over within the lease. But the machine may shut down,
-which takes as long as what runs takes to end, or fence and agent are stopped or erased together: nobody else would end what is held, and
-another node gets it meanwhile. It is a fork, so that no program is started, and it needs no file that an upgrade takes away, nor the
-fence's folder, which may be erased or unmounted, before the fence ends or after: what was known stays known. When a shutdown ends all that
-is left, it ends what is held at once: that may ignore the same signal.
+A fence that is told to end does not know what for. At a restart the next one takes over within the lease. But the machine may shut
+down, which takes as long as what runs takes to end, or fence and agent are stopped or erased together: nobody else would end what is
+held, and another node gets it meanwhile. It is a fork, so that no program is started, and it needs no file that an upgrade takes away,
+nor the fence's folder, which may be erased, unmounted or on a disk that hangs, before the fence ends or after: what was known stays
+known. When a shutdown ends all that is left, it ends what is held at once: that may ignore the same signal.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from gestalt.clock import boottime
-from gestalt.errors import GestaltError
+from gestalt.errors import GestaltError, Kind
 from gestalt.log import descriptors
 
 from .cgroups import kill_cgroup, shut_cgroup
@@ -26,6 +28,8 @@ from .lease import Held, closed
 from .saved import HeldFile, SavedFile
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LOOK = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -105,6 +109,24 @@ def _is_told(pause: float) -> bool:
     return signal.sigtimedwait(_ENDING, pause) is not None
 
 
+def _within(limit: float, ask: Callable[[], T]) -> T:
+    """Return what is answered within `limit` seconds; who asks is left behind where a disk holds it up.
+
+    Raises:
+        TimeoutError: nothing was answered by then.
+    """
+    answer: Future[T] = Future()
+
+    def answered() -> None:
+        try:
+            answer.set_result(ask())
+        except (GestaltError, OSError) as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=answered, name="disk", daemon=True).start()
+    return answer.result(limit)
+
+
 class Rearguard:
     """Ends what is held when its lease is over, or when told to, unless a fence is at work. Blocks.
 
@@ -112,11 +134,13 @@ class Rearguard:
     """
 
     def __init__(self, folder: Path, held: Held, kill: float, end: Callable[[Path, float], bool] = _end_cgroup) -> None:
+        self._folder = folder
         self._file = HeldFile(folder)
         self._lock = SavedFile(folder)
         self._held = held
         self._kill = kill
         self._end_one = end
+        self._hangs = False
 
     def run(self) -> None:
         """Return when nothing is left to be ended, or a fence sees to it."""
@@ -149,7 +173,7 @@ class Rearguard:
     def _found(self) -> Held:
         """Return what a fence that was here meanwhile has written down. A disk that does not tell says nothing."""
         try:
-            return self._file.load()
+            return self._disk(self._file.load)
         except GestaltError as error:
             log.error("%s", error.message)
             return Held()
@@ -157,12 +181,25 @@ class Rearguard:
     def _alone(self) -> bool:
         """Keep any fence away, unless one is there. A disk that does not let us do so keeps nobody from ending what is held."""
         try:
-            self._lock.lock(make=False)
+            self._disk(lambda: self._lock.lock(make=False))
         except GestaltError as error:
             if isinstance(error.__cause__, BlockingIOError):
                 return False
             log.error("%s", error.message)
         return True
+
+    def _disk(self, ask: Callable[[], T]) -> T:
+        """Ask the disk. One that once did not answer within the time that its answer is good for is not asked again.
+
+        Raises:
+            GestaltError, OSError: it does not answer, or answers this.
+        """
+        if not self._hangs:
+            try:
+                return _within(min(LOOK, self._kill / 2), ask)
+            except TimeoutError:
+                self._hangs = True
+        raise GestaltError(Kind.TIMED_OUT, f"the disk of {self._folder} does not answer")
 
     def _end(self) -> None:
         """Kill all that is held, and write down what has ended; what has not stays, to be killed again."""
@@ -183,6 +220,6 @@ class Rearguard:
         if not self._lock.locked:  # the folder is gone, or not ours
             return
         try:
-            self._file.save(held)
-        except OSError as error:
+            self._disk(lambda: self._file.save(held))
+        except (GestaltError, OSError) as error:
             log.error("what has ended is not written down: %s", error)

@@ -22,7 +22,7 @@ from tests.cluster.lab.cluster import web
 from tests.cluster.lab.lab import Lab, temporary_lab
 from tests.cluster.lab.nodes import CHECKOUT, File, Node, can_run
 
-from .machine import OUT, PACKAGES, build, prepare
+from .machine import HAS_DNF, OUT, PACKAGES, SYSTEM, build, origins, prepare
 
 pytestmark = [
     pytest.mark.rpm,
@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.skipif(not can_run(), reason="lab nodes need root, systemd-sysv and busybox-static"),
     pytest.mark.skipif(shutil.which("rpmbuild") is None, reason="rpmbuild is not installed: scripts/install-packages rpm"),
     pytest.mark.skipif(not Path("/usr/sbin/sshd").exists(), reason="sshd is not installed: scripts/install-packages rpm"),
+    HAS_DNF,
 ]
 
 PATIENCE = 400.0
@@ -89,11 +90,11 @@ def environment() -> dict[str, str]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def reachable_lab() -> AsyncIterator[Lab]:
-    """Three nodes without anything of ours."""
+    """Three nodes without anything of ours, of which the last one has no dnf."""
     await build()
     async with temporary_lab(3, "boot") as lab:
         for node in lab.nodes:
-            await prepare(node)
+            await prepare(node, has_dnf=node is not lab.nodes[-1])
         yield lab
 
 
@@ -159,6 +160,10 @@ async def test_bare_hosts_become_a_cluster_and_a_second_run_changes_nothing(site
     done = await site.bootstrap("--yes", "--accept-warnings")
     assert done.code == 0, said(done)
     await assert_is_cluster(site)
+    for node in site.lab.nodes[:-1]:
+        brought = dict.fromkeys(("haproxy", "nftables", "moby-engine"), SYSTEM)
+        assert await origins(node) == dict.fromkeys(PACKAGES, "@commandline") | brought, "installed by dnf, with what they need"
+    assert not (await site.lab.nodes[-1].run("sh", "-c", "command -v dnf")).ok
     again = await site.bootstrap("--yes", "--accept-warnings", "--output", "json")
     assert again.code == 0, said(again)
     answer = json.loads(again.stdout)

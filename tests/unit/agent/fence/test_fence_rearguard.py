@@ -100,6 +100,33 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_file_on_a_disk_that_hangs_keeps_nothing_alive(tmp_path: Path) -> None:
+    HeldFile(tmp_path).save(before := held())
+    guard, file = Guard(tmp_path), tmp_path / "held.json"
+    file.unlink()
+    os.mkfifo(file)  # whoever reads it waits for somebody who writes
+    guard.guard.run()
+    assert guard.killed == [CGROUP]
+    assert boottime() < before.until + KILL, "in the time that ending it may take"
+    os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_lock_on_a_disk_that_hangs_keeps_nothing_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    HeldFile(tmp_path).save(before := held())
+    guard, answers, asked = Guard(tmp_path, resists=1), threading.Event(), []
+
+    def hangs(_: SavedFile, *, make: bool) -> None:
+        asked.append(make)
+        answers.wait(LIMIT)
+
+    monkeypatch.setattr(SavedFile, "lock", hangs)
+    guard.guard.run()
+    assert guard.killed == [CGROUP, CGROUP]
+    assert asked == [False], "asked once, since it hangs"
+    assert HeldFile(tmp_path).load() == before
+    answers.set()
+
+
 def test_a_fence_that_starts_and_comes_to_nothing_is_waited_for(tmp_path: Path) -> None:
     HeldFile(tmp_path).save(held())
     guard, fence = Guard(tmp_path), SavedFile(tmp_path)
