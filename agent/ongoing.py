@@ -11,9 +11,11 @@ PATIENCE = 2.0
 
 
 async def wait_a_while(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Wait for these, PATIENCE seconds at most; those that take longer go on."""
-    if tasks:
-        await asyncio.wait(tasks, timeout=PATIENCE)
+    """Wait for these, PATIENCE seconds at most; those that take longer go on. What one of the others has failed of is raised."""
+    done, _ = await asyncio.wait(tasks, timeout=PATIENCE) if tasks else ((), ())
+    for task in done:
+        if not task.cancelled():
+            task.result()
 
 
 class Ongoing:

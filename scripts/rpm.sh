@@ -152,6 +152,7 @@ case $purpose in
   twice)
     offline=(unshare --net)
     [ "$(id -u)" = 0 ] || offline=(unshare --map-root-user --net)
+    "${offline[@]}" true || die "building without a network needs the right to make a network namespace: see the message above"
     for place in first the-second-time; do make_source "$work/$place"; done
     make_packages "$work/first"
     make_packages "$work/the-second-time" "${offline[@]}"

@@ -15,9 +15,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gestalt.clock import boottime
 from gestalt.errors import GestaltError, Kind
@@ -109,12 +109,8 @@ def _is_told(pause: float) -> bool:
     return signal.sigtimedwait(_ENDING, pause) is not None
 
 
-def _within(limit: float, ask: Callable[[], T]) -> T:
-    """Return what is answered within `limit` seconds; who asks is left behind where a disk holds it up.
-
-    Raises:
-        TimeoutError: nothing was answered by then.
-    """
+def _asked(ask: Callable[[], T]) -> Future[T]:
+    """Return what will be answered; who asks is left behind where a disk holds it up."""
     answer: Future[T] = Future()
 
     def answered() -> None:
@@ -124,7 +120,7 @@ def _within(limit: float, ask: Callable[[], T]) -> T:
             answer.set_exception(error)
 
     threading.Thread(target=answered, name="disk", daemon=True).start()
-    return answer.result(limit)
+    return answer
 
 
 class Rearguard:
@@ -139,33 +135,48 @@ class Rearguard:
         self._lock = SavedFile(folder)
         self._held = held
         self._kill = kill
+        self._patience = min(LOOK, kill / 4)
         self._end_one = end
-        self._hangs = False
+        self._late: Future[Any] | None = None
 
     def run(self) -> None:
         """Return when nothing is left to be ended, or a fence sees to it."""
         told = False
         while self._held.live:
-            left = self._held.until - boottime()
-            if left > 0 and not told:
-                told = _is_told(min(left, LOOK))
+            now = boottime()
+            if self._held.until > now and not told:
+                if self._is_relieved():  # looked at early: by the end of the lease the disk may not tell
+                    return
+                told = _is_told(min(max(self._held.until - boottime(), 0.0), LOOK))
             elif self._alone():
-                if self._turn(told):
+                if self._turn(told, now + self._kill):
                     told = _is_told(LOOK) or told  # a fence may come between
             elif has_acted(self._held, self._found()):
                 return
             else:
-                told = _is_told(min(LOOK, self._kill / 4)) or told
+                told = _is_told(self._patience) or told
 
-    def _turn(self, told: bool) -> bool:
-        """Look, end what is due, and let a fence in again; return whether something resists."""
+    def _is_relieved(self) -> bool:
+        """Whether a fence is here that sees to it. Where none has written, its lock is left alone: it may be about to take that."""
+        found = self._found()
+        if not has_acted(self._held, found):
+            return False
+        if not self._alone():
+            return True
+        if found.boot == self._held.boot:  # the last one of a fence that is gone
+            self._held = found
+        self._lock.unlock()
+        return False
+
+    def _turn(self, told: bool, deadline: float) -> bool:
+        """Look, end what is due by `deadline`, in seconds since boot, and let a fence in again; return whether something resists."""
         try:
             found = self._found()
             if found.boot == self._held.boot:  # else there is no file any more, which ends nothing
                 self._held = found
             if not told and self._held.until > boottime():
                 return False
-            self._end()
+            self._end(deadline)
             return bool(self._held.live)
         finally:
             self._lock.unlock()
@@ -180,6 +191,8 @@ class Rearguard:
 
     def _alone(self) -> bool:
         """Keep any fence away, unless one is there. A disk that does not let us do so keeps nobody from ending what is held."""
+        if self._late is None or self._late.done():
+            self._lock.unlock()  # what was answered late may be that we have it
         try:
             self._disk(lambda: self._lock.lock(make=False))
         except GestaltError as error:
@@ -189,23 +202,22 @@ class Rearguard:
         return True
 
     def _disk(self, ask: Callable[[], T]) -> T:
-        """Ask the disk. One that once did not answer within the time that its answer is good for is not asked again.
+        """Ask the disk, and not for long: what is held has to end in time. One that still owes an answer is not asked more.
 
         Raises:
             GestaltError, OSError: it does not answer, or answers this.
         """
-        if not self._hangs:
-            try:
-                return _within(min(LOOK, self._kill / 2), ask)
-            except TimeoutError:
-                self._hangs = True
+        if self._late is None or self._late.done():
+            self._late = asked = _asked(ask)
+            wait((asked,), self._patience)
+            if asked.done():
+                return asked.result()
         raise GestaltError(Kind.TIMED_OUT, f"the disk of {self._folder} does not answer")
 
-    def _end(self) -> None:
-        """Kill all that is held, and write down what has ended; what has not stays, to be killed again."""
+    def _end(self, deadline: float) -> None:
+        """Kill all that is held, by `deadline`, and write down what has ended; what has not stays, to be killed again."""
         doomed = self._held.live
         log.warning("no fence is here: ending %s", ", ".join(sorted(doomed)))
-        deadline = boottime() + self._kill
         paths = {path: Path(path) for what in doomed.values() for path in what.cgroups}
         with ThreadPoolExecutor(_THREADS) as threads:
             gone = dict(zip(paths, threads.map(lambda path: self._end_one(path, deadline), paths.values()), strict=True))

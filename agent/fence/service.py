@@ -37,6 +37,8 @@ REST_MAX = 2.0
 BACK_OFF_FIRST = 0.05
 BACK_OFF_MAX = 1.0
 COMPLAINT_EVERY = 60.0
+LET_GO = 2.0
+"""Seconds; systemd ends a fence that takes ten to end."""
 
 
 def life_id() -> str:
@@ -115,9 +117,17 @@ class Fence(Service[FenceSettings]):
             await self._link.close()
             await self._lease.close()
             await self._watchdog.close()
-            await self._servers.close(keep_session=True)
+            await self._let_go()
         finally:  # also when it is cut short: what is left behind must not keep the next one out
             self._file.unlock()
+
+    async def _let_go(self) -> None:
+        """Drop the connection. Where that takes long, as a name server that does not answer may, it ends with the process."""
+        try:
+            async with asyncio.timeout(LET_GO):
+                await self._servers.close(keep_session=True)
+        except TimeoutError:
+            log.warning("the connection to ZooKeeper has not ended within %g s: it ends with this process", LET_GO)
 
     async def _run(self) -> None:
         failures = 0

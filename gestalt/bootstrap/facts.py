@@ -54,7 +54,11 @@ system() {
 
 programs() {
     for python in /usr/bin/python3.[0-9] /usr/bin/python3.[0-9][0-9]; do
-        if [ -x "$python" ]; then say python "${python#/usr/bin/python}"; fi
+        if [ -x "$python" ]; then
+            say python "${python#/usr/bin/python}"
+            within 10 "$python" -c 'import os; os.close(os.pidfd_open(os.getpid()))' 2>/dev/null \
+                || say no_pidfds "${python#/usr/bin/python}"
+        fi
     done
     if has haproxy; then say haproxy "$(within 10 haproxy -v 2>/dev/null | sed -n '1s/.*version \([0-9][0-9.]*\).*/\1/p')"; fi
     if has nft; then
@@ -136,6 +140,7 @@ class Facts:
         distribution: ID of os-release, such as "rhel"; where there is no such file the line of redhat-release.
         memory, var_free, usr_free: bytes; of the whole machine, free below /var/lib and /usr.
         pythons: "3.11" for /usr/bin/python3.11.
+        no_pidfds: those of them that have no `pidfd_open` on this kernel, which an agent needs.
         sockets: of engines, whether they answer or not.
         nft_works: it is allowed to read rules.
         systemd: 0 where it is not process 1.
@@ -164,6 +169,7 @@ class Facts:
     cgroup: int = 2
     selinux: str = "Disabled"
     pythons: tuple[str, ...] = ()
+    no_pidfds: tuple[str, ...] = ()
     haproxy: str = ""
     nft: str = ""
     nft_works: bool = False
@@ -219,6 +225,7 @@ def read_facts(text: str) -> Facts:
         cgroup=answer.number("cgroup"),
         selinux=answer.word("selinux"),
         pythons=tuple(sorted(answer.all("python"), key=numbers)),
+        no_pidfds=tuple(sorted(answer.all("no_pidfds"), key=numbers)),
         haproxy=answer.last("haproxy"),
         nft=answer.last("nft"),
         nft_works=answer.last("nft_works") == "yes",

@@ -173,6 +173,10 @@ def _sizes(facts: Facts, host: Wanted) -> Iterator[Finding]:
 def _programs(facts: Facts, host: Wanted) -> Iterator[Finding]:
     if host.python and host.python not in facts.pythons:
         yield from _python(facts, host.python)
+    if host.node and host.python in facts.no_pidfds:
+        yield _error(
+            f"Python {host.python} has no pidfd_open on this kernel, which an agent needs", "run the node on RHEL 9 or 10: docs/support.md"
+        )
     if host.node and facts.haproxy and numbers(facts.haproxy)[:2] < HAPROXY:
         yield _error(f"HAProxy {facts.haproxy} is too old: 2.4 is the first that will do", _haproxy_hint(facts))
     elif host.node and not facts.haproxy and (not facts.dnf or facts.major == 8):

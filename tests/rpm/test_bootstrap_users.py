@@ -32,7 +32,7 @@ YES = ("--yes", "--accept-warnings")
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def employed() -> AsyncIterator[Operator]:
-    packages = await build("rpm", 1)
+    packages = await build()
     async with temporary_lab(3, "users") as lab:
         yield await employ(lab, [path for path in packages if not path.name.startswith("gestalt-selinux")])
 

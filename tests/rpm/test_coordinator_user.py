@@ -132,12 +132,14 @@ async def test_where_its_user_cannot_be_made_the_installation_says_why_and_what_
     await node.run("userdel", "gestalt")
     override = "/etc/sysusers.d/gestalt-coordinator.conf"
     await node.put({override: File(b"nonsense gestalt\n")})
-    said = await node.run("rpm", "-i", *names(built.first), limit=300)
+    try:
+        said = await node.run("rpm", "-i", *names(built.first), limit=300)
+    finally:
+        await node.do("rm", override)
     assert said.ok, said.complaint()
     complaint, advice = (line for line in said.stderr.decode().splitlines() if not line.startswith("rpm: "))
     assert complaint.startswith(f"{override}:1: ")
     assert advice.startswith("gestalt-coordinator: there is no user gestalt, as whom the coordinator runs.")
-    await node.do("rm", override)
     await node.do("sh", "-c", advice.partition("run: ")[2])
     await found_cluster(machine, "/late")
     assert (await users(node))[COORDINATOR] == "gestalt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,7 @@ import pytest_asyncio
 
 from tests.cluster.lab import nodes
 from tests.cluster.lab.engine import WEB_IMAGE, start_engines
-from tests.cluster.lab.nodes import Node, can_run
+from tests.cluster.lab.nodes import File, Node, can_run
 
 from .conftest import Built
 from .machine import PACKAGES, clear, prepare, rpm
@@ -167,6 +168,18 @@ async def test_erasing_takes_the_services_out_so_that_firewalld_reloads_and_star
     await node.do("firewall-cmd", "--reload")
     await node.do("firewall-cmd", "--check-config")
     await settled(node, other, {CONTAINER})
+
+
+async def test_erasing_says_what_is_left_where_firewalld_refuses_its_configuration_already(guarded: tuple[Node, Node]) -> None:
+    node, _ = guarded
+    await name_services(node)
+    await node.do("systemctl", "stop", "firewalld")
+    await node.put({"/etc/firewalld/zones/dmz.xml": File(b'<?xml version="1.0" encoding="utf-8"?><zone><service name="nowhere"/></zone>')})
+    said = await node.run("rpm", "-e", *PACKAGES, limit=120)
+    assert said.ok, said.complaint()
+    told = said.stderr.decode()
+    for service, zone in (("gestalt-agent", "public"), ("gestalt-coordinator", "internal")):
+        assert re.search(rf"firewalld: {service} is named in .*/etc/firewalld/zones/{zone}\.xml .*still", told), told
 
 
 async def test_erasing_leaves_a_service_alone_of_which_the_site_has_a_file_of_its_own(guarded: tuple[Node, Node]) -> None:

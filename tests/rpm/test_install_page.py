@@ -70,9 +70,11 @@ async def test_the_page_followed_word_by_word_ends_with_an_app_that_answers(mach
     node = machine.lab.nodes[0]
     assert not (await node.run("sh", "-c", "command -v dnf")).ok
     await node.put({"/root/.rpmmacros": File(b"%_excludedocs 1\n")})
-    await walk(node, first, "dnf ")
+    try:
+        await walk(node, first, "dnf ")
+    finally:
+        await node.do("rm", "/root/.rpmmacros")
     assert not (await node.run("test", "-e", "/usr/share/doc/gestalt/README.md")).ok
-    await node.do("rm", "/root/.rpmmacros")
 
 
 @HAS_DNF

@@ -150,6 +150,43 @@ def test_a_fence_that_renews_is_left_alone(tmp_path: Path) -> None:
     fence.unlock()
 
 
+def test_a_fence_that_has_renewed_is_seen_long_before_the_lease_is_over(tmp_path: Path) -> None:
+    """By its end the disk may not tell."""
+    HeldFile(tmp_path).save(before := held(30.0))
+    guard, fence = Guard(tmp_path), SavedFile(tmp_path)
+    fence.lock()
+    HeldFile(tmp_path).save(renewed(before, 3, BOOT, boottime(), 60.0))
+    guard.guard.run()
+    assert boottime() < before.until
+    assert not guard.killed
+    fence.unlock()
+
+
+def test_a_renewal_that_was_the_last_one_of_a_fence_that_ended_counts_for_no_other(tmp_path: Path) -> None:
+    HeldFile(tmp_path).save(before := held())
+    guard = Guard(tmp_path)
+    HeldFile(tmp_path).save(later := renewed(before, 3, BOOT, boottime(), 1.5))
+    guard.guard.run()
+    assert boottime() >= later.until
+    assert guard.killed == [CGROUP]
+
+
+def test_a_lock_that_is_had_late_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    HeldFile(tmp_path).save(held())
+    guard, lock, asked = Guard(tmp_path, resists=2), SavedFile.lock, []
+
+    def slow(self: SavedFile, *, make: bool) -> None:
+        asked.append(make)
+        threading.Event().wait(KILL / 2 if len(asked) == 1 else 0.0)
+        lock(self, make=make)
+
+    monkeypatch.setattr(SavedFile, "lock", slow)
+    guard.guard.run()
+    assert guard.killed == [CGROUP] * 3
+    assert len(asked) > 1, "it is asked again, once it has answered"
+    assert not HeldFile(tmp_path).load().live
+
+
 def test_what_resists_keeps_no_fence_out(tmp_path: Path) -> None:
     HeldFile(tmp_path).save(before := held())
     fence = SavedFile(tmp_path)

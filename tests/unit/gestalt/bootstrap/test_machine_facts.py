@@ -30,6 +30,7 @@ systemd=252
 cgroup=2
 selinux=Enforcing
 python=3.11
+no_pidfds=3.9
 python=3.9
 haproxy=2.4.22
 nft=1.0.9
@@ -56,7 +57,7 @@ def test_what_a_machine_says_is_understood() -> None:
     facts = read_facts(RHEL)
     assert (facts.root, facts.hostname, facts.distribution, facts.version, facts.major) == (True, "one.example.com", "rhel", "9.4", 9)
     assert (facts.cpus, facts.memory, facts.usr_free) == (4, 4_096_000_000, 2 * 1024**3)
-    assert facts.pythons == ("3.9", "3.11")
+    assert (facts.pythons, facts.no_pidfds) == (("3.9", "3.11"), ("3.9",))
     assert facts.engine == Engine("/run/docker.sock", "docker", "27.3.1")
     assert facts.listening == {22, 7400}
     assert facts.clusters == {"11111111-2222"}
@@ -121,6 +122,7 @@ def test_this_machine_says_what_it_is() -> None:
     assert facts.machine == Path("/etc/machine-id").read_text().strip()
     assert facts.root == (os.geteuid() == 0)
     assert facts.hostname == platform.node()
+    assert facts.no_pidfds == ()
     assert facts.architecture == platform.machine()
     assert facts.cpus == os.sysconf("SC_NPROCESSORS_ONLN")
     assert facts.memory == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -65,6 +65,7 @@ def test_a_good_machine_lacks_nothing() -> None:
         ({"var_free": 3000 * MIB}, {}, ERROR, "/var/lib has 3000 MiB free, and needs 3584 MiB"),
         ({"pythons": ("3.9",), "dnf": False}, {}, ERROR, "need /usr/bin/python3.11, there is 3.9"),
         ({"pythons": ("3.12",), "version": "10.0"}, {}, ERROR, "need Python 3.11, and RHEL 10 has only 3.12"),
+        ({"no_pidfds": ("3.11",)}, {}, ERROR, "Python 3.11 has no pidfd_open on this kernel"),
         ({"haproxy": "1.8.27"}, {}, ERROR, "HAProxy 1.8.27 is too old"),
         ({"haproxy": "", "version": "8.10"}, {}, ERROR, "HAProxy is not installed"),
         ({"haproxy": "", "dnf": False}, {}, ERROR, "HAProxy is not installed"),
@@ -96,6 +97,8 @@ def test_what_is_missing_is_told_with_what_to_do(machine: dict[str, Any], wanted
     ("machine", "wanted"),
     [
         ({"pythons": ("3.9",)}, {}),
+        ({"no_pidfds": ("3.9",)}, {}),
+        ({"no_pidfds": ("3.11",)}, {"node": False}),
         ({"haproxy": "", "nft": "1.0"}, {"storage_fence": "none"}),
         ({"java": "1.8.0_422"}, {}),
         ({"nft": "", "nft_works": False}, {"storage_fence": "none"}),
