@@ -19,20 +19,24 @@ from .each import each
 from .hosts_file import HostSettings
 from .ssh import Remote
 
+_NO_LOCK = 70
+"""That neither sudo nor ssh end with."""
+
 HOLD = """
 umask 077
 file=/run/gestalt-bootstrap.operator
-exec 9>>"$file" || exit 1
+: >>"$file" || exit NO_LOCK
+exec 9>>"$file"
 flock --timeout 3 --conflict-exit-code 75 9
 case $? in
   0) ;;
   75) echo "taken $(head -n 1 "$file")"; exit ;;
-  *) exit 1 ;;
+  *) exit NO_LOCK ;;
 esac
 echo "$$ $1" >"$file"
 echo held
 until read -r -t 10 _ || [ $? -le 128 ]; do echo; done
-"""
+""".replace("NO_LOCK", str(_NO_LOCK))
 """Who we are. It waits a little: the lock of one that was killed goes with its connection. It is held until our side of standard input is
 closed, and something is said now and then, so that TCP notices when our machine is gone. For bash."""
 
@@ -137,6 +141,9 @@ async def _take(remote: Remote, who: str) -> Hold:
     except BaseException:
         await hold.release()
         raise
+    if code == _NO_LOCK:
+        what = f"a lock cannot be had there: {said.decode(errors='replace').strip()}"
+        raise GestaltError(Kind.UNAVAILABLE, what, hint="/run has to be writable and have room, and flock to be there (util-linux)")
     if word != "taken":
         raise remote.disobeyed(shell.Completed(("bash",), code, word.encode(), said))
     number, _, other = holder.partition(" ")

@@ -59,15 +59,22 @@ class Remote:
         return done
 
     async def start(self, *argv: str) -> Process:
-        """Start a command as root that the caller talks to, and ends."""
-        return await shell.spawn(self._words(argv), stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        """Start a command as root that the caller talks to, and ends.
+
+        Raises:
+            GestaltError: UNAVAILABLE, when there is no ssh here.
+        """
+        try:
+            return await shell.spawn(self._words(argv), stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        except OSError as error:
+            raise _no_ssh(error) from error
 
     def _words(self, argv: Sequence[str]) -> tuple[str, ...]:
         return ("ssh", *self._options, "--", self.host.destination, _line((*self._before, *argv)))
 
     def disobeyed(self, done: shell.Completed) -> GestaltError:
         """Return the error of a host that did not run what every host can run. What sudo says is in the language of its user."""
-        if not self._before:
+        if not self._before or done.code == _SSH_FAILED:
             return unusable(self.host, done.complaint())
         todo = "install sudo there" if done.code == _NO_PROGRAM else _TO_BE_ROOT
         what = f"{self.host.destination} is reached by ssh, and its user is not root and does not become root by `sudo -n`"
@@ -105,7 +112,7 @@ async def connected(host: HostSettings, settings: SshSettings, socket: Path) -> 
         # `cat` ends when we do, whatever ends us, and with it the connection
         process = await shell.spawn(first_words(host, settings, socket), stdin=PIPE, stdout=PIPE, stderr=PIPE)
     except OSError as error:
-        raise GestaltError(Kind.UNAVAILABLE, f"ssh cannot be started: {error}", hint="install the package openssh-clients") from error
+        raise _no_ssh(error) from error
     try:
         user = user_number(await _first_word(process, host), host)
         yield Remote(host, (*_options(settings), "-o", "ControlMaster=no", "-S", str(socket)), is_root=user == "0")
@@ -146,6 +153,10 @@ async def _first_word(process: Process, host: HostSettings) -> str:
     except TimeoutError:
         said = f"Connection timed out: nothing came back within {CONNECT_LIMIT:g} s"
     raise unusable(host, said)
+
+
+def _no_ssh(error: OSError) -> GestaltError:
+    return GestaltError(Kind.UNAVAILABLE, f"ssh cannot be started: {error}", hint="install the package openssh-clients")
 
 
 def unusable(host: HostSettings, said: str) -> GestaltError:

@@ -10,6 +10,8 @@ from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import Any, TypeVar
 
+from gestalt.plugin.runtime import DriverUnavailable
+
 T = TypeVar("T")
 
 _Work = tuple[Future[Any], Callable[[], Any]]
@@ -38,9 +40,22 @@ class CallThreads:
         call.add_done_callback(self._calls.discard)
         self._queue.put((call, work))
         if not self._idle.acquire(blocking=False) and self._started < self._count:
-            Thread(target=self._run, name=f"{self._name}_{self._started}", daemon=True).start()
-            self._started += 1
+            self._start(call)
         return await asyncio.wrap_future(call)
+
+    def _start(self, call: Future[Any]) -> None:
+        """Start one more thread.
+
+        Raises:
+            DriverUnavailable: there is none to be had, and the call is not carried out later either.
+        """
+        try:
+            Thread(target=self._run, name=f"{self._name}_{self._started}", daemon=True).start()
+        except RuntimeError as error:
+            if call.cancel():
+                raise DriverUnavailable(f"{self._name} cannot be called: {error}") from error
+        else:
+            self._started += 1
 
     async def close(self, grace: float) -> None:
         """Start nothing more, and give what is under way `grace` seconds to end; what hangs is left to itself. Idempotent."""

@@ -111,6 +111,7 @@ async def test_a_host_that_cannot_give_a_lock_is_told_with_its_words(tmp_path: P
         error = taken["h1"]
         assert isinstance(error, GestaltError)
         assert error.kind is Kind.UNAVAILABLE
+        assert error.message.startswith("a lock cannot be had there: ")
         assert "No such file or directory" in error.message
         assert isinstance(taken["h2"], Hold)
 

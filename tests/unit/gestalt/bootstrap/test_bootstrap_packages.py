@@ -114,6 +114,7 @@ def test_the_shared_connection_ends_with_us_whatever_the_operator_is_used_to(tmp
         (False, 1, "does not become root by `sudo -n`: nein", "let this user run every command there by sudo, and without a password"),
         (False, 127, "does not become root by `sudo -n`: nein", "install sudo there; or connect as root"),
         (True, 1, "h cannot be used by ssh: nein", "try it by hand: ssh h"),
+        (False, 255, "h cannot be used by ssh: nein", "try it by hand: ssh h"),
     ],
 )
 def test_a_host_where_we_are_not_root_is_told_in_whatever_language_sudo_speaks(is_root: bool, code: int, what: str, hint: str) -> None:

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from gestalt.plugin.runtime import DriverUnavailable
 from gestalt.plugins.runtime.docker_threads import CallThreads
 
 PROGRAM = """
@@ -41,6 +42,20 @@ async def test_what_is_done_there_returns_or_raises() -> None:
     await threads.close(1)
     with pytest.raises(RuntimeError, match="let go"):
         await threads(lambda: 1)
+
+
+async def test_where_no_thread_is_to_be_had_the_call_is_refused_and_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, made = CallThreads("test", 2), list[str]()
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", start)
+        with pytest.raises(DriverUnavailable, match="test cannot be called: can't start new thread"):
+            await threads(lambda: made.append("refused"))
+    await threads(lambda: made.append("later"))
+    assert made == ["later"]
 
 
 async def test_who_gives_up_waiting_for_a_thread_leaves_the_queue() -> None:
